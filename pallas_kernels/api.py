@@ -1,0 +1,199 @@
+"""The operator: one signature, several implementations.
+
+An implementation is a module with `composite` (and, where it can do better than
+the composition in `_error_from_images`, `composite_error`). It raises
+NotImplementedError for what it cannot do; that is the only error after which
+the next implementation is tried.
+"""
+
+from collections.abc import Callable
+import importlib
+from typing import Any, Literal, get_args
+
+import jax
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+Implementation = Literal['reference', 'xla', 'cpu']
+
+IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
+
+# Best first, by platform; any other platform takes 'xla'.
+_DEFAULTS = {'cpu': ('cpu', 'xla')}
+
+
+def composite(
+    means: Float[Array, 'n 2'],
+    cholesky: Float[Array, 'n 3'],
+    colors: Float[Array, 'n c'],
+    *,
+    layer_sizes: tuple[int, ...],
+    height: int,
+    width: int,
+    implementation: Implementation | None = None,
+) -> Float[Array, 'l h w c']:
+  """Composites layered 2D Gaussian splats into the images of all prefixes.
+
+  Image k is the sum over the splats n of layers 0..k of `colors[n] * exp(-s_n)`
+  with `s_n(p) = |z|^2 / 2`, `z = L_n^-1 (p - means[n])`; a contribution is
+  dropped where s_n exceeds `constants.S_MAX`. All prefixes cost one render:
+  the running sum after the last splat of a layer is that layer's image.
+  Differentiable in `means`, `cholesky` and `colors` (the exact gradient, the
+  cut-off taken as fixed); the form is GaussianImage's accumulated summation
+  (https://arxiv.org/abs/2403.08551, section 3.2).
+
+  Args:
+    means: centres (x, y) in pixels; pixel centres are at +0.5. May lie outside.
+    cholesky: (l11, l21, l22) of the lower Cholesky factor L of the covariance,
+      pixels; l11 and l22 must be positive.
+    colors: linear coefficients, may be negative.
+    layer_sizes: splats per layer, base first; sums to n, zeros are allowed.
+    height: of the images, pixels.
+    width: of the images, pixels.
+    implementation: a name of `IMPLEMENTATIONS`; None takes the best one for the
+      default backend that can do it.
+
+  Returns:
+    The prefix images, not clamped. A splat with a parameter that is not finite
+    may spoil the pixels it touches or contribute nothing.
+
+  Raises:
+    ValueError: wrong shapes, dtypes or sizes.
+    NotImplementedError: the named implementation cannot do it.
+
+  Example:
+    >>> from jax import numpy as jnp
+    >>> image = composite(
+    ...     jnp.array([[2.5, 1.5]]), jnp.array([[1.0, 0.0, 1.0]]),
+    ...     jnp.array([[0.5]]), layer_sizes=(1,), height=3, width=5)
+    >>> image.shape, float(image[0, 1, 2, 0])
+    ((1, 3, 5, 1), 0.5)
+  """
+  _check_splats(means, cholesky, colors, layer_sizes)
+  if height < 1 or width < 1:
+    raise ValueError(f'an image has at least one pixel: {height=} {width=}')
+  return _dispatch(
+      lambda module: module.composite,
+      (means, cholesky, colors, tuple(layer_sizes), height, width),
+      implementation,
+  )
+
+
+def composite_error(
+    means: Float[Array, 'n 2'],
+    cholesky: Float[Array, 'n 3'],
+    colors: Float[Array, 'n c'],
+    target: Float[Array, 'h w c'],
+    pixel_weights: Float[Array, 'h w'],
+    level_weights: Float[Array, ' l'],
+    *,
+    layer_sizes: tuple[int, ...],
+    implementation: Implementation | None = None,
+) -> tuple[Float[Array, ''], Float[Array, ' l']]:
+  """Weighted squared error of all prefix images against one target.
+
+  `errors[k] = sum_p pixel_weights[p] * |R_k[p] - target[p]|^2` with R_k as in
+  `composite`, and `loss = sum_k level_weights[k] * errors[k]`: every training
+  strategy of layered splats is a choice of `level_weights` over the steps. The
+  `cpu` implementation computes the gradient in the same pass and never writes a
+  prefix image to memory.
+
+  Args:
+    means: as in `composite`.
+    cholesky: as in `composite`.
+    colors: as in `composite`.
+    target: the picture.
+    pixel_weights: weight of each pixel; 0 leaves it out.
+    level_weights: weight of each prefix.
+    layer_sizes: as in `composite`.
+    implementation: as in `composite`.
+
+  Returns:
+    (loss, errors). Only the loss carries a gradient, and only to the splats.
+
+  Raises:
+    ValueError: wrong shapes, dtypes or sizes.
+    NotImplementedError: the named implementation cannot do it.
+
+  Example:
+    >>> from jax import numpy as jnp
+    >>> loss, errors = composite_error(
+    ...     jnp.array([[0.5, 0.5]]), jnp.array([[1.0, 0.0, 1.0]]),
+    ...     jnp.array([[0.75]]), jnp.ones((1, 1, 1)), jnp.ones((1, 1)),
+    ...     jnp.array([2.0]), layer_sizes=(1,))
+    >>> float(loss), errors.tolist()
+    (0.125, [0.0625])
+  """
+  _check_splats(means, cholesky, colors, layer_sizes)
+  if target.ndim != 3 or target.shape[2] != colors.shape[1]:
+    raise ValueError(f'target must be [h, w, c]: {target.shape=}')
+  if pixel_weights.shape != target.shape[:2]:
+    raise ValueError(f'{pixel_weights.shape=} does not fit {target.shape=}')
+  if level_weights.shape != (len(layer_sizes),):
+    raise ValueError(f'{level_weights.shape=} does not fit {layer_sizes=}')
+  return _dispatch(
+      _error_function,
+      (
+          means, cholesky, colors, target, pixel_weights, level_weights,
+          tuple(layer_sizes),
+      ),
+      implementation,
+  )
+
+
+def _check_splats(means, cholesky, colors, layer_sizes) -> None:
+  num_splats = means.shape[0] if means.ndim else -1
+  if means.shape != (num_splats, 2):
+    raise ValueError(f'means must be [n, 2]: {means.shape=}')
+  if cholesky.shape != (num_splats, 3):
+    raise ValueError(f'cholesky must be [n, 3]: {cholesky.shape=}')
+  if colors.ndim != 2 or colors.shape[0] != num_splats or not colors.shape[1]:
+    raise ValueError(f'colors must be [n, c]: {colors.shape=}')
+  if not means.dtype == cholesky.dtype == colors.dtype:
+    raise ValueError(f'{means.dtype=} {cholesky.dtype=} {colors.dtype=} differ')
+  if not layer_sizes or min(layer_sizes) < 0 or sum(layer_sizes) != num_splats:
+    raise ValueError(f'{layer_sizes=} must sum to {num_splats=}')
+
+
+def _error_function(module: Any) -> Callable:
+  if hasattr(module, 'composite_error'):
+    return module.composite_error
+
+  def error_from_images(
+      means, cholesky, colors, target, pixel_weights, level_weights, layer_sizes
+  ):
+    height, width, _ = target.shape
+    images = module.composite(
+        means, cholesky, colors, layer_sizes, height, width
+    )
+    squares = (images - target) ** 2
+    errors = jnp.einsum('lhwc,hw->l', squares, pixel_weights)
+    return (
+        jnp.vdot(jax.lax.stop_gradient(level_weights), errors),
+        jax.lax.stop_gradient(errors),
+    )
+
+  return error_from_images
+
+
+def _dispatch(
+    choose: Callable[[Any], Callable],
+    args: tuple,
+    implementation: Implementation | None,
+) -> Any:
+  """Calls the named implementation, or the first default that can do it."""
+  if implementation is not None and implementation not in IMPLEMENTATIONS:
+    raise ValueError(f'{implementation=} is not one of {IMPLEMENTATIONS}')
+  names = (
+      _DEFAULTS.get(jax.default_backend(), ('xla',))
+      if implementation is None
+      else (implementation,)
+  )
+  reasons = []
+  for name in names:
+    try:
+      module = importlib.import_module(f'pallas_kernels.{name}')
+      return choose(module)(*args)
+    except NotImplementedError as error:
+      reasons.append(f'{name}: {error}')
+  raise NotImplementedError('; '.join(reasons))

@@ -1,0 +1,659 @@
+"""Splat compositing on CPU: Numba kernels and their XLA FFI handlers.
+
+The picture is cut into tiles. Every tile has the list of the splats that touch
+it, in layer order, so the running sum after the last splat of layer k is the
+tile of prefix image R_k. Per-pixel values are planar ([channels, pixels of the
+tile]) so that LLVM turns the loops over pixels into vector code.
+
+In these kernels `weight` is exp(-s), s = |z|^2 / 2, z = L^-1 (p - mean).
+With z scaled by sqrt(log2(e) / 2), weight = 2^-(z1^2 + z2^2).
+
+The handlers at the end read an `XLA_FFI_CallFrame` (the C API that jaxlib ships
+in `jaxlib/include/xla/ffi/api/c_api.h`), check every buffer and call a kernel.
+They hold no GIL, so the devices of a `pmap` run them side by side.
+
+Everything that is compiled stands in this one file: Numba's on-disk cache does
+not notice changes in functions imported from another file.
+"""
+
+import functools
+import math
+
+import llvmlite.ir as ir
+import numba
+from numba.extending import intrinsic
+import numpy as np
+
+from pallas_kernels import constants
+
+F32 = np.float32
+I32 = np.int32
+
+# 8 x 8 tiles: larger ones evaluate more pixels outside the splats, smaller ones
+# keep longer lists; measured best for Kodak pictures (docs/benchmarks.md).
+TILE = 8
+PIXELS = TILE * TILE
+
+_COLUMN = np.array([i % TILE + 0.5 for i in range(PIXELS)], F32)
+_ROW = np.array([i // TILE + 0.5 for i in range(PIXELS)], F32)
+
+_Z_SCALE = F32(math.sqrt(0.5 * math.log2(math.e)))
+_EXPONENT_MAX = F32(constants.S_MAX * math.log2(math.e))
+_K = F32(constants.CUTOFF_SIGMAS)
+# Tile lists may hold a splat too many but never one too few: the span of a
+# splat is widened by more than float32 rounding, relative and in pixels.
+_SLACK_RELATIVE = F32(1 + 1e-5)
+_SLACK_PIXELS = F32(0.01)
+
+_njit = functools.partial(
+    numba.njit,
+    cache=True,
+    nogil=True,
+    # No 'nnan' and 'ninf': a splat with NaN or infinite parameters must not be
+    # undefined behaviour. 'arcp' stays out so that 1 / x is exact.
+    fastmath={'nsz', 'contract', 'reassoc', 'afn'},
+    error_model='numpy',
+)
+
+
+@intrinsic
+def _bits_to_float(typingctx, x):
+  def codegen(context, builder, signature, args):
+    return builder.bitcast(args[0], ir.FloatType())
+
+  return numba.types.float32(numba.types.int32), codegen
+
+
+@_njit(inline='always')
+def _exp2_minus(t):
+  """2^-t for 0 <= t <= 126; degree-5 minimax, relative error below 2e-7."""
+  whole = np.floor(F32(0.5) - t)
+  f = -t - whole
+  p = F32(1.0000001) + f * (
+      F32(0.69314694)
+      + f
+      * (
+          F32(0.24022122)
+          + f * (F32(0.055507425) + f * (F32(0.00967546) + f * F32(0.0013266971)))
+      )
+  )
+  return p * _bits_to_float((I32(whole) + I32(127)) << I32(23))
+
+
+@_njit
+def _tile_span(row, mean_x, mean_y, l11, l21, l22, width):
+  """First and last tile column that the splat touches in a row of tiles.
+
+  Within rows va..vb (relative to the mean) the ellipse of the cut-off is widest
+  to the right at v = k l21 or at the nearest bound, since its edge is concave
+  there; to the left at v = -k l21.
+
+  Returns:
+    (first, last) tile column, last < first where the splat does not touch.
+  """
+  k = _K * _SLACK_RELATIVE
+  sigma_y = math.sqrt(l21 * l21 + l22 * l22)
+  extent = k * sigma_y
+  low = max(F32(row * TILE) + F32(0.5) - mean_y - _SLACK_PIXELS, -extent)
+  high = min(
+      F32(row * TILE + TILE) - F32(0.5) - mean_y + _SLACK_PIXELS, extent
+  )
+  if not low <= high:
+    return 0, -1
+  inverse = F32(1) / sigma_y
+  slope = (l11 * inverse) * (l21 * inverse)
+  half = k * l11 * (l22 * inverse)
+  v = min(max(k * l21, low), high)
+  u = v / extent
+  right = slope * v + half * math.sqrt(max(F32(1) - u * u, F32(0)))
+  v = min(max(-k * l21, low), high)
+  u = v / extent
+  left = slope * v - half * math.sqrt(max(F32(1) - u * u, F32(0)))
+  # Clipped as floats: the int of a huge float is undefined.
+  first = max(mean_x + left - _SLACK_PIXELS - F32(0.5), F32(0))
+  last = min(mean_x + right + _SLACK_PIXELS - F32(0.5), F32(width - 1))
+  if not math.ceil(first) <= math.floor(last):
+    return 0, -1
+  return int(math.ceil(first)) // TILE, int(math.floor(last)) // TILE
+
+
+@_njit
+def _tile_rows(mean_y, l21, l22, height):
+  """First and last row of tiles that the splat touches (last < first: none)."""
+  extent = _K * _SLACK_RELATIVE * math.sqrt(l21 * l21 + l22 * l22)
+  first = max(mean_y - extent - _SLACK_PIXELS - F32(0.5), F32(0))
+  last = min(mean_y + extent + _SLACK_PIXELS - F32(0.5), F32(height - 1))
+  if not math.ceil(first) <= math.floor(last):
+    return 0, -1
+  return int(math.ceil(first)) // TILE, int(math.floor(last)) // TILE
+
+
+@_njit
+def _bin_splats(means, cholesky, height, width):
+  """Lists the splats of every tile, in the order of the splats.
+
+  Returns:
+    (starts, ids): tile t (row-major) holds ids[starts[t]:starts[t + 1]].
+  """
+  num_tiles_x = (width + TILE - 1) // TILE
+  num_tiles_y = (height + TILE - 1) // TILE
+  starts = np.zeros(num_tiles_x * num_tiles_y + 1, np.int64)
+  num_splats = means.shape[0]
+
+  num_rows = 0
+  for n in range(num_splats):
+    top, bottom = _tile_rows(means[n, 1], cholesky[n, 1], cholesky[n, 2], height)
+    num_rows += max(bottom - top + 1, 0)
+  spans = np.empty((num_rows, 2), I32)
+
+  i = 0
+  for n in range(num_splats):
+    x, y = means[n, 0], means[n, 1]
+    l11, l21, l22 = cholesky[n, 0], cholesky[n, 1], cholesky[n, 2]
+    top, bottom = _tile_rows(y, l21, l22, height)
+    for row in range(top, bottom + 1):
+      first, last = _tile_span(row, x, y, l11, l21, l22, width)
+      spans[i, 0] = row * num_tiles_x + first
+      spans[i, 1] = row * num_tiles_x + last
+      for tile in range(spans[i, 0], spans[i, 1] + 1):
+        starts[tile + 1] += 1
+      i += 1
+
+  for tile in range(num_tiles_x * num_tiles_y):
+    starts[tile + 1] += starts[tile]
+  ids = np.empty(starts[-1], I32)
+  cursor = starts[:-1].copy()
+  i = 0
+  for n in range(num_splats):
+    top, bottom = _tile_rows(means[n, 1], cholesky[n, 1], cholesky[n, 2], height)
+    for _ in range(top, bottom + 1):
+      for tile in range(spans[i, 0], spans[i, 1] + 1):
+        ids[cursor[tile]] = n
+        cursor[tile] += 1
+      i += 1
+  return starts, ids
+
+
+@_njit(inline='always')
+def _weigh(n, means, cholesky, left, top, weight):
+  """Weights of splat n at the pixels of the tile with corner (left, top)."""
+  # Relative to the tile first: keeps sub-pixel accuracy far from the origin.
+  x = means[n, 0] - F32(left)
+  y = means[n, 1] - F32(top)
+  m11 = _Z_SCALE / cholesky[n, 0]
+  m22 = _Z_SCALE / cholesky[n, 2]
+  m21 = -(cholesky[n, 1] / cholesky[n, 0]) * m22
+  for i in range(PIXELS):
+    dx = _COLUMN[i] - x
+    dy = _ROW[i] - y
+    z1 = m11 * dx
+    z2 = m22 * dy + m21 * dx
+    t = z1 * z1 + z2 * z2
+    # Clamped first: the exponent of a far pixel does not fit a float32.
+    w = _exp2_minus(min(t, _EXPONENT_MAX))
+    weight[i] = w if t <= _EXPONENT_MAX else F32(0)
+
+
+@_njit(inline='always')
+def _accumulate(n, colors, weight, sums):
+  for c in range(colors.shape[1]):
+    color = colors[n, c]
+    for i in range(PIXELS):
+      sums[c, i] += color * weight[i]
+
+
+@_njit(inline='always')
+def _gradient(
+    n, means, cholesky, colors, left, top, weight, cotangent, scratch,
+    grad_means, grad_cholesky, grad_colors,
+):
+  """Adds one (tile, splat) pair to the gradients of the splat.
+
+  With d = p - mean and g = dloss/ds at each pixel, the moments m = sum g d and
+  M = sum g d d^T give dloss/dmean = -Sigma^-1 m and dloss/dL = the lower
+  triangle of -Sigma^-1 M L^-T.
+  """
+  for i in range(PIXELS):
+    scratch[i] = F32(0)
+  for c in range(colors.shape[1]):
+    color = colors[n, c]
+    total = F32(0)
+    for i in range(PIXELS):
+      total += weight[i] * cotangent[c, i]
+      scratch[i] += color * cotangent[c, i]
+    grad_colors[n, c] += total
+
+  x = means[n, 0] - F32(left)
+  y = means[n, 1] - F32(top)
+  mx = F32(0)
+  my = F32(0)
+  mxx = F32(0)
+  mxy = F32(0)
+  myy = F32(0)
+  for i in range(PIXELS):
+    g = -weight[i] * scratch[i]
+    dx = _COLUMN[i] - x
+    dy = _ROW[i] - y
+    gx = g * dx
+    gy = g * dy
+    mx += gx
+    my += gy
+    mxx += gx * dx
+    mxy += gx * dy
+    myy += gy * dy
+
+  i11 = F32(1) / cholesky[n, 0]
+  i22 = F32(1) / cholesky[n, 2]
+  i21 = -(cholesky[n, 1] * i11) * i22
+  # z moments: v = L^-1 m, V = L^-1 M L^-T; then Sigma^-1 = L^-T L^-1.
+  v1 = i11 * mx
+  v2 = i21 * mx + i22 * my
+  v11 = i11 * i11 * mxx
+  v12 = i11 * (i21 * mxx + i22 * mxy)
+  v22 = i21 * (i21 * mxx + i22 * mxy) + i22 * (i21 * mxy + i22 * myy)
+  grad_means[n, 0] -= i11 * v1 + i21 * v2
+  grad_means[n, 1] -= i22 * v2
+  grad_cholesky[n, 0] -= i11 * v11 + i21 * v12
+  grad_cholesky[n, 1] -= i22 * v12
+  grad_cholesky[n, 2] -= i22 * v22
+
+
+@_njit
+def composite(means, cholesky, colors, layer_ends, images):
+  """Writes the prefix images [L, H, W, C] of the splats into `images`."""
+  num_layers, height, width, channels = images.shape
+  starts, ids = _bin_splats(means, cholesky, height, width)
+  weight = np.empty(PIXELS, F32)
+  sums = np.empty((channels, PIXELS), F32)
+  num_tiles_x = (width + TILE - 1) // TILE
+  for tile in range(starts.shape[0] - 1):
+    left = tile % num_tiles_x * TILE
+    top = tile // num_tiles_x * TILE
+    sums[:] = F32(0)
+    i = starts[tile]
+    for layer in range(num_layers):
+      while i < starts[tile + 1] and ids[i] < layer_ends[layer]:
+        _weigh(ids[i], means, cholesky, left, top, weight)
+        _accumulate(ids[i], colors, weight, sums)
+        i += 1
+      for y in range(min(TILE, height - top)):
+        for x in range(min(TILE, width - left)):
+          for c in range(channels):
+            images[layer, top + y, left + x, c] = sums[c, y * TILE + x]
+
+
+@_njit
+def composite_vjp(
+    means, cholesky, colors, layer_ends, cotangents,
+    grad_means, grad_cholesky, grad_colors,
+):
+  """Writes the gradients of sum(images * cotangents) ([L, H, W, C])."""
+  num_layers, height, width, channels = cotangents.shape
+  starts, ids = _bin_splats(means, cholesky, height, width)
+  weight = np.empty(PIXELS, F32)
+  scratch = np.empty(PIXELS, F32)
+  suffix = np.empty((num_layers, channels, PIXELS), F32)
+  num_tiles_x = (width + TILE - 1) // TILE
+  grad_means[:] = F32(0)
+  grad_cholesky[:] = F32(0)
+  grad_colors[:] = F32(0)
+  for tile in range(starts.shape[0] - 1):
+    left = tile % num_tiles_x * TILE
+    top = tile // num_tiles_x * TILE
+    # A splat of layer j shows in every prefix k >= j: its cotangent is the
+    # suffix sum. Pixels outside the picture keep 0.
+    suffix[:] = F32(0)
+    for layer in range(num_layers - 1, -1, -1):
+      for y in range(min(TILE, height - top)):
+        for x in range(min(TILE, width - left)):
+          for c in range(channels):
+            value = cotangents[layer, top + y, left + x, c]
+            if layer + 1 < num_layers:
+              value += suffix[layer + 1, c, y * TILE + x]
+            suffix[layer, c, y * TILE + x] = value
+    layer = 0
+    for i in range(starts[tile], starts[tile + 1]):
+      n = ids[i]
+      while n >= layer_ends[layer]:
+        layer += 1
+      _weigh(n, means, cholesky, left, top, weight)
+      _gradient(
+          n, means, cholesky, colors, left, top, weight, suffix[layer], scratch,
+          grad_means, grad_cholesky, grad_colors,
+      )
+
+
+@_njit
+def composite_error(
+    means, cholesky, colors, layer_ends, target, pixel_weights, level_weights,
+    errors, grad_means, grad_cholesky, grad_colors,
+):
+  """Squared errors of all prefixes and the gradient of their weighted sum.
+
+  errors[k] = sum_p pixel_weights[p] |R_k[p] - target[p]|^2; the gradients are
+  those of sum_k level_weights[k] errors[k]. One pass: within a tile the weights
+  of the forward pass are still in cache when the backward pass needs them, and
+  no prefix image ever goes to memory.
+  """
+  num_layers = layer_ends.shape[0]
+  height, width, channels = target.shape
+  starts, ids = _bin_splats(means, cholesky, height, width)
+  longest = 0
+  for tile in range(starts.shape[0] - 1):
+    longest = max(longest, starts[tile + 1] - starts[tile])
+  weights = np.empty((longest, PIXELS), F32)
+  scratch = np.empty(PIXELS, F32)
+  sums = np.empty((channels, PIXELS), F32)
+  cotangents = np.empty((num_layers, channels, PIXELS), F32)
+  goal = np.empty((channels, PIXELS), F32)
+  mask = np.empty(PIXELS, F32)
+  totals = np.zeros(num_layers, np.float64)
+  num_tiles_x = (width + TILE - 1) // TILE
+  grad_means[:] = F32(0)
+  grad_cholesky[:] = F32(0)
+  grad_colors[:] = F32(0)
+  for tile in range(starts.shape[0] - 1):
+    left = tile % num_tiles_x * TILE
+    top = tile // num_tiles_x * TILE
+    mask[:] = F32(0)
+    goal[:] = F32(0)
+    for y in range(min(TILE, height - top)):
+      for x in range(min(TILE, width - left)):
+        mask[y * TILE + x] = pixel_weights[top + y, left + x]
+        for c in range(channels):
+          goal[c, y * TILE + x] = target[top + y, left + x, c]
+
+    sums[:] = F32(0)
+    first = starts[tile]
+    i = first
+    for layer in range(num_layers):
+      while i < starts[tile + 1] and ids[i] < layer_ends[layer]:
+        _weigh(ids[i], means, cholesky, left, top, weights[i - first])
+        _accumulate(ids[i], colors, weights[i - first], sums)
+        i += 1
+      error = F32(0)
+      scale = F32(2) * level_weights[layer]
+      for c in range(channels):
+        for p in range(PIXELS):
+          difference = sums[c, p] - goal[c, p]
+          weighted = mask[p] * difference
+          error += weighted * difference
+          cotangents[layer, c, p] = scale * weighted
+      totals[layer] += error
+    for layer in range(num_layers - 2, -1, -1):
+      cotangents[layer] += cotangents[layer + 1]
+
+    layer = 0
+    for i in range(first, starts[tile + 1]):
+      n = ids[i]
+      while n >= layer_ends[layer]:
+        layer += 1
+      _gradient(
+          n, means, cholesky, colors, left, top, weights[i - first],
+          cotangents[layer], scratch, grad_means, grad_cholesky, grad_colors,
+      )
+  for layer in range(num_layers):
+    errors[layer] = F32(totals[layer])
+
+
+# ---- XLA FFI handlers -------------------------------------------------------
+# Byte offsets into the structs of c_api.h; the same in API versions 0.3 to 0.5.
+_FRAME_EXTENSION, _FRAME_API, _FRAME_ARGS, _FRAME_RETS = 8, 16, 40, 80
+_EXTENSION_TYPE, _EXTENSION_METADATA = 8, 24
+_METADATA_VERSION_MAJOR = 8 + 16
+_LIST_SIZE, _LIST_ITEMS = 16, 32
+_BUFFER_DTYPE, _BUFFER_DATA, _BUFFER_RANK, _BUFFER_DIMS = 16, 24, 32, 40
+_API_ERROR_CREATE = 48
+_ERROR_CREATE_ARGS_SIZE = 28
+_INVALID_ARGUMENT = 3
+_DTYPE_S32, _DTYPE_F32 = 4, 11
+_API_MAJOR, _API_MINOR = 0, 3
+
+# A global array is embedded in the compiled code, so it survives caching.
+_MESSAGE = np.frombuffer(
+    b'pallas_kernels cpu handler: wrong number, type or shape of buffers\0',
+    np.uint8,
+)
+
+
+def _make_pointer_cast(numba_type, llvm_type):
+  @intrinsic
+  def cast(typingctx, address):
+    def codegen(context, builder, signature, args):
+      return builder.inttoptr(args[0], llvm_type.as_pointer())
+
+    return numba.types.CPointer(numba_type)(numba.types.intp), codegen
+
+  return cast
+
+
+_as_f32 = _make_pointer_cast(numba.types.float32, ir.FloatType())
+_as_i32 = _make_pointer_cast(numba.types.int32, ir.IntType(32))
+_as_i64 = _make_pointer_cast(numba.types.int64, ir.IntType(64))
+
+
+@intrinsic
+def _call(typingctx, function, argument):
+  def codegen(context, builder, signature, args):
+    word = ir.IntType(64)
+    pointer = ir.FunctionType(word, [word]).as_pointer()
+    return builder.call(builder.inttoptr(args[0], pointer), [args[1]])
+
+  return numba.types.intp(numba.types.intp, numba.types.intp), codegen
+
+
+@_njit
+def _word(address):
+  return _as_i64(address)[0]
+
+
+@_njit
+def _dim(buffer, axis):
+  return _word(_word(buffer + _BUFFER_DIMS) + 8 * axis)
+
+
+@_njit
+def _buffer(buffers, i):
+  return _word(_word(buffers + _LIST_ITEMS) + 8 * i)
+
+
+@_njit
+def _is_array(buffer, dtype, rank):
+  return (
+      _as_i32(buffer + _BUFFER_DTYPE)[0] == dtype
+      and _word(buffer + _BUFFER_RANK) == rank
+  )
+
+
+@_njit
+def _is_matrix(buffer, rows, columns):
+  return (
+      _is_array(buffer, _DTYPE_F32, 2)
+      and _dim(buffer, 0) == rows
+      and _dim(buffer, 1) == columns
+  )
+
+
+@_njit
+def _f32(buffer, shape):
+  return numba.carray(_as_f32(_word(buffer + _BUFFER_DATA)), shape)
+
+
+@_njit
+def _invalid(frame):
+  """Makes the XLA_FFI_Error that a handler returns for wrong buffers."""
+  args = np.zeros(4, np.int64)
+  args[0] = _ERROR_CREATE_ARGS_SIZE
+  args[2] = _MESSAGE.ctypes.data
+  args[3] = _INVALID_ARGUMENT
+  create = _word(_word(frame + _FRAME_API) + _API_ERROR_CREATE)
+  return _call(create, args.ctypes.data)
+
+
+@_njit
+def _answers_metadata(frame):
+  """Answers XLA's query for the API version, made once at registration."""
+  extension = _word(frame + _FRAME_EXTENSION)
+  if extension == 0 or _as_i32(extension + _EXTENSION_TYPE)[0] != 1:
+    return False
+  version = _as_i32(
+      _word(extension + _EXTENSION_METADATA) + _METADATA_VERSION_MAJOR
+  )
+  version[0] = _API_MAJOR
+  version[1] = _API_MINOR
+  return True
+
+
+@_njit
+def _has_splats(frame, num_args, num_rets):
+  """Whether the frame starts with means, cholesky, colors and layer_ends."""
+  args = frame + _FRAME_ARGS
+  if (
+      _word(args + _LIST_SIZE) != num_args
+      or _word(frame + _FRAME_RETS + _LIST_SIZE) != num_rets
+      or not _is_array(_buffer(args, 0), _DTYPE_F32, 2)
+      or not _is_array(_buffer(args, 2), _DTYPE_F32, 2)
+  ):
+    return False
+  num_splats = _dim(_buffer(args, 0), 0)
+  return (
+      _is_matrix(_buffer(args, 0), num_splats, 2)
+      and _is_matrix(_buffer(args, 1), num_splats, 3)
+      and _is_matrix(_buffer(args, 2), num_splats, _dim(_buffer(args, 2), 1))
+      and _is_array(_buffer(args, 3), _DTYPE_S32, 1)
+  )
+
+
+@_njit
+def _splats(buffers, first, num_splats, channels):
+  """(means, cholesky, colors) or their gradients, from three buffers."""
+  return (
+      _f32(_buffer(buffers, first), (num_splats, 2)),
+      _f32(_buffer(buffers, first + 1), (num_splats, 3)),
+      _f32(_buffer(buffers, first + 2), (num_splats, channels)),
+  )
+
+
+@_njit
+def _layer_ends(args, num_splats):
+  """Layer ends, checked: not decreasing, the last is the number of splats."""
+  buffer = _buffer(args, 3)
+  ends = numba.carray(
+      _as_i32(_word(buffer + _BUFFER_DATA)), (_dim(buffer, 0),)
+  )
+  valid = ends.shape[0] > 0 and ends[-1] == num_splats and ends[0] >= 0
+  for layer in range(1, ends.shape[0]):
+    valid = valid and ends[layer] >= ends[layer - 1]
+  return ends, valid
+
+
+@_njit
+def _is_images(buffer, num_layers, channels):
+  return (
+      _is_array(buffer, _DTYPE_F32, 4)
+      and _dim(buffer, 0) == num_layers
+      and _dim(buffer, 3) == channels
+  )
+
+
+@_njit
+def _are_gradients(rets, first, num_splats, channels):
+  return (
+      _is_matrix(_buffer(rets, first), num_splats, 2)
+      and _is_matrix(_buffer(rets, first + 1), num_splats, 3)
+      and _is_matrix(_buffer(rets, first + 2), num_splats, channels)
+  )
+
+
+@_njit
+def _image_shape(buffer):
+  return _dim(buffer, 0), _dim(buffer, 1), _dim(buffer, 2), _dim(buffer, 3)
+
+
+_handler = functools.partial(
+    numba.cfunc, numba.types.intp(numba.types.intp), cache=True
+)
+
+
+@_handler()
+def composite_handler(frame):
+  """(means, cholesky, colors, layer_ends) -> images."""
+  if _answers_metadata(frame):
+    return 0
+  if not _has_splats(frame, 4, 1):
+    return _invalid(frame)
+  args = frame + _FRAME_ARGS
+  num_splats = _dim(_buffer(args, 0), 0)
+  channels = _dim(_buffer(args, 2), 1)
+  ends, valid = _layer_ends(args, num_splats)
+  out = _buffer(frame + _FRAME_RETS, 0)
+  if not valid or not _is_images(out, ends.shape[0], channels):
+    return _invalid(frame)
+  means, cholesky, colors = _splats(args, 0, num_splats, channels)
+  composite(means, cholesky, colors, ends, _f32(out, _image_shape(out)))
+  return 0
+
+
+@_handler()
+def composite_vjp_handler(frame):
+  """(means, cholesky, colors, layer_ends, cotangents) -> gradients."""
+  if _answers_metadata(frame):
+    return 0
+  if not _has_splats(frame, 5, 3):
+    return _invalid(frame)
+  args, rets = frame + _FRAME_ARGS, frame + _FRAME_RETS
+  num_splats = _dim(_buffer(args, 0), 0)
+  channels = _dim(_buffer(args, 2), 1)
+  ends, valid = _layer_ends(args, num_splats)
+  cotangents = _buffer(args, 4)
+  if (
+      not valid
+      or not _is_images(cotangents, ends.shape[0], channels)
+      or not _are_gradients(rets, 0, num_splats, channels)
+  ):
+    return _invalid(frame)
+  means, cholesky, colors = _splats(args, 0, num_splats, channels)
+  grads = _splats(rets, 0, num_splats, channels)
+  images = _f32(cotangents, _image_shape(cotangents))
+  composite_vjp(
+      means, cholesky, colors, ends, images, grads[0], grads[1], grads[2]
+  )
+  return 0
+
+
+@_handler()
+def composite_error_handler(frame):
+  """(splats..., layer_ends, target, weights x 2) -> errors, gradients."""
+  if _answers_metadata(frame):
+    return 0
+  if not _has_splats(frame, 7, 4):
+    return _invalid(frame)
+  args, rets = frame + _FRAME_ARGS, frame + _FRAME_RETS
+  num_splats = _dim(_buffer(args, 0), 0)
+  channels = _dim(_buffer(args, 2), 1)
+  ends, valid = _layer_ends(args, num_splats)
+  target, mask, levels = _buffer(args, 4), _buffer(args, 5), _buffer(args, 6)
+  if (
+      not valid
+      or not _is_array(target, _DTYPE_F32, 3)
+      or _dim(target, 2) != channels
+      or not _is_matrix(mask, _dim(target, 0), _dim(target, 1))
+      or not _is_array(levels, _DTYPE_F32, 1)
+      or _dim(levels, 0) != ends.shape[0]
+      or not _is_array(_buffer(rets, 0), _DTYPE_F32, 1)
+      or _dim(_buffer(rets, 0), 0) != ends.shape[0]
+      or not _are_gradients(rets, 1, num_splats, channels)
+  ):
+    return _invalid(frame)
+  height, width = _dim(target, 0), _dim(target, 1)
+  means, cholesky, colors = _splats(args, 0, num_splats, channels)
+  grads = _splats(rets, 1, num_splats, channels)
+  composite_error(
+      means, cholesky, colors, ends,
+      _f32(target, (height, width, channels)),
+      _f32(mask, (height, width)),
+      _f32(levels, (ends.shape[0],)),
+      _f32(_buffer(rets, 0), (ends.shape[0],)),
+      grads[0], grads[1], grads[2],
+  )
+  return 0

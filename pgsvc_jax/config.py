@@ -1,0 +1,52 @@
+"""Settings of the encoder: every default, with what it means.
+
+Files in configs/ list only departures from these. No JAX here, so flags and
+`--help` start at once.
+"""
+
+import dataclasses
+from typing import Literal
+
+Strategy = Literal['joint', 'all_levels', 'sequential', 'single', 'prune']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitConfig:
+  """How splats are fitted to a picture."""
+
+  # Splats per layer, base first. Empty: from `layer_density`.
+  layer_splats: tuple[int, ...] = ()
+  # Splats per pixel and layer, used where `layer_splats` is empty; at 768x512
+  # the default is 5000 + 2000 + 2000.
+  layer_density: tuple[float, ...] = (0.0127, 0.0051, 0.0051)
+  # joint: each step lowers the error of the full picture and of one lower
+  #   prefix, cycling through them (P-GSVC).
+  # all_levels: every prefix at every step.
+  # sequential: layer by layer, the layers below frozen (LIG).
+  # single: all splats in one layer; not scalable, the upper bound.
+  # prune: a single-layer fit, ranked by contribution and cut into layers.
+  strategy: Strategy = 'joint'
+  # Optimisation steps, each over the whole picture.
+  num_steps: int = 2000
+  # Steps per compiled scan: births, progress and checks happen in between.
+  chunk_steps: int = 10
+  # Share of the steps after which all splats are born.
+  growth_fraction: float = 0.5
+  # Births (splats added at one time) until all are there, over all layers.
+  num_births: int = 9
+  # Weight of the lower prefixes in the loss; the full picture has weight 1.
+  lower_weight: float = 0.5
+  # Step sizes of Adam in the frame of each splat: means in standard
+  # deviations, Cholesky factors relative, colors in units of the picture.
+  means_rate: float = 0.15
+  cholesky_rate: float = 0.08
+  colors_rate: float = 0.03
+  # The step sizes fall along a cosine to this share of their start.
+  final_rate: float = 0.01
+  # Adam's decay of the mean gradient and of its square.
+  adam_b1: float = 0.9
+  adam_b2: float = 0.99
+  # Smallest l11 and l22, pixels: thinner splats fall between pixel centres.
+  min_cholesky: float = 0.3
+  # The one source of randomness.
+  seed: int = 0

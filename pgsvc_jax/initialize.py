@@ -1,0 +1,101 @@
+"""Where new splats are born: on edges at first, on the residual later.
+
+NumPy and SciPy on the host: it happens a few times in a fit, between compiled
+chunks. Sampling without replacement is by the Gumbel top-k trick.
+"""
+
+from jaxtyping import Float
+import numpy as np
+import scipy.ndimage
+import scipy.spatial
+
+from pgsvc_jax import types
+
+# Sizes of newborn splats are clipped to this range, pixels.
+_SIZE_RANGE = (0.6, 30.0)
+
+
+def _normalize(density: np.ndarray) -> np.ndarray:
+  total = density.sum(dtype=np.float64)
+  if total <= 0 or not np.isfinite(total):
+    return np.full_like(density, 1 / density.size)
+  return density / total
+
+
+def gradient_density(image: Float[np.ndarray, 'h w c']) -> np.ndarray:
+  """Density of first splats: three quarters on edges, a quarter anywhere."""
+  gray = image.mean(-1)
+  magnitude = np.hypot(*(_derivative(gray, axis) for axis in (0, 1)))
+  edges = _normalize(scipy.ndimage.gaussian_filter(magnitude, 1.0))
+  return 0.75 * edges + 0.25 / edges.size
+
+
+def _derivative(gray: np.ndarray, axis: int) -> np.ndarray:
+  return scipy.ndimage.correlate1d(
+      gray, np.array([-0.5, 0, 0.5], np.float32), axis, mode='nearest'
+  )
+
+
+def residual_density(residual: Float[np.ndarray, 'h w c']) -> np.ndarray:
+  """Density of later splats: the square of the blurred residual."""
+  rms = np.sqrt((residual**2).mean(-1))
+  return _normalize(scipy.ndimage.gaussian_filter(rms, 1.5) ** 2)
+
+
+def sample_centres(
+    density: Float[np.ndarray, 'h w'], count: int, rng: np.random.Generator
+) -> Float[np.ndarray, 'count 2']:
+  """Draws (x, y) in pixels, a pixel at most once while there are enough."""
+  height, width = density.shape
+  # log(0) = -inf: such pixels come last.
+  with np.errstate(divide='ignore'):
+    scores = np.log(density).ravel() + rng.gumbel(size=density.size)
+  drawn = np.empty(0, np.int64)
+  while len(drawn) < count:
+    missing = min(count - len(drawn), density.size)
+    best = np.argpartition(-scores, missing - 1)[:missing]
+    drawn = np.concatenate([drawn, np.sort(best)])
+  y, x = np.divmod(drawn, width)
+  corners = np.stack([x, y], 1)
+  return (corners + rng.uniform(size=corners.shape)).astype(np.float32)
+
+
+def born_splats(
+    centres: Float[np.ndarray, 'new 2'],
+    neighbours: Float[np.ndarray, 'n 2'],
+    image: Float[np.ndarray, 'h w c'],
+    *,
+    size_factor: float,
+    color_factor: float,
+) -> types.Splats:
+  """Round splats at the centres, sized by the distance to their neighbours.
+
+  Args:
+    centres: means of the new splats, pixels.
+    neighbours: means of all splats, the new ones included.
+    image: what the colors are read from: the picture, or its residual.
+    size_factor: standard deviation / mean distance to the 3 nearest splats.
+    color_factor: color / image at the centre.
+
+  Returns:
+    The splats.
+  """
+  height, width, _ = image.shape
+  # The nearest neighbour of a centre is itself.
+  nearest = min(4, len(neighbours))
+  distances, _ = scipy.spatial.cKDTree(neighbours).query(centres, nearest)
+  distances = np.reshape(distances, (len(centres), nearest))[:, 1:]
+  spread = (
+      distances.mean(1) if nearest > 1 else np.full(len(centres), np.inf)
+  )
+  # Alone, a splat is as large as the picture.
+  spread = np.minimum(spread, max(height, width))
+  sizes = np.clip(size_factor * spread, *_SIZE_RANGE)
+  cholesky = np.stack([sizes, np.zeros_like(sizes), sizes], 1)
+  x = np.clip(centres[:, 0].astype(np.int64), 0, width - 1)
+  y = np.clip(centres[:, 1].astype(np.int64), 0, height - 1)
+  return types.Splats(
+      centres.astype(np.float32),
+      cholesky.astype(np.float32),
+      (color_factor * image[y, x]).astype(np.float32),
+  )

@@ -1,0 +1,57 @@
+"""Conventions and the containers that every module shares.
+
+Images are `[H, W, C]` float32 in [0, 1]; splat arrays are `[N, .]`.
+Coordinates are (x, y) in pixels and the centre of pixel (row i, column j) is at
+(j + 0.5, i + 0.5). A splat has a mean (pixels), a lower Cholesky factor
+(l11, l21, l22) of its covariance (pixels, l11 > 0, l22 > 0) and a color of C
+linear coefficients with the opacity folded in, which may be negative. A picture
+is the plain sum of its splats: no order, no transmittance, no background.
+
+Splats of a layered picture stand in layer order; layer 0 is the base. Operating
+point k shows layers 0..k.
+
+The containers are named tuples, so they are pytrees to JAX without this module
+(and the decoder, which imports it) importing JAX.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from jaxtyping import Float
+import numpy as np
+
+
+class Splats(NamedTuple):
+  """N 2D Gaussian splats (NumPy or JAX arrays).
+
+  Attributes:
+    means: centres (x, y), pixels.
+    cholesky: (l11, l21, l22) of the lower factor L, covariance = L L^T, pixels.
+    colors: linear color coefficients.
+  """
+
+  means: Float[Any, 'n 2']
+  cholesky: Float[Any, 'n 3']
+  colors: Float[Any, 'n c']
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayeredSplats:
+  """A layered picture: its splats in layer order, and what frames them.
+
+  Attributes:
+    splats: all splats (NumPy, float32), layer after layer.
+    layer_sizes: splats per layer; sums to the number of splats.
+    height: pixels.
+    width: pixels.
+  """
+
+  splats: Splats
+  layer_sizes: tuple[int, ...]
+  height: int
+  width: int
+
+  @property
+  def channels(self) -> int:
+    """Channels of the picture."""
+    return np.shape(self.splats.colors)[1]
