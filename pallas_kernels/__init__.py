@@ -1,9 +1,19 @@
 """Differentiable compositing of layered 2D Gaussian splats.
 
-Arrays in, arrays out; see `pallas_kernels.api.composite`.
+Arrays in, arrays out; see `pallas_kernels.api.composite`. Names load on first
+use, so the Numba kernels can be had without importing JAX.
 """
 
-from pallas_kernels.api import IMPLEMENTATIONS as IMPLEMENTATIONS
-from pallas_kernels.api import Implementation as Implementation
-from pallas_kernels.api import composite as composite
-from pallas_kernels.api import composite_error as composite_error
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        'api': [
+            'IMPLEMENTATIONS',
+            'Implementation',
+            'composite',
+            'composite_error',
+        ]
+    },
+)

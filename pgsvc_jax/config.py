@@ -4,8 +4,13 @@ Files in configs/ list only departures from these. No JAX here, so flags and
 `--help` start at once.
 """
 
+from collections.abc import Mapping
 import dataclasses
-from typing import Literal
+from typing import Any, Literal, TypeVar, get_args
+
+from pgsvc_jax import quantize
+
+_T = TypeVar('_T')
 
 Strategy = Literal['joint', 'all_levels', 'sequential', 'single', 'prune']
 
@@ -50,3 +55,62 @@ class FitConfig:
   min_cholesky: float = 0.3
   # The one source of randomness.
   seed: int = 0
+
+  def __post_init__(self):
+    if self.strategy not in get_args(Strategy):
+      raise ValueError(
+          f'strategy {self.strategy!r} is not one of {get_args(Strategy)}'
+      )
+    for name in ('num_steps', 'chunk_steps', 'num_births'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} must be at least 1')
+    for name in ('growth_fraction', 'lower_weight', 'final_rate'):
+      if not 0 <= getattr(self, name) <= 1:
+        raise ValueError(f'{name} must be in [0, 1]')
+    for name in ('means_rate', 'cholesky_rate', 'colors_rate', 'min_cholesky'):
+      if not 0 < getattr(self, name) < float('inf'):
+        raise ValueError(f'{name} must be positive')
+    for name in ('adam_b1', 'adam_b2'):
+      if not 0 <= getattr(self, name) < 1:
+        raise ValueError(f'{name} must be in [0, 1)')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EncodeConfig:
+  """Everything that decides the bytes of a file, but for the picture."""
+
+  fit: FitConfig = FitConfig()
+  # Of the quantiser, the same in all layers.
+  step_sizes: quantize.StepSizes = quantize.StepSizes()
+
+
+def from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:
+  """Makes a settings dataclass from a (nested) mapping, such as a ConfigDict.
+
+  Args:
+    cls: the dataclass.
+    values: one entry a field; a missing one keeps its default.
+
+  Returns:
+    The dataclass.
+
+  Raises:
+    ValueError: a value is out of range, or a name is unknown.
+
+  Example:
+    >>> from_mapping(FitConfig, {'num_steps': 10}).num_steps
+    10
+  """
+  fields = {field.name: field for field in dataclasses.fields(cls)}
+  unknown = sorted(set(values) - set(fields))
+  if unknown:
+    raise ValueError(f'{cls.__name__} has no field {unknown[0]!r}')
+  arguments = {}
+  for name, value in values.items():
+    default = fields[name].default
+    if dataclasses.is_dataclass(default):
+      value = from_mapping(type(default), value)
+    elif isinstance(default, tuple):
+      value = tuple(value)
+    arguments[name] = value
+  return cls(**arguments)

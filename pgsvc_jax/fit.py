@@ -39,7 +39,7 @@ class DivergenceError(ArithmeticError):
   """The fit produced numbers that are not finite."""
 
 
-def fit(
+def fit_picture(
     image: Float[np.ndarray, 'h w c'],
     config: config_lib.FitConfig,
     *,
@@ -67,7 +67,7 @@ def fit(
     >>> import numpy as np
     >>> image = np.full((16, 16, 1), 0.5, np.float32)
     >>> config = config_lib.FitConfig(layer_splats=(3, 2), num_steps=20)
-    >>> fit(image, config).layer_sizes
+    >>> fit_picture(image, config).layer_sizes
     (3, 2)
   """
   if image.ndim != 3 or 0 in image.shape:

@@ -1,0 +1,1 @@
+"""Configurations: files with `get_config(preset)`, departures only."""

@@ -1,0 +1,1 @@
+"""The commands: flags, paths, devices, progress. See launch/main.py."""

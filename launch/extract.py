@@ -1,0 +1,26 @@
+"""Copies the first layers of a .pgsvc file into a smaller file.
+
+python -m launch.extract --input=FILE.pgsvc --output=CUT.pgsvc --layers=K
+"""
+
+from absl import flags
+
+from pgsvc_jax import bitstream
+
+from . import command
+
+_INPUT = flags.DEFINE_string('input', None, 'a .pgsvc file', required=True)
+_OUTPUT = flags.DEFINE_string('output', None, 'file to write', required=True)
+_LAYERS = flags.DEFINE_integer(
+    'layers', None, 'layers to keep, the base counted', required=True
+)
+
+
+def main() -> None:
+  """Copies bytes; nothing is decoded."""
+  data = command.read_bytes(_INPUT.value)
+  command.write_bytes(_OUTPUT.value, bitstream.extract(data, _LAYERS.value))
+
+
+if __name__ == '__main__':
+  command.run(main)

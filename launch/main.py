@@ -1,0 +1,33 @@
+"""The installed command: `pgsvc <verb> --flags`, the same verbs as launch/."""
+
+import runpy
+import sys
+
+VERBS = {
+    'encode': 'fit a picture and write a .pgsvc file',
+    'decode': 'turn a .pgsvc file, whole or cut, into a picture',
+    'info': 'list the layers of a file',
+    'extract': 'copy the first layers of a file, without decoding',
+    'evaluate': 'measure every operating point against the original',
+    'benchmark': 'time the operator and the train step',
+    'demo': 'encode a sample photograph and show what comes back',
+    'study': 'compare configurations and strategies over a folder',
+}
+
+
+def main() -> None:
+  """Runs the module of the verb as `python -m` would."""
+  if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
+    asked_for_help = sys.argv[1:] in (['--help'], ['-h'], ['help'])
+    out = sys.stdout if asked_for_help else sys.stderr
+    print('usage: pgsvc VERB --flags (pgsvc VERB --help lists them)', file=out)
+    for verb, what in VERBS.items():
+      print(f'  {verb:10} {what}', file=out)
+    sys.exit(0 if asked_for_help else 2)
+  verb = sys.argv.pop(1)
+  package = __package__ or 'launch'
+  runpy.run_module(f'{package}.{verb}', run_name='__main__', alter_sys=True)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,62 @@
+"""Shows how a fit goes, on standard error."""
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+from pgsvc_jax import fit
+from rich import console as rich_console
+from rich import progress as rich_progress
+
+
+@contextlib.contextmanager
+def reporter(title: str) -> Iterator[Callable[[fit.Progress], None]]:
+  """Yields a function that shows a fit's progress.
+
+  A bar in a terminal; elsewhere, such as in a log, a line every tenth.
+  """
+  if not sys.stderr.isatty():
+    yield _print_tenths(title)
+    return
+  bar = rich_progress.Progress(
+      rich_progress.TextColumn('{task.description}'),
+      rich_progress.BarColumn(bar_width=None),
+      rich_progress.MofNCompleteColumn(),
+      rich_progress.TextColumn('{task.fields[quality]}'),
+      rich_progress.TimeRemainingColumn(),
+      console=rich_console.Console(stderr=True),
+  )
+  with bar:
+    task = bar.add_task(title, total=None, quality='starting')
+
+    def show(progress: fit.Progress) -> None:
+      bar.update(
+          task,
+          completed=progress.step,
+          total=progress.num_steps,
+          quality=_quality(progress),
+      )
+
+    yield show
+
+
+def _quality(progress: fit.Progress) -> str:
+  levels = ' / '.join(f'{psnr:.2f}' for psnr in progress.psnr_db)
+  return f'{progress.num_splats} splats, loss {progress.loss:.2e}, {levels} dB'
+
+
+def _print_tenths(title: str) -> Callable[[fit.Progress], None]:
+  shown = 0
+
+  def show(progress: fit.Progress) -> None:
+    nonlocal shown
+    tenth = 10 * progress.step // progress.num_steps
+    if tenth > shown:
+      shown = tenth
+      print(
+          f'{title}: step {progress.step} of {progress.num_steps},'
+          f' {_quality(progress)}',
+          file=sys.stderr,
+      )
+
+  return show

@@ -1,0 +1,64 @@
+"""The table of layers that `info`, `evaluate` and `demo` print."""
+
+import json
+
+from pgsvc_jax import bitstream
+
+
+def describe(data: bytes) -> dict:
+  """What the header and the length of a file tell; nothing is decoded."""
+  header = bitstream.read_header(data)
+  available = bitstream.available_layers(header, len(data))
+  splats = 0
+  layers = []
+  for i, layer in enumerate(header.layers):
+    splats += layer.num_splats
+    layers.append({
+        'layer': i,
+        'splats': splats,
+        'bytes': header.truncation_points[i],
+        'bpp': header.bits_per_pixel[i],
+        'psnr_db': None,
+        'ms_ssim': None,
+        'available': i < available,
+    })
+  return {
+      'width': header.width,
+      'height': header.height,
+      'channels': header.channels,
+      'file_bytes': len(data),
+      'layers': layers,
+  }
+
+
+def print_json(document: dict) -> None:
+  """Prints one JSON document, all there is on standard output."""
+  print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+  """Prints right-aligned columns."""
+  widths = [max(map(len, column)) for column in zip(header, *rows)]
+  for row in [header, *rows]:
+    print('  '.join(cell.rjust(width) for cell, width in zip(row, widths)))
+
+
+def print_layers(layers: list[dict]) -> None:
+  """Prints the table of operating points; `-` where a figure is not there."""
+  columns = {
+      'layer': '',
+      'splats': '',
+      'bytes': '',
+      'bpp': '.4f',
+      'psnr_db': '.2f',
+      'ms_ssim': '.4f',
+  }
+  rows = [
+      [
+          '-' if row[name] is None else format(row[name], form)
+          for name, form in columns.items()
+      ]
+      + ['' if row['available'] else '(cut off)']
+      for row in layers
+  ]
+  print_table([*columns, ''], rows)

@@ -1,0 +1,94 @@
+"""Layered splats to 8-bit pictures, on the host.
+
+The decoder's renderer: Numba kernels on NumPy arrays, no JAX and no device.
+"""
+
+import concurrent.futures
+import dataclasses
+import os
+
+from jaxtyping import UInt8
+import numpy as np
+
+from pallas_kernels import cpu_kernels
+from pgsvc_jax import media
+from pgsvc_jax import types
+
+# Rows rendered at a time: bounds the float memory, and is what threads share.
+_ROWS = 64
+
+
+def first_layers(
+    layered: types.LayeredSplats, num_layers: int
+) -> types.LayeredSplats:
+  """The base and the enhancement layers below `num_layers`.
+
+  Raises:
+    ValueError: there are not that many layers.
+  """
+  if not 1 <= num_layers <= len(layered.layer_sizes):
+    raise ValueError(
+        f'{num_layers} layers asked for, of {len(layered.layer_sizes)}'
+    )
+  sizes = layered.layer_sizes[:num_layers]
+  splats = types.Splats(*(x[: sum(sizes)] for x in layered.splats))
+  return dataclasses.replace(layered, splats=splats, layer_sizes=sizes)
+
+
+def scaled(layered: types.LayeredSplats, scale: float) -> types.LayeredSplats:
+  """The same picture on a grid `scale` times as fine, both sides rounded up.
+
+  Pixel centres are at +0.5, so scaling all lengths moves nothing.
+
+  Raises:
+    ValueError: the scale is not positive and finite.
+  """
+  if not 0 < scale < float('inf'):
+    raise ValueError(f'the scale must be positive: {scale}')
+  means, cholesky, colors = layered.splats
+  factor = np.float32(scale)
+  return dataclasses.replace(
+      layered,
+      splats=types.Splats(means * factor, cholesky * factor, colors),
+      height=max(1, round(layered.height * scale)),
+      width=max(1, round(layered.width * scale)),
+  )
+
+
+def render_prefixes(
+    layered: types.LayeredSplats,
+) -> UInt8[np.ndarray, 'l h w c']:
+  """Renders every operating point, clamped to 8 bits.
+
+  Example:
+    >>> splats = types.Splats(
+    ...     np.float32([[0.5, 0.5]]), np.float32([[1, 0, 1]]),
+    ...     np.float32([[1.0]]))
+    >>> render_prefixes(types.LayeredSplats(
+    ...     splats=splats, layer_sizes=(1,), height=1, width=2)).tolist()
+    [[[[255], [155]]]]
+  """
+  height, width = layered.height, layered.width
+  means, cholesky, colors = (
+      np.ascontiguousarray(x, np.float32) for x in layered.splats
+  )
+  ends = np.cumsum(layered.layer_sizes).astype(np.int32)
+  images = np.empty((len(ends), height, width, colors.shape[1]), np.uint8)
+
+  def render_rows(top: int) -> None:
+    bottom = min(top + _ROWS, height)
+    band = np.empty((len(ends), bottom - top, *images.shape[2:]), np.float32)
+    shifted = means - np.float32([0, top])
+    cpu_kernels.composite(shifted, cholesky, colors, ends, band)
+    images[:, top:bottom] = media.to_uint8(band)
+
+  # The kernels hold no GIL.
+  with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    list(pool.map(render_rows, range(0, height, _ROWS)))
+  return images
+
+
+def render_picture(layered: types.LayeredSplats) -> UInt8[np.ndarray, 'h w c']:
+  """Renders the highest operating point, clamped to 8 bits."""
+  flat = dataclasses.replace(layered, layer_sizes=(sum(layered.layer_sizes),))
+  return render_prefixes(flat)[0]
