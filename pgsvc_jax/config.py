@@ -43,14 +43,14 @@ class FitConfig:
   lower_weight: float = 0.5
   # Step sizes of Adam in the frame of each splat: means in standard
   # deviations, Cholesky factors relative, colors in units of the picture.
-  means_rate: float = 0.15
-  cholesky_rate: float = 0.08
+  means_rate: float = 0.2
+  cholesky_rate: float = 0.14
   colors_rate: float = 0.03
   # The step sizes fall along a cosine to this share of their start.
   final_rate: float = 0.01
   # Adam's decay of the mean gradient and of its square.
   adam_b1: float = 0.9
-  adam_b2: float = 0.99
+  adam_b2: float = 0.97
   # Smallest l11 and l22, pixels: thinner splats fall between pixel centres.
   min_cholesky: float = 0.3
   # The one source of randomness.

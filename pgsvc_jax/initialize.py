@@ -14,6 +14,12 @@ from pgsvc_jax import types
 # Sizes of newborn splats are clipped to this range, pixels.
 _SIZE_RANGE = (0.6, 30.0)
 
+# On a straight edge, standard deviations are multiplied and divided by this.
+_STRETCH = 2.5
+
+# Of the window of the structure tensor, pixels.
+_TENSOR_SIGMA = 1.5
+
 
 def _normalize(density: np.ndarray) -> np.ndarray:
   total = density.sum(dtype=np.float64)
@@ -60,6 +66,30 @@ def sample_centres(
   return (corners + rng.uniform(size=corners.shape)).astype(np.float32)
 
 
+def _along_edges(
+    image: Float[np.ndarray, 'h w c'],
+) -> Float[np.ndarray, 'h w 3']:
+  """Cholesky factors of unit area that lie along the edges of the image.
+
+  The structure tensor gives direction and coherence (0 where the image is
+  isotropic, 1 on a straight edge); the axes are stretched by
+  `_STRETCH ** +-coherence`. Worth 0.1 dB after 500 steps (docs/results.md).
+  """
+  dx, dy = (_derivative(image, axis) for axis in (1, 0))
+  jxx, jxy, jyy = (
+      scipy.ndimage.gaussian_filter(product.sum(-1), _TENSOR_SIGMA)
+      for product in (dx * dx, dx * dy, dy * dy)
+  )
+  mean, half = (jxx + jyy) / 2, np.hypot((jxx - jyy) / 2, jxy)
+  stretch = _STRETCH ** (half / (mean + 1e-6))
+  # The gradient points across the edge.
+  angle = np.arctan2(2 * jxy, jxx - jyy) / 2 + np.pi / 2
+  cos, sin = np.cos(angle), np.sin(angle)
+  l11 = np.hypot(cos * stretch, sin / stretch)
+  l21 = cos * sin * (stretch**2 - stretch**-2) / l11
+  return np.stack([l11, l21, 1 / l11], -1)
+
+
 def born_splats(
     centres: Float[np.ndarray, 'new 2'],
     neighbours: Float[np.ndarray, 'n 2'],
@@ -68,7 +98,7 @@ def born_splats(
     size_factor: float,
     color_factor: float,
 ) -> types.Splats:
-  """Round splats at the centres, sized by the distance to their neighbours.
+  """Splats at the centres, as large as the gaps between their neighbours.
 
   Args:
     centres: means of the new splats, pixels.
@@ -91,9 +121,9 @@ def born_splats(
   # Alone, a splat is as large as the picture.
   spread = np.minimum(spread, max(height, width))
   sizes = np.clip(size_factor * spread, *_SIZE_RANGE)
-  cholesky = np.stack([sizes, np.zeros_like(sizes), sizes], 1)
   x = np.clip(centres[:, 0].astype(np.int64), 0, width - 1)
   y = np.clip(centres[:, 1].astype(np.int64), 0, height - 1)
+  cholesky = sizes[:, None] * _along_edges(image)[y, x]
   return types.Splats(
       centres.astype(np.float32),
       cholesky.astype(np.float32),

@@ -146,42 +146,30 @@ def _cosine(progress: float, final: float) -> float:
 def _births(
     config: config_lib.FitConfig, sizes: tuple[int, ...], num_chunks: int
 ) -> tuple[Birth, ...]:
-  """Places the births on chunk boundaries.
+  """Places the births on chunk boundaries, equally far apart.
 
-  Each layer is born in parts in proportion to its size. The time after a birth
-  is in proportion to the splats then alive. With `sequential`, every layer has
-  the same time, so that a frozen layer was fitted as long as any other.
+  Each layer is born in parts in proportion to its size. With `sequential`,
+  every layer has the same time, so that a frozen layer was fitted as long as
+  any other.
   """
-  total = sum(sizes)
   parts = [
-      min(size, max(1, round(config.num_births * size / max(total, 1))))
+      min(size, max(1, round(config.num_births * size / max(sum(sizes), 1))))
       for size in sizes
   ]
-  births = []
-  first = 0
+  bounds = [0]
   for size, count in zip(sizes, parts):
-    for part in range(count):
-      last = first + size // count + (part < size % count)
-      births.append((first, last))
-      first = last
-  if not births:
-    return ()
+    cuts = [round(size * part / count) for part in range(1, count + 1)]
+    bounds.extend(np.add(cuts, bounds[-1]).tolist())
 
-  lasts = np.array([last for _, last in births], float)
-  if config.strategy == 'sequential':
-    starts = []
-    for layer, count in enumerate(parts):
-      own = lasts[len(starts) : len(starts) + count]
-      begin = layer / len(parts)
-      grown = config.growth_fraction / len(parts) if count > 1 else 0.0
-      time = np.concatenate([[0.0], np.cumsum(own)[:-1]])
-      starts.extend(begin + grown * time / max(time[-1], 1))
-    starts = np.array(starts)
-  else:
-    time = np.concatenate([[0.0], np.cumsum(lasts)[:-1]])
-    starts = config.growth_fraction * time / max(time[-1], 1)
-  chunks = np.minimum(np.round(starts * num_chunks), num_chunks - 1)
+  stages = [count for count in parts if count]
+  if config.strategy != 'sequential':
+    stages = [sum(stages)]
+  starts = []
+  for stage, count in enumerate(stages):
+    grown = np.linspace(0, config.growth_fraction, count)
+    starts.extend((stage + grown) / len(stages))
+  chunks = np.minimum(np.round(np.multiply(starts, num_chunks)), num_chunks - 1)
   return tuple(
-      Birth(step=int(start) * config.chunk_steps, first=first, last=last)
-      for start, (first, last) in zip(chunks, births)
+      Birth(step=int(chunk) * config.chunk_steps, first=first, last=last)
+      for chunk, first, last in zip(chunks, bounds, bounds[1:])
   )

@@ -1,6 +1,12 @@
+"""Several CPU devices for every test, and where real material lies."""
+
 import pathlib
 
+import jax
 import pytest
+
+# Before the first use of JAX: bands over devices are tested on every machine.
+jax.config.update('jax_num_cpu_devices', 4)
 
 
 @pytest.fixture(scope='session')

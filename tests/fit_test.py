@@ -1,0 +1,155 @@
+"""The whole fit on small pictures: convergence, strategies, determinism."""
+
+import dataclasses
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from pgsvc_jax import config as config_lib
+from pgsvc_jax import fit
+from pgsvc_jax import metrics
+from pgsvc_jax import render
+
+CONFIG = config_lib.FitConfig(
+    layer_splats=(60, 30, 30), num_steps=120, num_births=6
+)
+
+
+def scene(height=40, width=56, channels=3):
+  """Smooth hills with an edge."""
+  y, x = np.mgrid[:height, :width] / 10
+  waves = [np.sin(x * (1 + c / 3) + c) * np.cos(y + c) for c in range(channels)]
+  image = 0.5 + 0.25 * np.stack(waves, -1)
+  image[:, width // 2 :] *= 0.6
+  return image.astype(np.float32)
+
+
+def psnrs(layered, image):
+  images = render.render_prefixes(layered)
+  return [metrics.psnr_db(x / np.float32(255), image) for x in images]
+
+
+@pytest.fixture(scope='module')
+def joint():
+  return fit.fit_picture(scene(), CONFIG)
+
+
+def test_every_further_layer_makes_the_picture_better(joint):
+  levels = psnrs(joint, scene())
+  assert levels[0] > 27
+  assert levels[0] + 0.3 < levels[1] and levels[1] + 0.3 < levels[2]
+  assert joint.layer_sizes == (60, 30, 30)
+  for x in joint.splats:
+    assert x.dtype == np.float32 and np.isfinite(x).all()
+
+
+def test_one_seed_gives_one_result(joint):
+  again = fit.fit_picture(scene(), CONFIG)
+  for a, b in zip(joint.splats, again.splats):
+    np.testing.assert_array_equal(a, b)
+  other = fit.fit_picture(scene(), dataclasses.replace(CONFIG, seed=1))
+  assert not np.array_equal(joint.splats.means, other.splats.means)
+
+
+def test_a_whole_incremental_fit_compiles_once(caplog):
+  """Births, layers and the cycle are data, and placement is the pmap's own."""
+  with jax.log_compiles(), caplog.at_level(logging.WARNING):
+    fit.fit_picture(scene(41), CONFIG)
+  compiled = [
+      record.getMessage()
+      for record in caplog.records
+      if record.getMessage().startswith('Compiling')
+  ]
+  assert sum("Mesh('bands'" in message for message in compiled) == 1, compiled
+  # Eager operations compile too; births must not bring any.
+  assert len(compiled) < 12, compiled
+
+
+@pytest.mark.parametrize('num_devices', [2, 3])
+def test_bands_over_devices_change_nothing(joint, num_devices):
+  """40 rows are five rows of tiles: 2 and 3 bands pad differently."""
+  devices = jax.local_devices()[:num_devices]
+  assert len(devices) == num_devices
+  short = dataclasses.replace(CONFIG, num_steps=20)
+  one = fit.fit_picture(scene(), short, devices=jax.local_devices()[:1])
+  many = fit.fit_picture(scene(), short, devices=devices)
+  # Sums in another order: float32 rounding, grown over 20 steps of Adam.
+  for a, b in zip(one.splats, many.splats):
+    np.testing.assert_allclose(a, b, atol=2e-2)
+  np.testing.assert_allclose(
+      psnrs(one, scene()), psnrs(many, scene()), atol=0.02
+  )
+
+
+def test_implementations_fit_alike():
+  short = dataclasses.replace(CONFIG, num_steps=20)
+  results = [
+      psnrs(fit.fit_picture(scene(), short, implementation=name), scene())
+      for name in ('cpu', 'xla', 'reference')
+  ]
+  np.testing.assert_allclose(results[1:], [results[0]] * 2, atol=0.02)
+
+
+def test_sequential_freezes_the_base():
+  """With the base frozen, its picture is that of a fit of the base alone."""
+  config = dataclasses.replace(CONFIG, strategy='sequential', num_steps=180)
+  layered = fit.fit_picture(scene(), config)
+  base = dataclasses.replace(
+      config, strategy='single', layer_splats=(60,), num_steps=60, num_births=3
+  )
+  alone = fit.fit_picture(scene(), base)
+  np.testing.assert_allclose(
+      layered.splats.means[:60], alone.splats.means, atol=1e-3
+  )
+
+
+def test_pruning_a_single_fit_leaves_holes_that_joint_layers_do_not(joint):
+  config = dataclasses.replace(CONFIG, strategy='prune')
+  pruned = fit.fit_picture(scene(), config)
+  assert pruned.layer_sizes == joint.layer_sizes
+  contribution = (
+      pruned.splats.cholesky[:, 0]
+      * pruned.splats.cholesky[:, 2]
+      * np.linalg.norm(pruned.splats.colors, axis=1)
+  )
+  assert (np.diff(contribution) <= 1e-6).all()
+  ours, theirs = psnrs(joint, scene()), psnrs(pruned, scene())
+  assert ours[0] > theirs[0] + 3
+  # The fit itself is as good: only its cutting is bad.
+  assert abs(ours[-1] - theirs[-1]) < 3
+
+
+@pytest.mark.parametrize(
+    'shape', [(1, 1, 3), (1, 37, 1), (9, 1, 4), (8, 8, 2), (17, 23, 3)]
+)
+def test_any_size_and_channels(shape):
+  image = np.random.default_rng(0).uniform(size=shape).astype(np.float32)
+  config = config_lib.FitConfig(layer_splats=(4, 2), num_steps=30)
+  layered = fit.fit_picture(image, config)
+  assert render.render_prefixes(layered).shape == (2, *shape)
+
+
+def test_progress_is_reported_for_every_chunk():
+  seen = []
+  fit.fit_picture(scene(), CONFIG, report=seen.append)
+  assert [p.step for p in seen] == list(range(10, 130, 10))
+  assert [p.num_splats for p in seen] == sorted(p.num_splats for p in seen)
+  assert len(seen[0].psnr_db) == 1 and len(seen[-1].psnr_db) == 3
+  np.testing.assert_allclose(
+      seen[-1].psnr_db[-1], -10 * np.log10(seen[-1].loss), rtol=1e-6
+  )
+  assert seen[-1].num_splats == 120
+
+
+def test_divergence_stops_the_fit():
+  image = scene()
+  image[3, 3] = np.nan
+  with pytest.raises(fit.DivergenceError, match='not finite after step 10'):
+    fit.fit_picture(image, CONFIG)
+
+
+def test_what_is_no_picture_is_refused():
+  with pytest.raises(ValueError, match='h, w, c'):
+    fit.fit_picture(np.zeros((4, 4), np.float32), CONFIG)

@@ -1,0 +1,105 @@
+"""The layer cycle, births and strategies, as data."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from pgsvc_jax import config as config_lib
+from pgsvc_jax import schedule
+
+CONFIG = config_lib.FitConfig(
+    layer_splats=(50, 20, 20), num_steps=200, chunk_steps=10
+)
+
+
+def make(**changes):
+  return schedule.make_schedule(dataclasses.replace(CONFIG, **changes), 32, 32)
+
+
+def birth_steps(plan, splat):
+  return next(b.step for b in plan.births if b.first <= splat < b.last)
+
+
+@pytest.mark.parametrize('strategy', config_lib.get_args(config_lib.Strategy))
+def test_every_splat_is_born_once_on_a_chunk_boundary(strategy):
+  plan = make(strategy=strategy)
+  slots = [n for b in plan.births for n in range(b.first, b.last)]
+  assert slots == list(range(90))
+  steps = [b.step for b in plan.births]
+  assert steps == sorted(steps)
+  assert all(step % CONFIG.chunk_steps == 0 for step in steps)
+  assert steps[0] == 0 and steps[-1] < plan.num_steps == 200
+
+
+def test_joint_weighs_the_top_and_cycles_through_the_lower_prefixes():
+  plan = make(strategy='joint')
+  weights = plan.inputs.level_weights
+  second, third = birth_steps(plan, 50), birth_steps(plan, 70)
+  np.testing.assert_array_equal(weights[:second], [[1, 0, 0]] * second)
+  np.testing.assert_array_equal(
+      weights[second:third], [[0.5, 1, 0]] * (third - second)
+  )
+  assert set(map(tuple, weights[third:])) == {(0.5, 0, 1), (0, 0.5, 1)}
+  lower = weights[third:, :2].argmax(1)
+  assert (lower[1:] != lower[:-1]).all()
+  assert (plan.inputs.layer_rates.min(0) > 0).all()
+
+
+def test_all_levels_weighs_every_prefix_at_every_step():
+  plan = make(strategy='all_levels')
+  third = birth_steps(plan, 70)
+  weights = plan.inputs.level_weights[third:]
+  np.testing.assert_array_equal(weights, [[0.5, 0.5, 1]] * len(weights))
+
+
+def test_sequential_trains_one_layer_at_a_time_for_the_same_time():
+  plan = make(strategy='sequential', num_steps=300)
+  rates, weights = plan.inputs.layer_rates, plan.inputs.level_weights
+  np.testing.assert_array_equal((rates > 0).sum(1), 1)
+  np.testing.assert_array_equal(rates > 0, weights == 1)
+  np.testing.assert_array_equal((rates > 0).sum(0), [100, 100, 100])
+  # Each layer has a cosine of its own.
+  np.testing.assert_allclose(rates[[0, 100, 200], [0, 1, 2]], 1, atol=1e-3)
+  assert rates[[99, 199, 299], [0, 1, 2]].max() < 0.02
+
+
+@pytest.mark.parametrize('strategy', ['single', 'prune'])
+def test_a_single_layer_holds_all_splats(strategy):
+  plan = make(strategy=strategy)
+  assert plan.layer_sizes == (90,)
+  np.testing.assert_array_equal(plan.inputs.level_weights, 1)
+
+
+def test_rates_fall_along_a_cosine():
+  rates = make(final_rate=0.1).inputs.layer_rates[:, 0]
+  assert rates[0] == 1
+  np.testing.assert_allclose(rates[100], 0.55, atol=1e-6)
+  np.testing.assert_allclose(rates[-1], 0.1, atol=1e-3)
+
+
+def test_layers_follow_density_or_count():
+  config = config_lib.FitConfig(layer_density=(0.1, 0.05))
+  assert schedule.layer_sizes(config, 10, 20) == (20, 10)
+  assert schedule.layer_sizes(config, 1, 1) == (1, 1)
+  assert schedule.layer_sizes(CONFIG, 1, 1) == (50, 20, 20)
+
+
+def test_empty_layers_and_few_splats_are_ordinary():
+  plan = make(layer_splats=(0, 3, 0))
+  assert [(b.first, b.last) for b in plan.births] == [(0, 1), (1, 2), (2, 3)]
+  assert make(layer_splats=(0,)).births == ()
+  with pytest.raises(ValueError, match='negative'):
+    make(layer_splats=(5, -1))
+
+
+def test_settings_out_of_range_are_refused():
+  for changes in (
+      {'strategy': 'other'},
+      {'num_steps': 0},
+      {'growth_fraction': 1.5},
+      {'means_rate': -1.0},
+      {'adam_b2': 1.0},
+  ):
+    with pytest.raises(ValueError, match=next(iter(changes))):
+      dataclasses.replace(CONFIG, **changes)
