@@ -1,0 +1,427 @@
+"""The exact byte syntax of a .pgsvc file, version 1.
+
+  header   magic, version, size, directory of the layers, metadata, checksum
+  packets  one a layer, base layer first, nothing else
+
+A layer's packet needs no other packet to be decoded, and a file may be cut
+anywhere: what is left shows the layers that are whole. Everything else that is
+wrong with a file is a BitstreamError. Numbers are little-endian; no float is
+stored. `docs/format.md` is the specification.
+"""
+
+from collections.abc import Sequence
+import dataclasses
+import itertools
+import struct
+import zlib
+
+from jaxtyping import Int
+import numpy as np
+
+from pgsvc_jax import quantize, range_coder, types
+
+# As PNG's: not ASCII, a line end of either kind and an end-of-file character,
+# so that a transfer in text mode shows at once.
+MAGIC = b'\x89PGS\r\n\x1a\n'
+VERSION = 1
+
+MAX_CHANNELS = 4
+MAX_LAYERS = 255
+MAX_PIXELS = 2**28
+MAX_HEADER_SIZE = 2**16 - 1
+# A packet has at least one bit a splat (the encoder pads), so that what a
+# reader allocates is bounded by the bytes it has been given.
+_SPLATS_PER_BYTE = 8
+
+# Magic, version, flags, header size, width, height, channels, layers.
+_FIXED = struct.Struct('<8sBBHIIBB')
+# Splats, packet size, packet checksum, step sizes.
+_ENTRY = struct.Struct('<IIIHHHH')
+_CHECKSUM = struct.Struct('<I')
+# Where the layer's Morton curve starts, in symbols.
+_ORIGIN = struct.Struct('<ii')
+
+
+class BitstreamError(ValueError):
+  """The bytes are no valid .pgsvc file; the message is one line."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerEntry:
+  """What the directory says of one layer.
+
+  Attributes:
+    num_splats: splats of this layer alone.
+    packet_size: bytes.
+    checksum: CRC-32 of the packet.
+    step_sizes: of its symbols.
+  """
+
+  num_splats: int
+  packet_size: int
+  checksum: int
+  step_sizes: quantize.StepSizes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Header:
+  """All that a file says before its first packet.
+
+  Attributes:
+    width: pixels.
+    height: pixels.
+    channels: colors a splat.
+    layers: the directory, base layer first.
+    metadata: bytes for the user, UTF-8 JSON by convention; decoding needs none.
+  """
+
+  width: int
+  height: int
+  channels: int
+  layers: tuple[LayerEntry, ...]
+  metadata: bytes = b''
+
+  @property
+  def header_size(self) -> int:
+    """Bytes before the first packet."""
+    directory = len(self.layers) * _ENTRY.size
+    return _FIXED.size + directory + len(self.metadata) + _CHECKSUM.size
+
+  @property
+  def packet_offsets(self) -> tuple[int, ...]:
+    """Where each packet starts in the file."""
+    return (self.header_size, *self.truncation_points[:-1])
+
+  @property
+  def truncation_points(self) -> tuple[int, ...]:
+    """Bytes of the file up to the end of each operating point."""
+    sizes = (entry.packet_size for entry in self.layers)
+    return tuple(itertools.accumulate(sizes, initial=self.header_size))[1:]
+
+  @property
+  def file_size(self) -> int:
+    """Bytes of the whole file."""
+    return self.truncation_points[-1]
+
+  @property
+  def bits_per_pixel(self) -> tuple[float, ...]:
+    """Rate of each operating point, header included."""
+    pixels = self.width * self.height
+    return tuple(8 * size / pixels for size in self.truncation_points)
+
+
+def _encode_packet(symbols: Int[np.ndarray, 'n k']) -> bytes:
+  """Codes the symbols of one layer, sorted by quantize.order.
+
+  Position is coded as the distance to the previous splat along the curve; that
+  it never is negative is what saves the log2(n!) bits of the order.
+  """
+  if not len(symbols):
+    return b''
+  origin = quantize.origin(symbols)
+  codes = quantize.morton_codes(symbols[:, :2] - origin)
+  gaps = np.diff(codes, prepend=0)
+  coded = range_coder.encode_symbols(
+      np.concatenate([gaps[:, np.newaxis], symbols[:, 2:]], axis=1)
+  )
+  packet = _ORIGIN.pack(*origin.tolist()) + coded
+  return packet.ljust(-(-len(symbols) // _SPLATS_PER_BYTE), b'\0')
+
+
+def _decode_packet(
+    packet: bytes, num_splats: int, channels: int
+) -> Int[np.ndarray, 'n k']:
+  """Raises ValueError where the packet cannot come from _encode_packet."""
+  if not num_splats:
+    return np.zeros((0, 5 + channels), np.int64)
+  if len(packet) < _ORIGIN.size:
+    raise ValueError('packet ends inside its origin')
+  coded = range_coder.decode_symbols(
+      packet[_ORIGIN.size :], num_splats, 4 + channels
+  )
+  gaps, rest = coded[:, 0], coded[:, 1:]
+  # The gaps are checked one by one first: then no sum of them can wrap around
+  # before it has passed the end of the curve.
+  if ((gaps < 0) | (gaps >= quantize.MORTON_END)).any():
+    raise ValueError('position off the curve')
+  codes = np.cumsum(gaps)
+  if (codes >= quantize.MORTON_END).any():
+    raise ValueError('position off the curve')
+  positions = quantize.from_morton_codes(codes) + _ORIGIN.unpack_from(packet)
+  return np.concatenate([positions, rest], axis=1)
+
+
+def _pack_header(header: Header) -> bytes:
+  size, layers = header.header_size, len(header.layers)
+  frame = header.width, header.height, header.channels
+  fixed = _FIXED.pack(MAGIC, VERSION, 0, size, *frame, layers)
+  directory = b''.join(
+      _ENTRY.pack(
+          entry.num_splats,
+          entry.packet_size,
+          entry.checksum,
+          *dataclasses.astuple(entry.step_sizes),
+      )
+      for entry in header.layers
+  )
+  body = fixed + directory + header.metadata
+  return body + _CHECKSUM.pack(zlib.crc32(body))
+
+
+def _check(header: Header) -> None:
+  """Raises ValueError where a header breaks a rule of the syntax."""
+  width, height = header.width, header.height
+  if not (width >= 1 and height >= 1 and width * height <= MAX_PIXELS):
+    raise ValueError(f'bad picture size {width}x{height}')
+  if not 1 <= header.channels <= MAX_CHANNELS:
+    raise ValueError(f'bad number of channels {header.channels}')
+  if not 1 <= len(header.layers) <= MAX_LAYERS:
+    raise ValueError(f'bad number of layers {len(header.layers)}')
+  if header.header_size > MAX_HEADER_SIZE:
+    raise ValueError(f'metadata of {len(header.metadata)} bytes is too long')
+  for layer, entry in enumerate(header.layers):
+    num_splats, size = entry.num_splats, entry.packet_size
+    if num_splats > _SPLATS_PER_BYTE * size or (size and not num_splats):
+      raise ValueError(
+          f'bad layer {layer}: {num_splats} splats in {size} bytes'
+      )
+
+
+def write(
+    layered: types.LayeredSplats,
+    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
+    *,
+    metadata: bytes = b'',
+) -> bytes:
+  """The file of a layered picture.
+
+  Args:
+    layered: NumPy splats in layer order.
+    step_sizes: one for all layers, or one a layer.
+    metadata: stored in the header as it is.
+
+  Returns:
+    The bytes of the file.
+
+  Raises:
+    ValueError: the picture does not fit the syntax or has values that are not
+      finite.
+
+  Example:
+    >>> one = types.Splats(
+    ...   means=np.float32([[1.5, 2.0]]),
+    ...   cholesky=np.float32([[1.0, 0.5, 2.0]]),
+    ...   colors=np.float32([[0.25, 0.5, 0.125]]),
+    ... )
+    >>> picture = types.LayeredSplats(
+    ...   splats=one, layer_sizes=(1,), height=4, width=3
+    ... )
+    >>> data = write(picture, quantize.StepSizes())
+    >>> read_header(data).truncation_points == (len(data),)
+    True
+    >>> read_layers(data).splats.means
+    array([[1.5, 2. ]], dtype=float32)
+  """
+  sizes = layered.layer_sizes
+  if isinstance(step_sizes, quantize.StepSizes):
+    step_sizes = [step_sizes] * len(sizes)
+  if len(step_sizes) != len(sizes):
+    raise ValueError(f'{len(step_sizes)} step sizes for {len(sizes)} layers')
+  if min(sizes, default=0) < 0 or sum(sizes) != len(layered.splats.means):
+    raise ValueError(f'{sizes=} do not sum to {len(layered.splats.means)}')
+
+  entries, packets = [], []
+  end = 0
+  for size, steps in zip(sizes, step_sizes, strict=True):
+    start, end = end, end + size
+    layer = types.Splats(*(array[start:end] for array in layered.splats))
+    symbols = quantize.quantize(layer, steps)
+    packet = _encode_packet(symbols[quantize.order(symbols)])
+    packets.append(packet)
+    entries.append(
+        LayerEntry(
+            num_splats=size,
+            packet_size=len(packet),
+            checksum=zlib.crc32(packet),
+            step_sizes=steps,
+        )
+    )
+  header = Header(
+      width=layered.width,
+      height=layered.height,
+      channels=layered.channels,
+      layers=tuple(entries),
+      metadata=metadata,
+  )
+  _check(header)
+  return _pack_header(header) + b''.join(packets)
+
+
+def _read_entry(
+    num_splats: int, packet_size: int, checksum: int, *steps: int
+) -> LayerEntry:
+  names = (field.name for field in dataclasses.fields(quantize.StepSizes))
+  return LayerEntry(
+      num_splats=num_splats,
+      packet_size=packet_size,
+      checksum=checksum,
+      step_sizes=quantize.StepSizes(**dict(zip(names, steps, strict=True))),
+  )
+
+
+def read_header(data: bytes) -> Header:
+  """Reads and checks the header; nothing behind it is looked at.
+
+  Args:
+    data: the file or any beginning of it that holds the header.
+
+  Returns:
+    The header, all of its rules checked.
+
+  Raises:
+    BitstreamError: the data is no .pgsvc file of this version, its header is
+      damaged, or it ends inside the header.
+
+  Example:
+    >>> read_header(b'GIF89a')
+    Traceback (most recent call last):
+    pgsvc_jax.bitstream.BitstreamError: not a .pgsvc file
+  """
+  if data[: len(MAGIC)] != MAGIC[: len(data)]:
+    raise BitstreamError('not a .pgsvc file')
+  if len(data) < _FIXED.size:
+    raise BitstreamError(f'file ends inside the header (has {len(data)} bytes)')
+  fixed = _FIXED.unpack_from(data)
+  _, version, flags, header_size, width, height, channels, num_layers = fixed
+  if version != VERSION:
+    raise BitstreamError(f'version {version} is not supported')
+  directory_end = _FIXED.size + num_layers * _ENTRY.size
+  if header_size < directory_end + _CHECKSUM.size:
+    raise BitstreamError('header is damaged (size)')
+  if len(data) < header_size:
+    raise BitstreamError(
+        f'file ends inside the header (has {len(data)} of {header_size} bytes)'
+    )
+  body_size = header_size - _CHECKSUM.size
+  if _CHECKSUM.unpack_from(data, body_size) != (zlib.crc32(data[:body_size]),):
+    raise BitstreamError('header is damaged (checksum)')
+  if flags:
+    raise BitstreamError(f'flags {flags:#04x} are not supported')
+  # With a good checksum only a faulty or malicious writer fails here.
+  directory = _ENTRY.iter_unpack(data[_FIXED.size : directory_end])
+  try:
+    header = Header(
+        width=width,
+        height=height,
+        channels=channels,
+        layers=tuple(itertools.starmap(_read_entry, directory)),
+        metadata=data[directory_end:body_size],
+    )
+    _check(header)
+  except ValueError as error:
+    raise BitstreamError(f'header is invalid ({error})') from None
+  return header
+
+
+def available_layers(header: Header, num_bytes: int) -> int:
+  """How many layers are whole within the first bytes of a file.
+
+  Args:
+    header: the file's.
+    num_bytes: bytes at hand, from the start of the file.
+
+  Returns:
+    0 (not even the base layer) to the number of layers.
+  """
+  return sum(point <= num_bytes for point in header.truncation_points)
+
+
+def _checked_packets(
+    data: bytes, header: Header, num_layers: int | None
+) -> list[bytes]:
+  """The packets of the first layers (None: all at hand), not yet decoded."""
+  if num_layers is not None and num_layers < 1:
+    raise ValueError(f'{num_layers=} is not positive')
+  if len(data) > header.file_size:
+    excess = len(data) - header.file_size
+    raise BitstreamError(f'{excess} bytes after the last packet')
+  if num_layers is not None and num_layers > len(header.layers):
+    raise BitstreamError(
+        f'{num_layers} layers asked for, the file has {len(header.layers)}'
+    )
+  available = available_layers(header, len(data))
+  if not available:
+    raise BitstreamError(
+        'file ends inside the base layer (has'
+        f' {len(data)} of {header.truncation_points[0]} bytes)'
+    )
+  if num_layers is None:
+    num_layers = available
+  if num_layers > available:
+    raise BitstreamError(
+        f'{num_layers} layers asked for, the file is cut after {available} of'
+        f' {len(header.layers)}'
+    )
+  packets = []
+  for layer, entry in enumerate(header.layers[:num_layers]):
+    offset = header.packet_offsets[layer]
+    packet = data[offset : offset + entry.packet_size]
+    if zlib.crc32(packet) != entry.checksum:
+      raise BitstreamError(f'packet of layer {layer} is damaged (checksum)')
+    packets.append(packet)
+  return packets
+
+
+def read_layers(
+    data: bytes, num_layers: int | None = None
+) -> types.LayeredSplats:
+  """Decodes the first layers of a file, which may be cut anywhere.
+
+  Args:
+    data: the file or a beginning of it.
+    num_layers: how many layers; None for all that are whole.
+
+  Returns:
+    Their splats, sorted along the curve within each layer.
+
+  Raises:
+    BitstreamError: the header or a packet is damaged, the file ends before the
+      base layer does, it has fewer layers, or bytes follow its last packet.
+    ValueError: num_layers is not positive.
+  """
+  header = read_header(data)
+  layers = []
+  for layer, packet in enumerate(_checked_packets(data, header, num_layers)):
+    entry = header.layers[layer]
+    try:
+      symbols = _decode_packet(packet, entry.num_splats, header.channels)
+      layers.append(quantize.dequantize(symbols, entry.step_sizes))
+    except ValueError as error:
+      message = f'packet of layer {layer} is damaged ({error})'
+      raise BitstreamError(message) from None
+  return types.LayeredSplats(
+      splats=types.Splats(*map(np.concatenate, zip(*layers, strict=True))),
+      layer_sizes=tuple(len(layer.means) for layer in layers),
+      height=header.height,
+      width=header.width,
+  )
+
+
+def extract(data: bytes, num_layers: int) -> bytes:
+  """A file of the first layers only: packets copied, directory shortened.
+
+  Args:
+    data: the file, or a beginning of it that holds these layers.
+    num_layers: how many layers to keep.
+
+  Returns:
+    The smaller file.
+
+  Raises:
+    BitstreamError: as read_layers.
+    ValueError: num_layers is not positive.
+  """
+  header = read_header(data)
+  packets = _checked_packets(data, header, num_layers)
+  kept = dataclasses.replace(header, layers=header.layers[:num_layers])
+  return _pack_header(kept) + b''.join(packets)

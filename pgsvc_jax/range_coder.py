@@ -1,0 +1,312 @@
+"""Integers <-> bytes by an adaptive binary range coder, in integers only.
+
+A value is split into yes/no decisions; each decision has a context that learns
+how often it is a 1, and the coder spends -log2 p bits on it. Its arithmetic is
+on integers below 2**53, so Numba, plain Python and JavaScript agree bit for
+bit. `docs/format.md` is the specification.
+
+With m = |value| + 1 and its size s = floor(log2 m), a value is
+
+  s ones and a zero    each place has its context     (prefix)
+  lower bits of m      the top two have contexts, the rest are even chances
+  sign                 one context, only if value != 0
+
+Each column of the symbols has contexts of its own. Conditioning them on the
+previous value of the column or on the neighboring column, and predicting the
+values along the curve, was measured on fits of kodim05 and kodim23 and left
+out: 0.4 % smaller at best, and 3 to 6 % larger with the previous splat as the
+prediction. Neighbors on the curve hardly resemble each other.
+
+All compiled code stands in this one file because Numba's cache does not notice
+changes of functions imported from another.
+"""
+
+import inspect
+
+from jaxtyping import Int
+import numpy as np
+
+try:
+  import numba
+except ImportError:  # The same functions as plain Python: correct but slow.
+  _compiled = lambda function: function
+else:
+  _compile = numba.njit(cache=True, nogil=True)
+  # Unwrapped, because jaxtyping's import hook, when tests use it, comes first.
+  _compiled = lambda function: _compile(inspect.unwrap(function))
+
+# Largest size: |value| < 2**62 - 1. The zero that ends the prefix is not coded
+# there, so that no byte sequence has an endless prefix.
+_MAX_SIZE = 61
+MAX_VALUE = 2 ** (_MAX_SIZE + 1) - 2
+
+# Contexts of one column: prefix places, sign, then three nodes for the top two
+# bits below the leading one, for every size.
+_SIGN = _MAX_SIZE
+_MANTISSA = _SIGN + 1
+_NUM_CONTEXTS = _MANTISSA + 3 * (_MAX_SIZE + 1)
+
+# A context is (fast chance, slow chance, count); a chance is that of a 0, of
+# 2**20. It starts as the plain average of what came and ends as one that
+# forgets after about 32 or 512 decisions. Rounding keeps the mean of the two
+# within 16..65519 of 2**16: no decision is ever impossible.
+_CHANCE_ONE = 2**20
+_FAST = 32
+_SLOW = 512
+_EVEN = 2**15
+
+# The coder's interval: its low end (while encoding) or what the data is above
+# it (while decoding), its width, and the next byte.
+_LOW, _WIDTH, _NEXT = 0, 1, 2
+_FULL_WIDTH = 2**32
+_MIN_WIDTH = 2**24
+# The decoder reads this many bytes ahead.
+_LOOKAHEAD = 4
+
+# More than any value takes: 65 decisions of at most 12 bits and 59 bits.
+_MAX_VALUE_BYTES = 128
+
+
+def _new_contexts(columns: int) -> Int[np.ndarray, 'columns contexts 3']:
+  contexts = np.zeros((columns, _NUM_CONTEXTS, 3), np.int64)
+  contexts[:, :, :2] = _CHANCE_ONE // 2
+  return contexts
+
+
+@_compiled
+def _chance(contexts, column, place):
+  """The chance of a 0, of 2**16."""
+  state = contexts[column, place]
+  return (state[0] + state[1]) >> 5
+
+
+@_compiled
+def _learn(contexts, column, place, bit):
+  state = contexts[column, place]
+  memory = state[2] + 2
+  for rate, limit in ((0, _FAST), (1, _SLOW)):
+    divisor = min(memory, limit)
+    if bit:
+      state[rate] -= state[rate] // divisor
+    else:
+      state[rate] += (_CHANCE_ONE - state[rate]) // divisor
+  if memory < _SLOW:
+    state[2] += 1
+
+
+@_compiled
+def _carry(out, end):
+  """Adds one to the number that the bytes before `end` are."""
+  end -= 1
+  while out[end] == 255:
+    out[end] = 0
+    end -= 1
+  out[end] += 1
+
+
+@_compiled
+def _encode_bit(coder, out, chance, bit):
+  low, width, position = coder[_LOW], coder[_WIDTH], coder[_NEXT]
+  bound = width * chance >> 16
+  if bit:
+    low += bound
+    width -= bound
+    if low >= _FULL_WIDTH:
+      low -= _FULL_WIDTH
+      _carry(out, position)
+  else:
+    width = bound
+  while width < _MIN_WIDTH:
+    out[position] = low >> 24
+    position += 1
+    low = (low & 0xFFFFFF) << 8
+    width <<= 8
+  coder[_LOW], coder[_WIDTH], coder[_NEXT] = low, width, position
+
+
+@_compiled
+def _encode_decision(coder, out, contexts, column, place, bit):
+  _encode_bit(coder, out, _chance(contexts, column, place), bit)
+  _learn(contexts, column, place, bit)
+
+
+@_compiled
+def _encode_value(coder, out, contexts, column, value):
+  shifted = abs(value) + 1
+  size = 0
+  while shifted >> (size + 1):
+    _encode_decision(coder, out, contexts, column, size, 1)
+    size += 1
+  if size < _MAX_SIZE:
+    _encode_decision(coder, out, contexts, column, size, 0)
+  node = 0
+  for k in range(size - 1, -1, -1):
+    bit = (shifted >> k) & 1
+    if node < 3:
+      place = _MANTISSA + 3 * size + node
+      _encode_decision(coder, out, contexts, column, place, bit)
+      node = 2 * node + 1 + bit
+    else:
+      _encode_bit(coder, out, _EVEN, bit)
+  if value != 0:
+    sign = 1 if value < 0 else 0
+    _encode_decision(coder, out, contexts, column, _SIGN, sign)
+
+
+@_compiled
+def _flush(coder, out):
+  """Ends with the fewest bytes that, zeros following, lie in the interval."""
+  low, width, position = coder[_LOW], coder[_WIDTH], coder[_NEXT]
+  count = 0
+  rest = _FULL_WIDTH - 1
+  while ((low + rest) & ~rest) >= low + width:
+    count += 1
+    rest >>= 8
+  low = (low + rest) & ~rest
+  if low >= _FULL_WIDTH:
+    low -= _FULL_WIDTH
+    _carry(out, position)
+  for k in range(count):
+    out[position + k] = (low >> (24 - 8 * k)) & 0xFF
+  return position + count
+
+
+@_compiled
+def _encode(symbols, contexts):
+  rows, columns = symbols.shape
+  # One row more than can be written before the room is looked at again.
+  room = (columns + 1) * _MAX_VALUE_BYTES
+  out = np.zeros(2 * room, np.uint8)
+  coder = np.array([0, _FULL_WIDTH, 0])
+  for row in range(rows):
+    if len(out) - coder[_NEXT] < room:
+      larger = np.zeros(2 * len(out), np.uint8)
+      larger[: len(out)] = out
+      out = larger
+    for column in range(columns):
+      _encode_value(coder, out, contexts, column, symbols[row, column])
+  return out[: _flush(coder, out)]
+
+
+@_compiled
+def _next_byte(coder, data):
+  """The next byte of the data, zeros after its end."""
+  position = coder[_NEXT]
+  coder[_NEXT] = position + 1
+  return np.int64(data[position]) if position < len(data) else np.int64(0)
+
+
+@_compiled
+def _decode_bit(coder, data, chance):
+  bound = coder[_WIDTH] * chance >> 16
+  if coder[_LOW] < bound:
+    bit = 0
+    coder[_WIDTH] = bound
+  else:
+    bit = 1
+    coder[_LOW] -= bound
+    coder[_WIDTH] -= bound
+  while coder[_WIDTH] < _MIN_WIDTH:
+    coder[_LOW] = coder[_LOW] << 8 | _next_byte(coder, data)
+    coder[_WIDTH] <<= 8
+  return bit
+
+
+@_compiled
+def _decode_decision(coder, data, contexts, column, place):
+  bit = _decode_bit(coder, data, _chance(contexts, column, place))
+  _learn(contexts, column, place, bit)
+  return bit
+
+
+@_compiled
+def _decode_value(coder, data, contexts, column):
+  size = 0
+  while size < _MAX_SIZE and _decode_decision(
+      coder, data, contexts, column, size
+  ):
+    size += 1
+  shifted = np.int64(1)
+  node = 0
+  for _ in range(size):
+    if node < 3:
+      place = _MANTISSA + 3 * size + node
+      bit = _decode_decision(coder, data, contexts, column, place)
+      node = 2 * node + 1 + bit
+    else:
+      bit = _decode_bit(coder, data, _EVEN)
+    shifted = 2 * shifted + bit
+  value = shifted - 1
+  if value and _decode_decision(coder, data, contexts, column, _SIGN):
+    return -value
+  return value
+
+
+@_compiled
+def _decode(data, contexts, symbols):
+  """Fills the symbols; returns the number of bytes asked for."""
+  coder = np.array([0, _FULL_WIDTH, 0])
+  for _ in range(_LOOKAHEAD):
+    coder[_LOW] = coder[_LOW] << 8 | _next_byte(coder, data)
+  for row in range(symbols.shape[0]):
+    # Garbage would go on for as many rows as were promised.
+    if coder[_NEXT] > len(data) + _LOOKAHEAD:
+      break
+    for column in range(symbols.shape[1]):
+      symbols[row, column] = _decode_value(coder, data, contexts, column)
+  return coder[_NEXT]
+
+
+def encode_symbols(symbols: Int[np.ndarray, 'n columns']) -> bytes:
+  """Codes integers, row after row, each column with its own statistics.
+
+  Args:
+    symbols: integers, at most MAX_VALUE in magnitude.
+
+  Returns:
+    The coded bytes. Neither n nor the columns are in them; zero bytes may be
+    appended freely.
+
+  Raises:
+    ValueError: a value is too large.
+
+  Example:
+    >>> data = encode_symbols(np.array([[1, -70], [2, -69], [1, -71]]))
+    >>> decode_symbols(data, 3, 2).tolist()
+    [[1, -70], [2, -69], [1, -71]]
+  """
+  symbols = np.ascontiguousarray(symbols, np.int64)
+  if ((symbols > MAX_VALUE) | (symbols < -MAX_VALUE)).any():
+    raise ValueError(f'symbols beyond {MAX_VALUE}')
+  return _encode(symbols, _new_contexts(symbols.shape[1])).tobytes()
+
+
+def decode_symbols(
+    data: bytes, n: int, columns: int
+) -> Int[np.ndarray, 'n columns']:
+  """The integers that encode_symbols coded. Safe on any bytes.
+
+  Args:
+    data: coded bytes, zero bytes may follow them.
+    n: rows.
+    columns: integers a row.
+
+  Returns:
+    int64 symbols.
+
+  Raises:
+    ValueError: the data ends before the last symbol or goes on after it. Other
+      damage gives other symbols and needs a checksum to be seen.
+
+  Example:
+    >>> decode_symbols(b'', 0, 3).shape
+    (0, 3)
+  """
+  symbols = np.zeros((n, columns), np.int64)
+  buffer = np.frombuffer(data, np.uint8)
+  end = int(_decode(buffer, _new_contexts(columns), symbols))
+  if end > len(data) + _LOOKAHEAD:
+    raise ValueError('coded symbols end too early')
+  if buffer[end:].any():
+    raise ValueError('coded symbols end before their data')
+  return symbols

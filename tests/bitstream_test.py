@@ -1,0 +1,584 @@
+import collections
+import dataclasses
+import hashlib
+import itertools
+import pathlib
+import subprocess
+import sys
+import tracemalloc
+import zlib
+
+import hypothesis
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+
+from pgsvc_jax import bitstream, quantize, range_coder, types
+
+SETTINGS = hypothesis.settings(
+    max_examples=100, derandomize=True, deadline=None, database=None
+)
+
+GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'v1_three_layers.pgsvc'
+GOLDEN_STEP_SIZES = (
+    quantize.StepSizes(position=1024, cholesky=300, shear=400, color=85),
+    quantize.StepSizes(),
+    quantize.StepSizes(position=256, cholesky=65535, shear=1, color=33),
+)
+
+
+def make_picture(layer_sizes, channels=3, seed=0, width=60, height=40):
+  rng = np.random.default_rng(seed)
+  n = sum(layer_sizes)
+  diagonals = np.exp(rng.normal(1.1, 0.6, (n, 2)))
+  cholesky = [diagonals[:, 0], rng.normal(0, 1.5, n), diagonals[:, 1]]
+  splats = types.Splats(
+      means=rng.uniform(-4, (width + 4, height + 4), (n, 2)),
+      cholesky=np.stack(cholesky, -1),
+      colors=rng.laplace(0, 0.2, (n, channels)),
+  )
+  return types.LayeredSplats(
+      splats=types.Splats(*(array.astype(np.float32) for array in splats)),
+      layer_sizes=tuple(layer_sizes),
+      height=height,
+      width=width,
+  )
+
+
+def split(picture):
+  ends = itertools.accumulate(picture.layer_sizes)
+  for end, size in zip(ends, picture.layer_sizes, strict=True):
+    yield types.Splats(*(array[end - size : end] for array in picture.splats))
+
+
+def assert_same(picture, expected, num_layers=None):
+  """Equal to the last bit, on the first layers of the expected picture."""
+  sizes = expected.layer_sizes[:num_layers]
+  assert picture.layer_sizes == sizes
+  assert (picture.width, picture.height) == (expected.width, expected.height)
+  for array, other in zip(picture.splats, expected.splats, strict=True):
+    assert array.dtype == np.float32
+    np.testing.assert_array_equal(array, other[: sum(sizes)])
+
+
+def forge(data, **changes):
+  """The file with other claims in its header, checksum and all."""
+  header = bitstream.read_header(data)
+  packets = data[header.header_size :]
+  return (
+      bitstream._pack_header(dataclasses.replace(header, **changes)) + packets
+  )
+
+
+def forge_entry(data, **changes):
+  """The same for the claims on its base layer."""
+  base, *others = bitstream.read_header(data).layers
+  return forge(data, layers=(dataclasses.replace(base, **changes), *others))
+
+
+@pytest.fixture(scope='module', name='picture')
+def picture_fixture():
+  return make_picture((30, 12, 8))
+
+
+@pytest.fixture(scope='module', name='data')
+def data_fixture(picture):
+  return bitstream.write(picture, quantize.StepSizes())
+
+
+@pytest.fixture(scope='module', name='decoded')
+def decoded_fixture(data):
+  return bitstream.read_layers(data)
+
+
+@SETTINGS
+@hypothesis.given(
+    layer_sizes=st.lists(st.integers(0, 25), min_size=1, max_size=4),
+    channels=st.integers(1, 4),
+    steps=st.lists(st.integers(1, quantize.MAX_STEP), min_size=4, max_size=4),
+    seed=st.integers(0, 1000),
+    metadata=st.binary(max_size=20),
+)
+def test_read_gives_what_was_quantized(
+    layer_sizes, channels, steps, seed, metadata
+):
+  picture = make_picture(layer_sizes, channels, seed)
+  names = ('position', 'cholesky', 'shear', 'color')
+  step_sizes = quantize.StepSizes(**dict(zip(names, steps, strict=True)))
+  data = bitstream.write(picture, step_sizes, metadata=metadata)
+
+  layers = []
+  for layer in split(picture):
+    symbols = quantize.quantize(layer, step_sizes)
+    symbols = symbols[quantize.order(symbols)]
+    layers.append(quantize.dequantize(symbols, step_sizes))
+  expected = dataclasses.replace(
+      picture,
+      splats=types.Splats(*map(np.concatenate, zip(*layers, strict=True))),
+  )
+  decoded = bitstream.read_layers(data)
+  assert_same(decoded, expected)
+  assert bitstream.read_header(data).metadata == metadata
+  assert bitstream.write(decoded, step_sizes, metadata=metadata) == data
+
+
+def test_extreme_splats_are_clamped_and_come_back(picture):
+  means = picture.splats.means.copy()
+  means[:4] = [[3e38, -3e38], [-3e38, 3e38], [0, 0], [1e-45, -1e-45]]
+  splats = picture.splats._replace(means=means)
+  extreme = dataclasses.replace(picture, splats=splats)
+  data = bitstream.write(extreme, quantize.StepSizes())
+  decoded = bitstream.read_layers(data)
+  limit = quantize.SYMBOL_LIMIT / 32
+  assert decoded.splats.means.max() == limit
+  assert decoded.splats.means.min() == -limit
+  assert bitstream.write(decoded, quantize.StepSizes()) == data
+
+
+def test_header_tells_where_everything_is(picture, data):
+  header = bitstream.read_header(data)
+  assert (header.width, header.height, header.channels) == (60, 40, 3)
+  assert [entry.num_splats for entry in header.layers] == [30, 12, 8]
+  assert header.file_size == len(data)
+  ends = (*header.packet_offsets[1:], len(data))
+  assert header.truncation_points == ends
+  for entry, start, end in zip(
+      header.layers, header.packet_offsets, ends, strict=True
+  ):
+    assert zlib.crc32(data[start:end]) == entry.checksum
+  assert header.bits_per_pixel[-1] == 8 * len(data) / 2400
+  assert bitstream.read_header(data[: header.header_size]) == header
+
+
+def test_layers_do_not_depend_on_each_other(picture, data):
+  """The packet of a layer alone is byte for byte the packet in the file."""
+  header = bitstream.read_header(data)
+  for layer, splats in enumerate(split(picture)):
+    alone = bitstream.write(
+        dataclasses.replace(
+            picture, splats=splats, layer_sizes=(len(splats.means),)
+        ),
+        quantize.StepSizes(),
+    )
+    start = header.packet_offsets[layer]
+    end = header.truncation_points[layer]
+    offset = bitstream.read_header(alone).header_size
+    assert alone[offset:] == data[start:end]
+
+
+def test_every_cut_gives_the_last_whole_prefix_or_the_stated_error(
+    data, decoded
+):
+  header = bitstream.read_header(data)
+  counts = collections.Counter()
+  for end in range(len(data) + 1):
+    cut = data[:end]
+    whole = sum(end >= point for point in header.truncation_points)
+    if end < header.header_size:
+      with pytest.raises(bitstream.BitstreamError, match='inside the header'):
+        bitstream.read_layers(cut)
+      counts['header'] += 1
+      continue
+    assert bitstream.available_layers(header, end) == whole
+    if not whole:
+      message = (
+          rf'inside the base layer \(has {end} of'
+          rf' {header.truncation_points[0]} bytes\)$'
+      )
+      with pytest.raises(bitstream.BitstreamError, match=message):
+        bitstream.read_layers(cut)
+    else:
+      assert_same(bitstream.read_layers(cut), decoded, whole)
+    counts[whole] += 1
+    if whole < 3:
+      with pytest.raises(bitstream.BitstreamError):
+        bitstream.read_layers(cut, whole + 1)
+  sizes = np.diff((header.header_size, *header.truncation_points)).tolist()
+  expected = dict(zip((0, 1, 2), sizes, strict=True))
+  assert counts == {'header': header.header_size, **expected, 3: 1}
+
+
+def test_no_single_byte_change_passes(data):
+  """2,000 changes: a CRC-32 sees every error of up to 32 bits in a row."""
+  rng = np.random.default_rng(0)
+  for _ in range(2000):
+    damaged = bytearray(data)
+    damaged[rng.integers(len(data))] ^= rng.integers(1, 256)
+    with pytest.raises(bitstream.BitstreamError) as caught:
+      bitstream.read_layers(bytes(damaged))
+    assert '\n' not in str(caught.value)
+
+
+@pytest.mark.parametrize('layer', [0, 1, 2])
+def test_damage_names_its_packet_and_leaves_the_layers_below(
+    data, decoded, layer
+):
+  header = bitstream.read_header(data)
+  damaged = bytearray(data)
+  damaged[header.packet_offsets[layer] + 3] ^= 1
+  damaged = bytes(damaged)
+  message = rf'^packet of layer {layer} is damaged \(checksum\)$'
+  with pytest.raises(bitstream.BitstreamError, match=message):
+    bitstream.read_layers(damaged)
+  with pytest.raises(bitstream.BitstreamError, match=message):
+    bitstream.extract(damaged, 3)
+  if layer:
+    assert_same(bitstream.read_layers(damaged, layer), decoded, layer)
+
+
+@SETTINGS
+@hypothesis.given(st.binary(max_size=200), st.booleans())
+def test_random_bytes_are_refused(data, with_magic):
+  if with_magic:
+    data = bitstream.MAGIC + bytes([bitstream.VERSION]) + data
+  with pytest.raises(bitstream.BitstreamError):
+    bitstream.read_layers(data)
+
+
+@SETTINGS
+@hypothesis.given(
+    packet=st.binary(min_size=1, max_size=300), num_splats=st.integers(1, 200)
+)
+def test_any_packet_with_a_good_checksum_is_read_or_refused(packet, num_splats):
+  header = bitstream.Header(
+      width=8,
+      height=8,
+      channels=3,
+      layers=(
+          bitstream.LayerEntry(
+              num_splats=num_splats,
+              packet_size=len(packet),
+              checksum=zlib.crc32(packet),
+              step_sizes=quantize.StepSizes(),
+          ),
+      ),
+  )
+  try:
+    picture = bitstream.read_layers(bitstream._pack_header(header) + packet)
+  except bitstream.BitstreamError:
+    return
+  assert picture.layer_sizes == (num_splats,)
+  assert all(np.isfinite(array).all() for array in picture.splats)
+
+
+@pytest.mark.parametrize(
+    'gaps',
+    [[-1], [2**48], [2**61] * 3, [2**47, 2**47], [2**48 - 1] * 40000],
+    ids=['negative', 'too long', 'wrapping', 'past the end', 'many'],
+)
+def test_positions_off_the_curve_are_refused(gaps):
+  symbols = np.zeros((len(gaps), 8), np.int64)
+  symbols[:, 0] = gaps
+  coded = range_coder.encode_symbols(symbols)
+  with pytest.raises(ValueError, match='off the curve'):
+    bitstream._decode_packet(bytes(8) + coded, len(gaps), 4)
+
+
+def test_an_empty_or_foreign_file_is_refused(data):
+  refused = {
+      b'': 'inside the header',
+      b'\x89PNG\r\n\x1a\n': 'not a .pgsvc file',
+      data.replace(b'\r\n', b'\n'): 'not a .pgsvc file',
+      data[:8] + b'\2' + data[9:]: 'version 2 is not supported',
+      data[:20] + b'\4' + data[21:]: r'header is damaged \(checksum\)',
+      data + b'ab': '2 bytes after the last packet',
+  }
+  for file, message in refused.items():
+    with pytest.raises(bitstream.BitstreamError, match=message):
+      bitstream.read_layers(file)
+
+
+def test_false_claims_are_refused_without_allocation(data):
+  base = bitstream.read_header(data).layers[0]
+  forged = {
+      'bad picture size': [
+          forge(data, width=0),
+          forge(data, height=0),
+          forge(data, width=2**32 - 1, height=2**32 - 1),
+          forge(data, width=2**14, height=2**14 + 1),
+      ],
+      'number of channels': [forge(data, channels=0), forge(data, channels=5)],
+      'number of layers 0': [forge(data, layers=())],
+      'bad layer 0': [
+          forge_entry(data, num_splats=10**6),
+          forge_entry(data, num_splats=2**32 - 1),
+          forge_entry(data, num_splats=8 * base.packet_size + 1),
+          forge_entry(data, num_splats=0),
+      ],
+      'inside the base layer': [
+          forge_entry(data, num_splats=2**32 - 1, packet_size=2**32 - 1),
+      ],
+      'damaged': [
+          forge_entry(data, num_splats=29),
+          forge_entry(data, num_splats=31),
+          forge_entry(data, num_splats=8 * base.packet_size),
+          forge(data, channels=2),
+      ],
+  }
+  bitstream.read_layers(data)  # Whatever loads late is loaded now.
+  for message, files in forged.items():
+    for file in files:
+      tracemalloc.start()
+      with pytest.raises(bitstream.BitstreamError, match=message):
+        bitstream.read_layers(file)
+      peak = tracemalloc.get_traced_memory()[1]
+      tracemalloc.stop()
+      assert peak < 2**20
+
+
+@pytest.mark.parametrize(
+    'offset, value, message',
+    [
+        (9, b'\1', r'^flags 0x01 are not supported$'),
+        # The step size of the base layer's positions.
+        (34, b'\0\0', 'step size position=0 is not in'),
+    ],
+)
+def test_flags_and_step_sizes_of_zero_are_refused(data, offset, value, message):
+  end = bitstream.read_header(data).header_size - 4
+  body = data[:offset] + value + data[offset + len(value) : end]
+  with pytest.raises(bitstream.BitstreamError, match=message):
+    bitstream.read_header(body + zlib.crc32(body).to_bytes(4, 'little'))
+
+
+@pytest.mark.parametrize('num_layers', [1, 2, 3])
+def test_extract_copies_the_packets(data, decoded, num_layers):
+  header = bitstream.read_header(data)
+  end = header.truncation_points[num_layers - 1]
+  small = bitstream.extract(data, num_layers)
+  small_header = bitstream.read_header(small)
+  assert small_header.layers == header.layers[:num_layers]
+  assert small[small_header.header_size :] == data[header.header_size : end]
+  assert bitstream.extract(data[:end], num_layers) == small
+  assert_same(bitstream.read_layers(small), decoded, num_layers)
+  assert (small == data) == (num_layers == 3)
+
+
+def test_layers_that_are_not_there_are_refused(data):
+  for read in (bitstream.read_layers, bitstream.extract):
+    with pytest.raises(bitstream.BitstreamError, match='the file has 3$'):
+      read(data, 4)
+    with pytest.raises(bitstream.BitstreamError, match='cut after 2 of 3$'):
+      read(data[:-1], 3)
+    with pytest.raises(ValueError, match='num_layers=0'):
+      read(data, 0)
+
+
+def test_layers_without_splats_take_no_bytes(picture):
+  empty = make_picture((0,))
+  data = bitstream.write(empty, quantize.StepSizes())
+  assert len(data) == 22 + 20 + 4
+  assert_same(bitstream.read_layers(data), empty)
+  holed = dataclasses.replace(picture, layer_sizes=(0, 50, 0))
+  data = bitstream.write(holed, quantize.StepSizes())
+  assert bitstream.read_layers(data).layer_sizes == (0, 50, 0)
+  header = bitstream.read_header(data)
+  base = data[: header.header_size]
+  assert bitstream.read_layers(base).layer_sizes == (0,)
+
+
+def test_splats_that_cost_nothing_are_padded_to_a_bit_each():
+  n = 10001
+  splats = types.Splats(
+      means=np.zeros((n, 2), np.float32),
+      cholesky=np.tile(np.float32([1, 0, 1]), (n, 1)),
+      colors=np.zeros((n, 1), np.float32),
+  )
+  picture = types.LayeredSplats(
+      splats=splats, layer_sizes=(n,), height=5, width=5
+  )
+  data = bitstream.write(picture, quantize.StepSizes())
+  assert bitstream.read_header(data).layers[0].packet_size == n // 8 + 1
+  assert_same(bitstream.read_layers(data), picture)
+
+
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        ({'width': 0}, 'bad picture size'),
+        ({'width': 2**14, 'height': 2**15}, 'bad picture size'),
+        ({'layer_sizes': (49,)}, 'do not sum'),
+        ({'layer_sizes': (51, -1)}, 'do not sum'),
+        ({'layer_sizes': (50,) + (0,) * 255}, 'number of layers 256'),
+    ],
+)
+def test_pictures_that_do_not_fit_are_refused(picture, changes, message):
+  with pytest.raises(ValueError, match=message):
+    bitstream.write(
+        dataclasses.replace(picture, **changes), quantize.StepSizes()
+    )
+
+
+def test_metadata_and_step_sizes_that_do_not_fit_are_refused(picture):
+  with pytest.raises(ValueError, match='too long'):
+    bitstream.write(picture, quantize.StepSizes(), metadata=bytes(2**16))
+  with pytest.raises(ValueError, match='2 step sizes for 3 layers'):
+    bitstream.write(picture, [quantize.StepSizes()] * 2)
+
+
+def golden_symbols():
+  """Stored symbols of the golden file, layer by layer."""
+  with np.load(GOLDEN.with_suffix('.npz')) as arrays:
+    return [arrays[f'layer{k}'] for k in range(3)]
+
+
+def golden_picture(symbols):
+  layers = map(quantize.dequantize, symbols, GOLDEN_STEP_SIZES)
+  return types.LayeredSplats(
+      splats=types.Splats(*map(np.concatenate, zip(*layers, strict=True))),
+      layer_sizes=tuple(map(len, symbols)),
+      height=40,
+      width=60,
+  )
+
+
+def write_golden():
+  """Made both golden files, once: PYTHONPATH=. python tests/bitstream_test.py.
+
+  They stay as they are for as long as version 1 is read. A later version gets
+  its own.
+  """
+  symbols = []
+  layers = split(make_picture((24, 9, 5), channels=4, seed=7))
+  for splats, step_sizes in zip(layers, GOLDEN_STEP_SIZES, strict=True):
+    layer = quantize.quantize(splats, step_sizes)
+    symbols.append(layer[quantize.order(layer)])
+  GOLDEN.parent.mkdir(exist_ok=True)
+  stored = {f'layer{k}': layer for k, layer in enumerate(symbols)}
+  np.savez_compressed(GOLDEN.with_suffix('.npz'), **stored)
+  GOLDEN.write_bytes(
+      bitstream.write(
+          golden_picture(symbols), GOLDEN_STEP_SIZES, metadata=b'{"k": 1}'
+      )
+  )
+
+
+def test_golden_file_decodes_to_its_symbols():
+  data = GOLDEN.read_bytes()
+  symbols = golden_symbols()
+  decoded = bitstream.read_layers(data)
+  assert decoded.layer_sizes == (24, 9, 5)
+  assert decoded.channels == 4
+  for splats, layer, step_sizes in zip(
+      split(decoded), symbols, GOLDEN_STEP_SIZES, strict=True
+  ):
+    np.testing.assert_array_equal(quantize.quantize(splats, step_sizes), layer)
+  written = bitstream.write(
+      golden_picture(symbols), GOLDEN_STEP_SIZES, metadata=b'{"k": 1}'
+  )
+  assert written == data
+
+
+class FormatPageDecoder:
+  """One packet read with nothing but docs/format.md, in its words."""
+
+  def __init__(self, data, columns):
+    self.data = data
+    self.position = 0
+    self.width = 2**32
+    self.code = 0
+    for _ in range(4):
+      self.code = self.code * 256 + self.next_byte()
+    make = lambda: collections.defaultdict(lambda: [2**19, 2**19, 0])
+    self.contexts = [make() for _ in range(columns)]
+
+  def next_byte(self):
+    self.position += 1
+    past_end = self.position > len(self.data)
+    return 0 if past_end else self.data[self.position - 1]
+
+  def decode_bit(self, context):
+    chance = (context[0] + context[1]) >> 5 if context else 2**15
+    bound = (self.width * chance) >> 16
+    bit = int(self.code >= bound)
+    if bit:
+      self.code -= bound
+      self.width -= bound
+    else:
+      self.width = bound
+    while self.width < 2**24:
+      self.code = self.code * 256 + self.next_byte()
+      self.width *= 256
+    if context:
+      for rate, limit in ((0, 32), (1, 512)):
+        d = min(context[2] + 2, limit)
+        p = context[rate]
+        context[rate] = p - p // d if bit else p + (2**20 - p) // d
+      if context[2] + 2 < 512:
+        context[2] += 1
+    return bit
+
+  def decode_value(self, column):
+    contexts = self.contexts[column]
+    size = 0
+    while size < 61 and self.decode_bit(contexts['prefix', size]):
+      size += 1
+    m, node = 1, 0
+    for _ in range(size):
+      if node < 3:
+        bit = self.decode_bit(contexts['mantissa', size, node])
+        node = 2 * node + 1 + bit
+      else:
+        bit = self.decode_bit(None)
+      m = 2 * m + bit
+    value = m - 1
+    return -value if value and self.decode_bit(contexts['sign']) else value
+
+
+def test_the_format_page_is_enough_to_read_the_golden_file():
+  data = GOLDEN.read_bytes()
+  header_size = int.from_bytes(data[10:12], 'little')
+  channels, num_layers = data[20], data[21]
+  offset = header_size
+  for layer in range(num_layers):
+    entry = data[22 + 20 * layer :][:20]
+    num_splats, packet_size, checksum = np.frombuffer(
+        entry[:12], '<u4'
+    ).tolist()
+    packet = data[offset : offset + packet_size]
+    offset += packet_size
+    assert zlib.crc32(packet) == checksum
+    x0, y0 = np.frombuffer(packet[:8], '<i4').tolist()
+    decoder = FormatPageDecoder(packet[8:], 4 + channels)
+    code = 0
+    rows = []
+    for _ in range(num_splats):
+      gap, *rest = (decoder.decode_value(k) for k in range(4 + channels))
+      code += gap
+      x, y = (int(f'{code:048b}'[start::2], 2) for start in (1, 0))
+      rows.append([x0 + x, y0 + y, *rest])
+    assert rows == golden_symbols()[layer].tolist()
+  assert offset == len(data)
+
+
+@pytest.mark.parametrize('numba', ['with', 'without'])
+def test_decoder_needs_neither_the_training_stack_nor_numba(numba):
+  """In a fresh process: imports, and the same picture from the golden file."""
+  blocked = ['jax', 'optax', 'flax', 'scipy']
+  if numba == 'without':
+    blocked.append('numba')
+  code = f"""
+import sys
+sys.modules.update(dict.fromkeys({blocked}))
+import hashlib, pathlib
+from pgsvc_jax import bitstream
+data = pathlib.Path({str(GOLDEN)!r}).read_bytes()
+splats = bitstream.read_layers(data).splats
+digest = hashlib.sha256(b''.join(array.tobytes() for array in splats))
+print(digest.hexdigest())
+"""
+  root = pathlib.Path(bitstream.__file__).parents[1]
+  result = subprocess.run(
+      [sys.executable, '-c', code],
+      cwd=root,
+      capture_output=True,
+      text=True,
+      check=True,
+  )
+  splats = bitstream.read_layers(GOLDEN.read_bytes()).splats
+  digest = hashlib.sha256(b''.join(array.tobytes() for array in splats))
+  assert result.stdout.strip() == digest.hexdigest()
+
+
+if __name__ == '__main__':
+  write_golden()
