@@ -13,10 +13,28 @@ import tempfile
 from absl import app
 from absl import flags
 from absl import logging
+from ml_collections import config_flags
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
+_default_config = ''
+
 _USER_ERRORS = (OSError, ValueError, ArithmeticError, MemoryError)
+
+
+def define_config(default: str) -> flags.FlagHolder:
+  """Defines --config, of a file in configs/ unless the user names another.
+
+  Not as the flag's own default: config_flags reads that while the module is
+  imported, where a wrong --config.FIELD is a traceback.
+  """
+  global _default_config
+  _default_config = f'--config={CONFIGS / default}'
+  return config_flags.DEFINE_config_file(
+      'config', None,
+      f'configs/NAME.py[:preset], default configs/{default}; single fields by'
+      ' --config.fit.FIELD=VALUE',
+  )
 
 
 def run(main: Callable[[], None]) -> None:
@@ -50,10 +68,17 @@ def _guarded(main: Callable[[], None]) -> None:
 
 def _parse(argv: list[str]) -> list[str]:
   """Parses flags; unknown flags, fields and presets are one line."""
+  if '--help' in argv[1:] or '-h' in argv[1:]:
+    # absl's own help flags exit with 1.
+    app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+  words = [_bundled_config(word) for word in argv]
+  if _default_config and not any(w.startswith('--config=') for w in words):
+    words.insert(1, _default_config)
   try:
-    rest = flags.FLAGS([_bundled_config(word) for word in argv])
+    rest = flags.FLAGS(words)
   except flags.Error as error:
-    _fail(f'{error} (--help lists the flags)')
+    # Of an error inside a config file, absl quotes the whole traceback.
+    _fail(f'{str(error).splitlines()[-1]} (--help lists the flags)')
   except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
     # config_flags raises these for unknown fields, presets and files.
     _fail(f'--config: {error.args[-1] if error.args else error}')

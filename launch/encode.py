@@ -11,7 +11,6 @@ import sys
 import time
 
 from absl import flags
-from ml_collections import config_flags
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
@@ -25,10 +24,7 @@ _INPUT = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     'output', None, '.pgsvc file to write', required=True
 )
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', str(command.CONFIGS / 'image.py'),
-    'configs/NAME.py[:preset]; single fields by --config.fit.FIELD=VALUE',
-)
+_CONFIG = command.define_config('image.py')
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'folder for config.json, run.json and metrics.jsonl'
 )

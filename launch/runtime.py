@@ -1,5 +1,6 @@
 """Sets JAX up: CPU devices, caches, guards. Import before anything uses JAX."""
 
+import logging
 import os
 import platform
 import warnings
@@ -29,6 +30,8 @@ def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
   Raises:
     ValueError: there are not that many devices.
   """
+  # At INFO, JAX tells of every backend that this machine does not have.
+  logging.getLogger('jax').setLevel(logging.WARNING)
   jax.config.update('jax_num_cpu_devices', num_devices or num_cores())
   if use_cache:
     folder = platformdirs.user_cache_path('pgsvc_jax') / 'xla'

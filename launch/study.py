@@ -29,10 +29,7 @@ _PICTURES = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     'output', None, 'folder for the files and results.json', required=True
 )
-_CONFIG = config_flags.DEFINE_config_file(
-    'config', str(command.CONFIGS / 'kodak.py'),
-    'configs/NAME.py[:preset]; must set fit.layer_splats',
-)
+_CONFIG = command.define_config('kodak.py')
 _STRATEGIES = flags.DEFINE_list('strategies', ['joint'], 'what to compare')
 _LIMIT = flags.DEFINE_integer('limit', None, 'pictures to take; default: all')
 

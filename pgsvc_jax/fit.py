@@ -79,14 +79,11 @@ def fit_picture(
   # A band is at least one row of tiles.
   devices = devices[: max(1, -(-height // 8))]
 
-  sharding = jax.sharding.NamedSharding(
-      jax.sharding.Mesh(np.array(devices), (train.AXIS,)),
-      jax.sharding.PartitionSpec(train.AXIS),
-  )
+  sharding = train.band_sharding(devices)
   chunk = train.make_train_chunk(config, schedule, devices, implementation)
   bands = jax.device_put(train.make_bands(image, len(devices)), sharding)
-  inputs = _replicate(schedule.inputs, sharding)
-  state = _replicate(
+  inputs = train.replicate(schedule.inputs, sharding)
+  state = train.replicate(
       train.create_train_state(config, sum(schedule.layer_sizes), channels),
       sharding,
   )
@@ -94,12 +91,12 @@ def fit_picture(
   for step in range(0, schedule.num_steps, config.chunk_steps):
     while births and births[0].step == step:
       state = _give_birth(
-          _fetch(state), births.pop(0), image, config.seed, implementation
+          train.fetch(state), births.pop(0), image, config.seed, implementation
       )
-      state = _replicate(state, sharding)
+      state = train.replicate(state, sharding)
     state, errors = chunk(state, inputs, bands)
     progress = _progress(
-        schedule, step + config.chunk_steps, _fetch(errors), image.size
+        schedule, step + config.chunk_steps, train.fetch(errors), image.size
     )
     if not np.isfinite(progress.loss):
       raise DivergenceError(
@@ -108,7 +105,7 @@ def fit_picture(
     if report:
       report(progress)
   layered = types.LayeredSplats(
-      splats=_fetch(state).params,
+      splats=train.fetch(state).params,
       layer_sizes=schedule.layer_sizes,
       height=height,
       width=width,
@@ -117,28 +114,6 @@ def fit_picture(
     sizes = schedule_lib.layer_sizes(config, height, width)
     layered = rank_into_layers(layered, sizes)
   return layered
-
-
-def _replicate(tree, sharding: jax.sharding.NamedSharding):
-  """Copies NumPy arrays to every device, along a leading axis.
-
-  Placed with the mesh of the pmap: any other placement compiles the chunk a
-  second time when its own output comes back as input.
-  """
-  num_devices = sharding.mesh.size
-  return jax.device_put(
-      jax.tree.map(
-          lambda x: np.broadcast_to(x, (num_devices, *np.shape(x))), tree
-      ),
-      sharding,
-  )
-
-
-def _fetch(tree):
-  """The first device's copy of a replicated tree, as NumPy arrays."""
-  return jax.tree.map(
-      lambda x: np.asarray(x.addressable_shards[0].data)[0], tree
-  )
 
 
 @functools.partial(

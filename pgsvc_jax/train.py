@@ -8,6 +8,7 @@ incremental fit compiles once.
 
 from collections.abc import Callable, Sequence
 import functools
+from typing import TypeVar
 
 import flax.struct
 import jax
@@ -24,6 +25,8 @@ from pgsvc_jax import schedule as schedule_lib
 from pgsvc_jax import types
 
 AXIS = 'bands'
+
+_T = TypeVar('_T')
 
 # Outside any picture.
 _PARKED = -65536.0
@@ -203,4 +206,34 @@ def make_bands(
       target=target.reshape(num_bands, rows, width, channels),
       pixel_weights=weights.reshape(num_bands, rows, width),
       top=np.arange(num_bands, dtype=np.float32) * rows,
+  )
+
+
+def band_sharding(devices: Sequence[jax.Device]) -> jax.sharding.NamedSharding:
+  """Where the pmap over bands keeps its arrays: the leading axis is a device.
+
+  Arrays placed in any other way compile the chunk a second time when its own
+  output comes back as input.
+  """
+  return jax.sharding.NamedSharding(
+      jax.sharding.Mesh(np.array(devices), (AXIS,)),
+      jax.sharding.PartitionSpec(AXIS),
+  )
+
+
+def replicate(tree: _T, sharding: jax.sharding.NamedSharding) -> _T:
+  """Copies a tree of NumPy arrays to every device."""
+  num_devices = sharding.mesh.size
+  return jax.device_put(
+      jax.tree.map(
+          lambda x: np.broadcast_to(x, (num_devices, *np.shape(x))), tree
+      ),
+      sharding,
+  )
+
+
+def fetch(tree: _T) -> _T:
+  """The first device's copy of a replicated tree, as NumPy arrays."""
+  return jax.tree.map(
+      lambda x: np.asarray(x.addressable_shards[0].data)[0], tree
   )

@@ -1,0 +1,109 @@
+"""Who may import whom, and what starts without JAX."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# Data flows one way, and so do imports: a module may import those named here
+# (and nothing else of the project). A new arrow is a decision, made here.
+ARROWS = {
+    'pallas_kernels.constants': set(),
+    'pallas_kernels.reference': {'pallas_kernels.constants'},
+    'pallas_kernels.xla': {'pallas_kernels.constants'},
+    'pallas_kernels.cpu_kernels': {'pallas_kernels.constants'},
+    'pallas_kernels.cpu': {'pallas_kernels.cpu_kernels'},
+    'pallas_kernels.api': set(),
+    'pgsvc_jax.types': set(),
+    'pgsvc_jax.media': set(),
+    'pgsvc_jax.metrics': set(),
+    'pgsvc_jax.quantize': {'pgsvc_jax.types'},
+    'pgsvc_jax.range_coder': set(),
+    'pgsvc_jax.bitstream': {
+        'pgsvc_jax.quantize', 'pgsvc_jax.range_coder', 'pgsvc_jax.types',
+    },
+    'pgsvc_jax.render': {
+        'pallas_kernels.cpu_kernels', 'pgsvc_jax.media', 'pgsvc_jax.types',
+    },
+    'pgsvc_jax.config': {'pgsvc_jax.quantize'},
+    'pgsvc_jax.schedule': {'pgsvc_jax.config'},
+    'pgsvc_jax.initialize': {'pgsvc_jax.types'},
+    'pgsvc_jax.optimizer': {'pgsvc_jax.types'},
+    'pgsvc_jax.train': {
+        'pallas_kernels', 'pgsvc_jax.config', 'pgsvc_jax.optimizer',
+        'pgsvc_jax.schedule', 'pgsvc_jax.types',
+    },
+    'pgsvc_jax.fit': {
+        'pallas_kernels', 'pgsvc_jax.config', 'pgsvc_jax.initialize',
+        'pgsvc_jax.schedule', 'pgsvc_jax.train', 'pgsvc_jax.types',
+    },
+}
+
+# What a reader of files must not load.
+TRAINING_STACK = {'jax', 'optax', 'flax', 'orbax', 'pgsvc_jax.fit',
+                  'pgsvc_jax.train', 'pgsvc_jax.optimizer'}
+
+
+def project_imports(path):
+  """Modules of the project that a file imports, at any depth."""
+  names = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom) and node.level == 0:
+      names |= {f'{node.module}.{alias.name}' for alias in node.names}
+  roots = ('pgsvc_jax', 'pallas_kernels', 'launch', 'configs')
+  return {name for name in names if name.split('.')[0] in roots}
+
+
+def test_every_module_has_its_arrows():
+  modules = {
+      f'{package}.{path.stem}'
+      for package in ('pgsvc_jax', 'pallas_kernels')
+      for path in (ROOT / package).glob('*.py')
+      if path.stem != '__init__'
+  }
+  assert modules == set(ARROWS)
+
+
+@pytest.mark.parametrize('module', ARROWS)
+def test_imports_follow_the_arrows(module):
+  path = ROOT / (module.replace('.', '/') + '.py')
+  assert project_imports(path) <= ARROWS[module]
+
+
+def loaded_after(code):
+  """Names of all modules loaded after running the code in a new process."""
+  program = f'{code}\nimport sys; print("\\n".join(sys.modules))'
+  result = subprocess.run(
+      [sys.executable, '-c', program],
+      cwd=ROOT, capture_output=True, text=True, check=True,
+  )
+  return set(result.stdout.split())
+
+
+@pytest.mark.parametrize('name', ['decode', 'evaluate'])
+def test_the_decoder_loads_no_training_stack(name):
+  loaded = loaded_after(f'import launch.{name}')
+  assert 'pgsvc_jax.render' in loaded
+  assert not loaded & TRAINING_STACK
+
+
+@pytest.mark.parametrize('name', ['info', 'extract', 'encode', 'benchmark'])
+def test_commands_start_without_jax(name):
+  loaded = loaded_after(f'import launch.{name}')
+  assert not loaded & (TRAINING_STACK | {'matplotlib', 'rich'})
+
+
+def test_public_names_load_on_first_use():
+  loaded = loaded_after('import pgsvc_jax, pallas_kernels')
+  assert not loaded & TRAINING_STACK
+  loaded = loaded_after(
+      'import pgsvc_jax\n'
+      'for name in pgsvc_jax.__all__: getattr(pgsvc_jax, name)'
+  )
+  assert 'pgsvc_jax.fit' in loaded

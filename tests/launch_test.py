@@ -1,0 +1,239 @@
+"""The commands, as a person runs them: real processes, files and statuses."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from pgsvc_jax import bitstream
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+def read(path):
+  with Image.open(path) as image:
+    return np.asarray(image, float)
+
+
+def run(verb, *flags, status=0, **kwargs):
+  result = subprocess.run(
+      [sys.executable, '-m', f'launch.{verb}', *map(str, flags)],
+      cwd=ROOT, capture_output=True, text=True, check=False, **kwargs,
+  )
+  assert result.returncode == status, result.stderr
+  return result
+
+
+def refusal(verb, *flags):
+  """Runs what must fail; returns the one line it says."""
+  result = run(verb, *flags, status=1)
+  lines = result.stderr.strip().splitlines()
+  assert len(lines) == 1 and 'Traceback' not in result.stderr, result.stderr
+  assert lines[0].startswith(f'{verb}: ')
+  assert result.stdout == ''
+  return lines[0]
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """A picture, its file and the run that made it."""
+  path = tmp_path_factory.mktemp('launch')
+  y, x = np.mgrid[:50, :70] / 12
+  waves = np.stack([np.sin(x + c) * np.cos(y - c) for c in range(3)], -1)
+  image = np.round(127.5 + 100 * waves).astype(np.uint8)
+  Image.fromarray(image).save(path / 'picture.png')
+  encode(path, 'file.pgsvc', f'--workdir={path / "run"}')
+  return path
+
+
+def encode(path, name, *flags):
+  return run(
+      'encode', f'--input={path / "picture.png"}', f'--output={path / name}',
+      '--config=configs/image.py:smoke',
+      '--config.fit.layer_splats=(40,20,20)', *flags,
+  )
+
+
+def test_decode_gives_every_prefix(folder):
+  errors = []
+  reference = read(folder / 'picture.png')
+  for k in (1, 2, 3):
+    output = folder / f'{k}.png'
+    run('decode', f'--input={folder / "file.pgsvc"}', f'--output={output}',
+        f'--layers={k}')
+    decoded = read(output)
+    errors.append(np.mean((decoded - reference) ** 2))
+  assert errors[0] > errors[1] > errors[2]
+  run('decode', f'--input={folder / "file.pgsvc"}',
+      f'--output={folder / "all.png"}')
+  np.testing.assert_array_equal(
+      read(folder / 'all.png'), read(folder / '3.png')
+  )
+
+
+def test_decode_writes_other_formats_and_sizes(folder):
+  for suffix, size in (('jpg', 1.0), ('webp', 2.0), ('bmp', 0.5)):
+    output = folder / f'out.{suffix}'
+    run('decode', f'--input={folder / "file.pgsvc"}', f'--output={output}',
+        f'--scale={size}')
+    with Image.open(output) as image:
+      assert image.size == (round(70 * size), round(50 * size))
+
+
+def test_info_and_evaluate_agree_with_the_file(folder):
+  file = folder / 'file.pgsvc'
+  info = json.loads(run('info', f'--input={file}', '--json').stdout)
+  measured = json.loads(
+      run('evaluate', f'--input={file}',
+          f'--reference={folder / "picture.png"}', '--json').stdout
+  )
+  assert info['layers'][-1]['bytes'] == os.path.getsize(file)
+  assert [row['splats'] for row in info['layers']] == [40, 60, 80]
+  for told, seen in zip(info['layers'], measured['layers']):
+    assert told['psnr_db'] is None and told['ms_ssim'] is None
+    assert seen['ms_ssim'] is None  # 50 rows are too few for five scales
+    np.testing.assert_allclose(seen['bpp'], 8 * seen['bytes'] / 3500)
+  # The figures are those of the decoded picture.
+  decoded = folder / 'top.png'
+  run('decode', f'--input={file}', f'--output={decoded}')
+  difference = read(decoded) - read(folder / 'picture.png')
+  psnr_db = 10 * np.log10(255**2 / np.mean(difference**2))
+  np.testing.assert_allclose(
+      measured['layers'][-1]['psnr_db'], psnr_db, atol=1e-3
+  )
+  assert 'splats' in run('info', f'--input={file}').stdout
+
+
+def test_extract_is_the_prefix_and_decodes_alike(folder):
+  file, cut = folder / 'file.pgsvc', folder / 'cut.pgsvc'
+  run('extract', f'--input={file}', f'--output={cut}', '--layers=2')
+  run('decode', f'--input={cut}', f'--output={folder / "cut.png"}')
+  run('decode', f'--input={file}', f'--output={folder / "two.png"}',
+      '--layers=2')
+  assert (folder / 'cut.png').read_bytes() == (folder / 'two.png').read_bytes()
+  header = bitstream.read_header(cut.read_bytes())
+  assert header.file_size == os.path.getsize(cut)
+
+
+def test_a_cut_file_decodes_to_the_last_whole_layer(folder):
+  data = (folder / 'file.pgsvc').read_bytes()
+  points = bitstream.read_header(data).truncation_points
+  cut = folder / 'short.pgsvc'
+  cut.write_bytes(data[: points[1] + 5])
+  result = run('decode', f'--input={cut}', f'--output={folder / "short.png"}')
+  assert '2 of 3 layers' in result.stderr
+  assert '(cut off)' in run('info', f'--input={cut}').stdout
+  cut.write_bytes(data[: points[0] - 1])
+  assert 'base layer' in refusal(
+      'decode', f'--input={cut}', f'--output={folder / "none.png"}'
+  )
+  assert not (folder / 'none.png').exists()
+
+
+def test_one_seed_one_file(folder):
+  encode(folder, 'again.pgsvc')
+  data = (folder / 'file.pgsvc').read_bytes()
+  assert (folder / 'again.pgsvc').read_bytes() == data
+  encode(folder, 'other.pgsvc', '--config.fit.seed=1')
+  assert (folder / 'other.pgsvc').read_bytes() != data
+
+
+def test_a_run_leaves_what_repeats_it(folder):
+  run_folder = folder / 'run'
+  config = json.loads((run_folder / 'config.json').read_text())
+  assert config['fit']['layer_splats'] == [40, 20, 20]
+  assert 'jax' in json.loads((run_folder / 'run.json').read_text())['versions']
+  rows = [
+      json.loads(line)
+      for line in (run_folder / 'metrics.jsonl').read_text().splitlines()
+  ]
+  assert [row['step'] for row in rows] == [10, 20, 30]
+
+
+def test_wrong_use_is_one_line(folder):
+  picture, file = folder / 'picture.png', folder / 'file.pgsvc'
+  out = folder / 'x.pgsvc'
+  text = folder / 'text.png'
+  text.write_text('not a picture')
+  cases = {
+      ('encode', f'--input={folder / "no.png"}', f'--output={out}'): 'no.png',
+      ('encode', f'--input={text}', f'--output={out}'): 'text.png',
+      ('encode', f'--input={picture}', f'--output={folder / "no" / "x"}'): 'no',
+      ('encode', f'--input={picture}'): 'output',
+      ('encode', f'--input={picture}', f'--output={out}',
+       '--config=configs/image.py:huge'): 'huge',
+      ('encode', f'--input={picture}', f'--output={out}',
+       '--config.fit.stepps=3'): 'stepps',
+      ('encode', f'--input={picture}', f'--output={out}',
+       '--config.fit.strategy=other'): 'strategy',
+      ('encode', f'--input={picture}', f'--output={out}',
+       '--config=no.py'): 'no.py',
+      ('encode', f'--input={picture}', f'--output={out}', 'x'): "'x'",
+      ('encode', f'--input={picture}', f'--output={out}', '--num_devices=99999',
+       ): '99999',
+      ('decode', f'--input={picture}', f'--output={out}'): '.pgsvc',
+      ('decode', f'--input={file}', f'--output={folder / "a.xyz"}'): 'a.xyz',
+      ('decode', f'--input={file}', f'--output={folder / "a.png"}',
+       '--layers=4'): '3',
+      ('decode', f'--input={file}', f'--output={folder / "a.png"}',
+       '--scale=1e9'): 'max_pixels',
+      ('decode', f'--input={file}', f'--output={folder / "a.png"}',
+       '--scale=-1'): 'scale',
+      ('extract', f'--input={file}', f'--output={out}', '--layers=0'): '0',
+      ('evaluate', f'--input={file}', f'--reference={text}'): 'text.png',
+      ('info', f'--input={folder}'): str(folder),
+      ('info', '--unknown=1'): 'unknown',
+  }
+  before = set(folder.iterdir())
+  for (verb, *flags), what in cases.items():
+    assert what in refusal(verb, *flags), (verb, flags)
+  assert set(folder.iterdir()) == before, 'a refused command left a file'
+
+
+def test_the_installed_command_runs_the_verbs(folder):
+  result = run('main', 'info', f'--input={folder / "file.pgsvc"}')
+  assert '70 x 50' in result.stdout
+  assert 'encode' in run('main', '--help').stdout
+  assert 'usage' in run('main', 'paint', status=2).stderr
+
+
+@pytest.mark.parametrize('verb', ['encode', 'decode', 'info', 'extract',
+                                  'evaluate', 'benchmark', 'demo', 'study'])
+def test_help_lists_the_flags(verb):
+  assert '--' in run(verb, '--help').stdout
+
+
+def test_demo_makes_the_table_and_the_picture(folder):
+  out = folder / 'demo'
+  result = run('demo', f'--input={folder / "picture.png"}', f'--output={out}',
+               '--config=configs/image.py:smoke')
+  assert 'psnr_db' in result.stdout
+  with Image.open(out / 'prefixes.png') as image:
+    assert image.size[0] > 500
+
+
+def test_study_compares_strategies(folder):
+  pictures = folder / 'pictures'
+  pictures.mkdir()
+  (pictures / 'a.png').write_bytes((folder / 'picture.png').read_bytes())
+  flags = (f'--pictures={pictures}', f'--output={folder / "study"}',
+           '--config=configs/kodak.py:smoke', '--strategies=joint,single')
+  result = run('study', *flags)
+  cells = json.loads((folder / 'study' / 'results.json').read_text())
+  assert [c['strategy'] for c in cells] == ['joint', 'single']
+  assert all(len(c['psnr_db']) == 3 for c in cells)
+  assert '| joint | ' in result.stdout
+  assert run('study', *flags).stdout == result.stdout  # taken from the files
+
+
+def test_benchmark_prints_one_document():
+  result = run('benchmark', '--shapes=thumbnail', '--repeats=2', '--json')
+  document = json.loads(result.stdout)
+  cases = {(row['implementation'], row['case']) for row in document['times']}
+  assert len(cases) == len(document['times']) == 14
+  assert all(row['median_ms'] > 0 for row in document['times'])
