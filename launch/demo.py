@@ -3,8 +3,8 @@
 python -m launch.demo --output=FOLDER [--input=PICTURE] [--config=...]
 
 Runs the ordinary commands, each in its own process: encode, decode of every
-prefix, evaluate. Leaves the file, the decoded pictures and prefixes.png, which
-shows them side by side.
+prefix, evaluate. Leaves the file, the decoded pictures, prefixes.png, which
+shows them side by side, and how_it_works.png, which shows the run.
 """
 
 import json
@@ -14,7 +14,6 @@ import sys
 import time
 
 from absl import flags
-import imageio.v3 as iio
 
 from . import command
 from . import table
@@ -72,48 +71,18 @@ def main() -> None:
         f'--layers={row["layer"] + 1}',
     )
   table.print_layers(result['layers'])
-  strip = folder / 'prefixes.png'
-  draw_prefixes(picture, decoded, result['layers'], strip)
-  print(f'{strip} shows the prefixes side by side')
-  print(f'all in {time.perf_counter() - begin:.0f} s', file=sys.stderr)
-
-
-def draw_prefixes(
-    original: pathlib.Path,
-    decoded: list[pathlib.Path],
-    layers: list[dict],
-    output: pathlib.Path,
-) -> None:
-  """Draws the decoded prefixes and the original, with a crop of each below."""
   # Slow to import, and only needed here.
-  import matplotlib
+  from . import figures
 
-  matplotlib.use('agg')
-  from matplotlib import pyplot as plt
-
-  images = [iio.imread(path) for path in [*decoded, original]]
-  titles = [
-      f'{row["layer"] + 1} layer{"s" if row["layer"] else ""}:'
-      f' {row["splats"]} splats, {row["bytes"] / 1024:.1f} KiB\n'
-      + ('exact' if row['psnr_db'] is None else f'{row["psnr_db"]:.2f} dB')
-      + f' at {row["bpp"]:.2f} bpp'
-      for row in layers
-  ] + [f'original\n{original.name}']
-  height, width = images[0].shape[:2]
-  size = max(1, min(height, width) // 4)
-  top, left = height // 5, width * 2 // 5
-  figure, axes = plt.subplots(
-      2, len(images), squeeze=False,
-      figsize=(4 * len(images), 4 * height / width + 4.6), layout='constrained',
+  figures.draw_prefixes(
+      picture, decoded, result['layers'], folder / 'prefixes.png'
   )
-  for column, (image, title) in enumerate(zip(images, titles)):
-    crop = image[top : top + size, left : left + size]
-    for axis, shown in zip(axes[:, column], (image, crop)):
-      axis.imshow(shown, cmap='gray', interpolation='nearest')
-      axis.set_axis_off()
-    axes[0, column].set_title(title, fontsize=10)
-  figure.savefig(output, dpi=80)
-  plt.close(figure)
+  figures.draw_how_it_works(
+      picture, decoded, file, folder / 'run' / 'metrics.jsonl',
+      folder / 'how_it_works.png',
+  )
+  print(f'{folder}/prefixes.png shows the prefixes side by side')
+  print(f'all in {time.perf_counter() - begin:.0f} s', file=sys.stderr)
 
 
 if __name__ == '__main__':

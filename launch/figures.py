@@ -1,0 +1,165 @@
+"""Pictures of a run, for people who would rather look than read."""
+
+import json
+import pathlib
+
+import imageio.v3 as iio
+import matplotlib
+
+matplotlib.use('agg')
+from matplotlib import collections as mpl_collections
+from matplotlib import pyplot as plt
+import numpy as np
+
+from pgsvc_jax import bitstream
+from pgsvc_jax import types
+
+_DPI = 80
+
+
+def _window(height: int, width: int) -> tuple[slice, slice]:
+  """A quarter of the shorter side, left above the middle: where faces are."""
+  size = max(1, min(height, width) // 4)
+  top, left = height // 5, width * 2 // 5
+  return slice(top, top + size), slice(left, left + size)
+
+
+def _show(axis: plt.Axes, image: np.ndarray, title: str = '') -> None:
+  axis.imshow(image, cmap='gray', interpolation='nearest')
+  axis.set_axis_off()
+  axis.set_title(title, fontsize=10)
+
+
+def draw_prefixes(
+    original: pathlib.Path,
+    decoded: list[pathlib.Path],
+    layers: list[dict],
+    output: pathlib.Path,
+) -> None:
+  """Draws the decoded prefixes and the original, with a crop of each below.
+
+  Args:
+    original: the picture.
+    decoded: one picture per prefix.
+    layers: rows of `evaluate`.
+    output: PNG file to write.
+  """
+  images = [iio.imread(path) for path in [*decoded, original]]
+  titles = [
+      f'{row["layer"] + 1} layer{"s" if row["layer"] else ""}:'
+      f' {row["splats"]} splats, {row["bytes"] / 1024:.1f} KiB\n'
+      + ('exact' if row['psnr_db'] is None else f'{row["psnr_db"]:.2f} dB')
+      + f' at {row["bpp"]:.2f} bpp'
+      for row in layers
+  ] + ['original\n' + original.name]
+  height, width = images[0].shape[:2]
+  window = _window(height, width)
+  figure, axes = plt.subplots(
+      2, len(images), squeeze=False, layout='constrained',
+      figsize=(4 * len(images), 4 * height / width + 4.6),
+  )
+  for column, (image, title) in enumerate(zip(images, titles)):
+    _show(axes[0, column], image, title)
+    _show(axes[1, column], image[window])
+  figure.savefig(output, dpi=_DPI)
+  plt.close(figure)
+
+
+def draw_how_it_works(
+    original: pathlib.Path,
+    decoded: list[pathlib.Path],
+    file: pathlib.Path,
+    metrics: pathlib.Path,
+    output: pathlib.Path,
+) -> None:
+  """Draws the way from picture to file and back, from a real run.
+
+  Args:
+    original: the picture.
+    decoded: one picture per prefix.
+    file: the .pgsvc file.
+    metrics: metrics.jsonl of the run that made it.
+    output: PNG file to write.
+  """
+  image = iio.imread(original)
+  data = file.read_bytes()
+  layered, header = bitstream.read_layers(data), bitstream.read_header(data)
+  figure, axes = plt.subplots(
+      1, 5, figsize=(18, 4.4), layout='constrained',
+      gridspec_kw={'width_ratios': [1, 1, 1.1, 1.1, 0.4]},
+  )
+  window = _window(*image.shape[:2])
+  _show(axes[0], image, '1. a picture')
+  _draw_splats(axes[1], layered, window)
+  _draw_training(axes[2], metrics)
+  _draw_file(axes[3], header)
+  crops = [iio.imread(path)[window] for path in decoded]
+  _show(
+      axes[4], np.concatenate(crops), '5. any prefix decodes',
+  )
+  figure.savefig(output, dpi=_DPI)
+  plt.close(figure)
+
+
+def _draw_splats(
+    axis: plt.Axes, layered: types.LayeredSplats, window: tuple[slice, slice]
+) -> None:
+  """The ellipses of one standard deviation, a color a layer."""
+  rows, columns = window
+  ends = np.cumsum(layered.layer_sizes)
+  for layer, (end, size) in enumerate(zip(ends, layered.layer_sizes)):
+    means, (l11, l21, l22) = (
+        layered.splats.means[end - size : end],
+        layered.splats.cholesky[end - size : end].T,
+    )
+    xx, xy, yy = l11**2, l11 * l21, l21**2 + l22**2
+    half = np.hypot((xx - yy) / 2, xy)
+    axis.add_collection(
+        mpl_collections.EllipseCollection(
+            2 * np.sqrt((xx + yy) / 2 + half),
+            2 * np.sqrt(np.maximum((xx + yy) / 2 - half, 0)),
+            np.degrees(np.arctan2(2 * xy, xx - yy) / 2),
+            units='xy', offsets=means, offset_transform=axis.transData,
+            facecolors='none', edgecolors=f'C{layer}', linewidths=0.8,
+        )
+    )
+    axis.plot([], [], color=f'C{layer}', label=f'layer {layer}: {size} splats')
+  axis.set(
+      xlim=(columns.start, columns.stop), ylim=(rows.stop, rows.start),
+      aspect='equal', xticks=[], yticks=[],
+  )
+  axis.legend(fontsize=8, loc='lower right')
+  axis.set_title('2. layers of splats (a part of it)', fontsize=10)
+
+
+def _draw_training(axis: plt.Axes, metrics: pathlib.Path) -> None:
+  """PSNR of every prefix over the steps."""
+  rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+  for layer in range(len(rows[-1]['psnr_db'])):
+    points = [
+        (row['step'], row['psnr_db'][layer])
+        for row in rows
+        if len(row['psnr_db']) > layer
+    ]
+    axis.plot(*zip(*points), label=f'layers 0..{layer}' if layer else 'base')
+  axis.set(xlabel='step', ylabel='PSNR, dB')
+  axis.legend(fontsize=8)
+  axis.set_title('3. all layers are trained together', fontsize=10)
+
+
+def _draw_file(axis: plt.Axes, header: bitstream.Header) -> None:
+  """The file as a bar: header, then a packet a layer."""
+  start = 0
+  sizes = [header.header_size, *(x.packet_size for x in header.layers)]
+  names = ['header', *(f'packet {k}' for k in range(len(header.layers)))]
+  for i, (size, name) in enumerate(zip(sizes, names)):
+    color = 'black' if i == 0 else f'C{i - 1}'
+    axis.barh([0], size, left=start, color=color)
+    if i:
+      label = f'{name}\n{size:,}'
+      axis.text(start + size / 2, 0, label, ha='center', va='center', size=8)
+    start += size
+    axis.axvline(start, color='gray', lw=0.8, ls=':')
+  axis.set(xlabel='bytes; cut anywhere, whole packets count', yticks=[])
+  axis.set_ylim(-1.5, 1.5)
+  axis.set_title('4. one file, a packet a layer', fontsize=10)

@@ -1,0 +1,64 @@
+"""The README's commands do what it says."""
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+TEXT = (ROOT / 'README.md').read_text()
+
+
+def blocks(language):
+  return re.findall(rf'```{language}\n(.*?)```', TEXT, re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path):
+  y, x = np.mgrid[:48, :64] / 9
+  image = 128 + 100 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], -1)
+  Image.fromarray(image.astype(np.uint8)).save(tmp_path / 'photo.png')
+  return tmp_path
+
+
+def run(arguments, folder):
+  environment = os.environ | {'PYTHONPATH': str(ROOT)}
+  subprocess.run(arguments, cwd=folder, env=environment, check=True)
+
+
+def test_the_three_commands_work(folder):
+  commands = [
+      line
+      for block in blocks('bash')
+      for line in block.splitlines()
+      if line.startswith('python -m launch.')
+  ]
+  assert len(commands) == 3
+  for line in commands:
+    run([sys.executable, *line.split()[1:]], folder)
+  with Image.open(folder / 'small.png') as image:
+    assert image.size == (64, 48)
+
+
+def test_the_python_example_works(folder):
+  (program,) = blocks('python')
+  run([sys.executable, '-c', program], folder)
+  with Image.open(folder / 'half.png') as image:
+    assert image.size == (64, 48)
+
+
+def test_make_targets_exist():
+  makefile = (ROOT / 'Makefile').read_text()
+  for target in re.findall(r'`?make ([a-z-]+)', TEXT):
+    assert re.search(rf'^{target}:', makefile, re.MULTILINE), target
+
+
+def test_links_lead_somewhere():
+  for target in re.findall(r'\]\(([^)]+)\)', TEXT):
+    if not target.startswith('http'):
+      assert (ROOT / target).exists(), target
