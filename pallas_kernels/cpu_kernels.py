@@ -209,9 +209,9 @@ def _gradient(
 ):
   """Adds one (tile, splat) pair to the gradients of the splat.
 
-  With d = p - mean and g = dloss/ds at each pixel, the moments m = sum g d and
-  M = sum g d d^T give dloss/dmean = -Sigma^-1 m and dloss/dL = the lower
-  triangle of -Sigma^-1 M L^-T.
+  With g = dloss/ds at each pixel, the moments v = sum g z and V = sum g z z^T
+  give dloss/dmean = -L^-T v and dloss/dL = the lower triangle of -L^-T V.
+  Moments of z, not of p - mean: those cancel for elongated splats.
   """
   for i in range(PIXELS):
     scratch[i] = F32(0)
@@ -225,37 +225,68 @@ def _gradient(
 
   x = means[n, 0] - F32(left)
   y = means[n, 1] - F32(top)
-  mx = F32(0)
-  my = F32(0)
-  mxx = F32(0)
-  mxy = F32(0)
-  myy = F32(0)
-  for i in range(PIXELS):
-    g = -weight[i] * scratch[i]
-    dx = _COLUMN[i] - x
-    dy = _ROW[i] - y
-    gx = g * dx
-    gy = g * dy
-    mx += gx
-    my += gy
-    mxx += gx * dx
-    mxy += gx * dy
-    myy += gy * dy
-
   i11 = F32(1) / cholesky[n, 0]
   i22 = F32(1) / cholesky[n, 2]
   i21 = -(cholesky[n, 1] * i11) * i22
-  # z moments: v = L^-1 m, V = L^-1 M L^-T; then Sigma^-1 = L^-T L^-1.
-  v1 = i11 * mx
-  v2 = i21 * mx + i22 * my
-  v11 = i11 * i11 * mxx
-  v12 = i11 * (i21 * mxx + i22 * mxy)
-  v22 = i21 * (i21 * mxx + i22 * mxy) + i22 * (i21 * mxy + i22 * myy)
+  v1 = F32(0)
+  v2 = F32(0)
+  v11 = F32(0)
+  v12 = F32(0)
+  v22 = F32(0)
+  for i in range(PIXELS):
+    g = -weight[i] * scratch[i]
+    z1 = i11 * (_COLUMN[i] - x)
+    z2 = i22 * (_ROW[i] - y) + i21 * (_COLUMN[i] - x)
+    g1 = g * z1
+    g2 = g * z2
+    v1 += g1
+    v2 += g2
+    v11 += g1 * z1
+    v12 += g1 * z2
+    v22 += g2 * z2
   grad_means[n, 0] -= i11 * v1 + i21 * v2
   grad_means[n, 1] -= i22 * v2
   grad_cholesky[n, 0] -= i11 * v11 + i21 * v12
   grad_cholesky[n, 1] -= i22 * v12
   grad_cholesky[n, 2] -= i22 * v22
+
+
+@_njit(inline='always')
+def _add(tile, total):
+  for c in range(tile.shape[0]):
+    for i in range(PIXELS):
+      total[c, i] += tile[c, i]
+
+
+@_njit(inline='always')
+def _load(image, left, top, tile):
+  """Copies a tile of an [H, W, C] image to [C, PIXELS]; 0 outside of it."""
+  height, width, channels = image.shape
+  if top + TILE <= height and left + TILE <= width:
+    for c in range(channels):
+      for i in range(PIXELS):  # A constant count, so it is unrolled.
+        tile[c, i] = image[top + i // TILE, left + i % TILE, c]
+    return
+  tile[:] = F32(0)
+  for y in range(min(TILE, height - top)):
+    for x in range(min(TILE, width - left)):
+      for c in range(channels):
+        tile[c, y * TILE + x] = image[top + y, left + x, c]
+
+
+@_njit(inline='always')
+def _store(tile, left, top, image):
+  """Copies [C, PIXELS] to a tile of an [H, W, C] image."""
+  height, width, channels = image.shape
+  if top + TILE <= height and left + TILE <= width:
+    for c in range(channels):
+      for i in range(PIXELS):
+        image[top + i // TILE, left + i % TILE, c] = tile[c, i]
+    return
+  for y in range(min(TILE, height - top)):
+    for x in range(min(TILE, width - left)):
+      for c in range(channels):
+        image[top + y, left + x, c] = tile[c, y * TILE + x]
 
 
 @_njit
@@ -276,10 +307,7 @@ def composite(means, cholesky, colors, layer_ends, images):
         _weigh(ids[i], means, cholesky, left, top, weight)
         _accumulate(ids[i], colors, weight, sums)
         i += 1
-      for y in range(min(TILE, height - top)):
-        for x in range(min(TILE, width - left)):
-          for c in range(channels):
-            images[layer, top + y, left + x, c] = sums[c, y * TILE + x]
+      _store(sums, left, top, images[layer])
 
 
 @_njit
@@ -302,15 +330,10 @@ def composite_vjp(
     top = tile // num_tiles_x * TILE
     # A splat of layer j shows in every prefix k >= j: its cotangent is the
     # suffix sum. Pixels outside the picture keep 0.
-    suffix[:] = F32(0)
     for layer in range(num_layers - 1, -1, -1):
-      for y in range(min(TILE, height - top)):
-        for x in range(min(TILE, width - left)):
-          for c in range(channels):
-            value = cotangents[layer, top + y, left + x, c]
-            if layer + 1 < num_layers:
-              value += suffix[layer + 1, c, y * TILE + x]
-            suffix[layer, c, y * TILE + x] = value
+      _load(cotangents[layer], left, top, suffix[layer])
+      if layer + 1 < num_layers:
+        _add(suffix[layer + 1], suffix[layer])
     layer = 0
     for i in range(starts[tile], starts[tile + 1]):
       n = ids[i]
@@ -346,7 +369,8 @@ def composite_error(
   sums = np.empty((channels, PIXELS), F32)
   cotangents = np.empty((num_layers, channels, PIXELS), F32)
   goal = np.empty((channels, PIXELS), F32)
-  mask = np.empty(PIXELS, F32)
+  mask = np.empty((1, PIXELS), F32)
+  mask_image = pixel_weights.reshape((height, width, 1))
   totals = np.zeros(num_layers, np.float64)
   num_tiles_x = (width + TILE - 1) // TILE
   grad_means[:] = F32(0)
@@ -355,14 +379,8 @@ def composite_error(
   for tile in range(starts.shape[0] - 1):
     left = tile % num_tiles_x * TILE
     top = tile // num_tiles_x * TILE
-    mask[:] = F32(0)
-    goal[:] = F32(0)
-    for y in range(min(TILE, height - top)):
-      for x in range(min(TILE, width - left)):
-        mask[y * TILE + x] = pixel_weights[top + y, left + x]
-        for c in range(channels):
-          goal[c, y * TILE + x] = target[top + y, left + x, c]
-
+    _load(target, left, top, goal)
+    _load(mask_image, left, top, mask)
     sums[:] = F32(0)
     first = starts[tile]
     i = first
@@ -376,12 +394,12 @@ def composite_error(
       for c in range(channels):
         for p in range(PIXELS):
           difference = sums[c, p] - goal[c, p]
-          weighted = mask[p] * difference
+          weighted = mask[0, p] * difference
           error += weighted * difference
           cotangents[layer, c, p] = scale * weighted
       totals[layer] += error
     for layer in range(num_layers - 2, -1, -1):
-      cotangents[layer] += cotangents[layer + 1]
+      _add(cotangents[layer + 1], cotangents[layer])
 
     layer = 0
     for i in range(first, starts[tile + 1]):

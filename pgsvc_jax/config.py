@@ -36,9 +36,9 @@ class FitConfig:
   # Steps per compiled scan: births, progress and checks happen in between.
   chunk_steps: int = 10
   # Share of the steps after which all splats are born.
-  growth_fraction: float = 0.5
+  growth_fraction: float = 0.6
   # Births (splats added at one time) until all are there, over all layers.
-  num_births: int = 9
+  num_births: int = 18
   # Weight of the lower prefixes in the loss; the full picture has weight 1.
   lower_weight: float = 0.5
   # Step sizes of Adam in the frame of each splat: means in standard

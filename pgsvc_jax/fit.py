@@ -156,8 +156,8 @@ def _give_birth(
       centres,
       alive,
       source,
-      size_factor=0.7 if is_first else 0.8,
-      color_factor=0.3 if is_first else 0.5,
+      size_factor=0.7 if is_first else 0.5,
+      color_factor=0.3,
   )
   return train.add_splats(state, birth.first, splats)
 
