@@ -20,10 +20,10 @@ def get_config(preset: str = '') -> config_dict.ConfigDict:
   """The settings of a preset."""
   if preset not in _STEPS:
     raise ValueError(f'unknown preset {preset!r}, there are {list(_STEPS)}')
-  config = config_dict.ConfigDict(
-      dataclasses.asdict(config_lib.EncodeConfig())
-  )
+  config = config_dict.ConfigDict(dataclasses.asdict(config_lib.EncodeConfig()))
   config.fit.num_steps = _STEPS[preset]
+  if preset == 'fast':
+    config.fit.num_births = 18
   smoke = preset == 'smoke'
   config.fit.layer_splats = (50, 20, 20) if smoke else (5000, 2000, 2000)
   return config

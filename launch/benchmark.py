@@ -1,6 +1,7 @@
 """Times the operator and the train step.
 
-python -m launch.benchmark [--shapes=kodak-9k] [--implementations=cpu,xla] [--json]
+python -m launch.benchmark [--shapes=kodak-9k] [--implementations=cpu,xla]
+    [--json]
 
 Every figure is the median of `--repeats` runs in one process, after one run
 that compiles; the spread is the middle half. Compare figures of one run only.
@@ -8,6 +9,7 @@ that compiles; the spread is the middle half. Compare figures of one run only.
 
 from collections.abc import Callable
 import dataclasses
+import functools
 import statistics
 import subprocess
 import time
@@ -52,33 +54,42 @@ def _case(shape: Shape) -> tuple[list[np.ndarray], np.ndarray]:
   spread = 0.6 * np.sqrt(shape.height * shape.width / n)
   splats = [
       rng.uniform(0, [shape.width, shape.height], (n, 2)),
-      np.stack([
-          spread * rng.lognormal(0, 0.4, n),
-          spread * rng.normal(0, 0.4, n),
-          spread * rng.lognormal(0, 0.4, n),
-      ], 1),
+      np.stack(
+          [
+              spread * rng.lognormal(0, 0.4, n),
+              spread * rng.normal(0, 0.4, n),
+              spread * rng.lognormal(0, 0.4, n),
+          ],
+          1,
+      ),
       rng.normal(0.1, 0.2, (n, 3)),
   ]
   target = rng.uniform(size=(shape.height, shape.width, 3))
   return [x.astype(np.float32) for x in splats], target.astype(np.float32)
 
 
-def _time(function: Callable[[], object]) -> dict[str, float]:
+def _time(function: Callable[..., object], *args) -> dict[str, float]:
   """Milliseconds: the first call (with compilation), median and quartiles."""
+  import jax
+
   samples = []
   for _ in range(_REPEATS.value + 1):
     begin = time.perf_counter()
-    function()
+    jax.block_until_ready(function(*args))
     samples.append((time.perf_counter() - begin) * 1e3)
   first, *rest = samples
   low, median, high = statistics.quantiles(rest, n=4)
   return {
-      'first_ms': first, 'median_ms': median, 'low_ms': low, 'high_ms': high
+      'first_ms': first,
+      'median_ms': median,
+      'low_ms': low,
+      'high_ms': high,
   }
 
 
 def _operator_times(shape: Shape, implementation: str) -> dict[str, dict]:
   import jax
+
   import pallas_kernels
 
   splats, target = _case(shape)
@@ -87,20 +98,32 @@ def _operator_times(shape: Shape, implementation: str) -> dict[str, dict]:
 
   def images(means, cholesky, colors):
     return pallas_kernels.composite(
-        means, cholesky, colors, layer_sizes=shape.layer_sizes,
-        height=shape.height, width=shape.width, implementation=implementation,
+        means,
+        cholesky,
+        colors,
+        layer_sizes=shape.layer_sizes,
+        height=shape.height,
+        width=shape.width,
+        implementation=implementation,
     )
 
   def top(*splats):
     """One prefix: what a renderer without layers does."""
     return pallas_kernels.composite(
-        *splats, layer_sizes=(sum(shape.layer_sizes),), height=shape.height,
-        width=shape.width, implementation=implementation,
+        *splats,
+        layer_sizes=(sum(shape.layer_sizes),),
+        height=shape.height,
+        width=shape.width,
+        implementation=implementation,
     )
 
   def error(*splats):
     return pallas_kernels.composite_error(
-        *splats, target, weights, levels, layer_sizes=shape.layer_sizes,
+        *splats,
+        target,
+        weights,
+        levels,
+        layer_sizes=shape.layer_sizes,
         implementation=implementation,
     )[0]
 
@@ -118,14 +141,14 @@ def _operator_times(shape: Shape, implementation: str) -> dict[str, dict]:
   arrays = [jax.device_put(x) for x in splats]
   times = {}
   for name, function in cases.items():
-    compiled = jax.jit(function)
-    times[name] = _time(lambda: jax.block_until_ready(compiled(*arrays)))
+    times[name] = _time(jax.jit(function), *arrays)
   return times
 
 
 def _step_times(shape: Shape, implementation: str, devices: list) -> dict:
   """A whole train step, and what it costs without the operator."""
   import jax
+
   import pallas_kernels
   from pgsvc_jax import config as config_lib
   from pgsvc_jax import schedule as schedule_lib
@@ -143,27 +166,25 @@ def _step_times(shape: Shape, implementation: str, devices: list) -> dict:
   state = train.create_train_state(config, sum(shape.layer_sizes), 3)
   state = train.add_splats(state, 0, types.Splats(*splats))
   state = train.replicate(state, sharding)
+  error_fns = {
+      'train step': functools.partial(
+          pallas_kernels.composite_error, implementation=implementation
+      ),
+      'rest of the step': _free_error,
+  }
   times = {}
-  for name, patched in (('train step', False), ('rest of the step', True)):
-    original = pallas_kernels.api.composite_error
-    if patched:
-      # The step with an operator that costs nothing.
-      pallas_kernels.composite_error = _free_error
-    try:
-      chunk = train.make_train_chunk(config, schedule, devices, implementation)
-      chunk_times = _time(
-          lambda: jax.block_until_ready(chunk(state, inputs, bands))
-      )
-    finally:
-      pallas_kernels.composite_error = original
+  for name, error_fn in error_fns.items():
+    chunk = train.make_train_chunk(config, schedule, devices, error_fn)
+    chunk_times = _time(chunk, state, inputs, bands)
     times[name] = {
         key: value / config.chunk_steps for key, value in chunk_times.items()
     }
   return times
 
 
-def _free_error(means, cholesky, colors, *args, layer_sizes, **kwargs):
-  del args, kwargs
+def _free_error(means, cholesky, colors, *unused, layer_sizes):
+  """Stands in for an operator that costs nothing."""
+  del unused
   from jax import numpy as jnp
 
   loss = jnp.sum(means) + jnp.sum(cholesky) + jnp.sum(colors)
@@ -173,8 +194,11 @@ def _free_error(means, cholesky, colors, *args, layer_sizes, **kwargs):
 def _commit() -> str | None:
   """The commit of the source tree, if it is one."""
   result = subprocess.run(
-      ['git', 'describe', '--always', '--dirty'], cwd=command.CONFIGS,
-      capture_output=True, text=True, check=False,
+      ['git', 'describe', '--always', '--dirty'],
+      cwd=command.CONFIGS,
+      capture_output=True,
+      text=True,
+      check=False,
   )
   return result.stdout.strip() or None
 
@@ -217,7 +241,9 @@ def main() -> None:
       ['shape', 'implementation', 'case', 'median ms', 'middle half', 'first'],
       [
           [
-              row['shape'], row['implementation'], row['case'],
+              row['shape'],
+              row['implementation'],
+              row['case'],
               f'{row["median_ms"]:.2f}',
               f'{row["low_ms"]:.2f}-{row["high_ms"]:.2f}',
               f'{row["first_ms"]:.0f}',

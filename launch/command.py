@@ -31,7 +31,8 @@ def define_config(default: str) -> flags.FlagHolder:
   global _default_config
   _default_config = f'--config={CONFIGS / default}'
   return config_flags.DEFINE_config_file(
-      'config', None,
+      'config',
+      None,
       f'configs/NAME.py[:preset], default configs/{default}; single fields by'
       ' --config.fit.FIELD=VALUE',
   )

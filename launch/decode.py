@@ -18,7 +18,9 @@ from . import command
 
 _INPUT = flags.DEFINE_string('input', None, 'a .pgsvc file', required=True)
 _OUTPUT = flags.DEFINE_string(
-    'output', None, 'picture to write; the suffix says the format',
+    'output',
+    None,
+    'picture to write; the suffix says the format',
     required=True,
 )
 _LAYERS = flags.DEFINE_integer(

@@ -57,8 +57,11 @@ def main() -> None:
   folder.mkdir(parents=True, exist_ok=True)
   file = folder / f'{picture.stem}.pgsvc'
   _run(
-      'encode', f'--input={picture}', f'--output={file}',
-      f'--config={_CONFIG.value}', f'--workdir={folder / "run"}',
+      'encode',
+      f'--input={picture}',
+      f'--output={file}',
+      f'--config={_CONFIG.value}',
+      f'--workdir={folder / "run"}',
   )
   result = json.loads(
       _run('evaluate', f'--input={file}', f'--reference={picture}', '--json')
@@ -67,7 +70,9 @@ def main() -> None:
   for row in result['layers']:
     decoded.append(folder / f'{picture.stem}_{row["layer"] + 1}_layers.png')
     _run(
-        'decode', f'--input={file}', f'--output={decoded[-1]}',
+        'decode',
+        f'--input={file}',
+        f'--output={decoded[-1]}',
         f'--layers={row["layer"] + 1}',
     )
   table.print_layers(result['layers'])
@@ -78,7 +83,10 @@ def main() -> None:
       picture, decoded, result['layers'], folder / 'prefixes.png'
   )
   figures.draw_how_it_works(
-      picture, decoded, file, folder / 'run' / 'metrics.jsonl',
+      picture,
+      decoded,
+      file,
+      folder / 'run' / 'metrics.jsonl',
       folder / 'how_it_works.png',
   )
   print(f'{folder}/prefixes.png shows the prefixes side by side')

@@ -31,11 +31,11 @@ _WORKDIR = flags.DEFINE_string(
 _NUM_DEVICES = flags.DEFINE_integer(
     'num_devices', 0, 'devices to use, on CPU one a core; 0: all'
 )
-_CACHE = flags.DEFINE_bool(
-    'cache', True, 'keep compiled programs between runs'
-)
+_CACHE = flags.DEFINE_bool('cache', True, 'keep compiled programs between runs')
 _IMPLEMENTATION = flags.DEFINE_string(
-    'implementation', None, 'of the operator (reference, xla, cpu); '
+    'implementation',
+    None,
+    'of the operator (reference, xla, cpu); '
     'default: the best for the device',
 )
 

@@ -55,7 +55,10 @@ def draw_prefixes(
   height, width = images[0].shape[:2]
   window = _window(height, width)
   figure, axes = plt.subplots(
-      2, len(images), squeeze=False, layout='constrained',
+      2,
+      len(images),
+      squeeze=False,
+      layout='constrained',
       figsize=(4 * len(images), 4 * height / width + 4.6),
   )
   for column, (image, title) in enumerate(zip(images, titles)):
@@ -85,7 +88,10 @@ def draw_how_it_works(
   data = file.read_bytes()
   layered, header = bitstream.read_layers(data), bitstream.read_header(data)
   figure, axes = plt.subplots(
-      1, 5, figsize=(18, 4.4), layout='constrained',
+      1,
+      5,
+      figsize=(18, 4.4),
+      layout='constrained',
       gridspec_kw={'width_ratios': [1, 1, 1.1, 1.1, 0.4]},
   )
   window = _window(*image.shape[:2])
@@ -95,7 +101,9 @@ def draw_how_it_works(
   _draw_file(axes[3], header)
   crops = [iio.imread(path)[window] for path in decoded]
   _show(
-      axes[4], np.concatenate(crops), '5. any prefix decodes',
+      axes[4],
+      np.concatenate(crops),
+      '5. any prefix decodes',
   )
   figure.savefig(output, dpi=_DPI)
   plt.close(figure)
@@ -119,14 +127,21 @@ def _draw_splats(
             2 * np.sqrt((xx + yy) / 2 + half),
             2 * np.sqrt(np.maximum((xx + yy) / 2 - half, 0)),
             np.degrees(np.arctan2(2 * xy, xx - yy) / 2),
-            units='xy', offsets=means, offset_transform=axis.transData,
-            facecolors='none', edgecolors=f'C{layer}', linewidths=0.8,
+            units='xy',
+            offsets=means,
+            offset_transform=axis.transData,
+            facecolors='none',
+            edgecolors=f'C{layer}',
+            linewidths=0.8,
         )
     )
     axis.plot([], [], color=f'C{layer}', label=f'layer {layer}: {size} splats')
   axis.set(
-      xlim=(columns.start, columns.stop), ylim=(rows.stop, rows.start),
-      aspect='equal', xticks=[], yticks=[],
+      xlim=(columns.start, columns.stop),
+      ylim=(rows.stop, rows.start),
+      aspect='equal',
+      xticks=[],
+      yticks=[],
   )
   axis.legend(fontsize=8, loc='lower right')
   axis.set_title('2. layers of splats (a part of it)', fontsize=10)

@@ -1,12 +1,13 @@
 """Shows how a fit goes, on standard error."""
 
+from collections.abc import Callable, Iterator
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
 
-from pgsvc_jax import fit
 from rich import console as rich_console
 from rich import progress as rich_progress
+
+from pgsvc_jax import fit
 
 
 @contextlib.contextmanager

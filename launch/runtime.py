@@ -12,9 +12,11 @@ import platformdirs
 
 def num_cores() -> int:
   """Cores this process may use."""
-  return len(os.sched_getaffinity(0)) if hasattr(
-      os, 'sched_getaffinity'
-  ) else (os.cpu_count() or 1)
+  return (
+      len(os.sched_getaffinity(0))
+      if hasattr(os, 'sched_getaffinity')
+      else (os.cpu_count() or 1)
+  )
 
 
 def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:

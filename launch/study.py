@@ -34,9 +34,7 @@ _STRATEGIES = flags.DEFINE_list('strategies', ['joint'], 'what to compare')
 _LIMIT = flags.DEFINE_integer('limit', None, 'pictures to take; default: all')
 
 
-def _encode(
-    picture: pathlib.Path, file: pathlib.Path, overrides: dict
-) -> dict:
+def _encode(picture: pathlib.Path, file: pathlib.Path, overrides: dict) -> dict:
   """Encodes unless done before; returns the evaluation with the seconds."""
   record = file.with_suffix('.json')
   if record.exists():
@@ -45,16 +43,31 @@ def _encode(
   fields = config_flags.get_override_values(flags.FLAGS['config']) | overrides
   begin = time.perf_counter()
   subprocess.run(
-      [sys.executable, '-m', f'{__package__}.encode',
-       f'--input={picture}', f'--output={file}', f'--config={config}']
+      [
+          sys.executable,
+          '-m',
+          f'{__package__}.encode',
+          f'--input={picture}',
+          f'--output={file}',
+          f'--config={config}',
+      ]
       + [f'--config.{name}={value}' for name, value in fields.items()],
-      check=True, stderr=subprocess.DEVNULL,
+      check=True,
+      stderr=subprocess.DEVNULL,
   )
   seconds = time.perf_counter() - begin
   output = subprocess.run(
-      [sys.executable, '-m', f'{__package__}.evaluate',
-       f'--input={file}', f'--reference={picture}', '--json'],
-      check=True, stdout=subprocess.PIPE, text=True,
+      [
+          sys.executable,
+          '-m',
+          f'{__package__}.evaluate',
+          f'--input={file}',
+          f'--reference={picture}',
+          '--json',
+      ],
+      check=True,
+      stdout=subprocess.PIPE,
+      text=True,
   ).stdout
   result = json.loads(output) | {'seconds': seconds}
   record.write_text(json.dumps(result))
@@ -73,9 +86,7 @@ def _cell(
     results = []
     for k in range(len(sizes)):
       total = sum(sizes[: k + 1])
-      overrides = {
-          'fit.strategy': strategy, 'fit.layer_splats': f'({total},)'
-      }
+      overrides = {'fit.strategy': strategy, 'fit.layer_splats': f'({total},)'}
       file = folder / f'{stem}-{total}.pgsvc'
       results.append(_encode(picture, file, overrides))
     layers = [result['layers'][0] for result in results]

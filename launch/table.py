@@ -13,15 +13,17 @@ def describe(data: bytes) -> dict:
   layers = []
   for i, layer in enumerate(header.layers):
     splats += layer.num_splats
-    layers.append({
-        'layer': i,
-        'splats': splats,
-        'bytes': header.truncation_points[i],
-        'bpp': header.bits_per_pixel[i],
-        'psnr_db': None,
-        'ms_ssim': None,
-        'available': i < available,
-    })
+    layers.append(
+        {
+            'layer': i,
+            'splats': splats,
+            'bytes': header.truncation_points[i],
+            'bpp': header.bits_per_pixel[i],
+            'psnr_db': None,
+            'ms_ssim': None,
+            'available': i < available,
+        }
+    )
   return {
       'width': header.width,
       'height': header.height,

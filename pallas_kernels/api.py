@@ -134,7 +134,12 @@ def composite_error(
   return _dispatch(
       _error_function,
       (
-          means, cholesky, colors, target, pixel_weights, level_weights,
+          means,
+          cholesky,
+          colors,
+          target,
+          pixel_weights,
+          level_weights,
           tuple(layer_sizes),
       ),
       implementation,

@@ -100,8 +100,13 @@ def _composite_error_fwd(
       _shapes(level_weights, means, cholesky, colors),
       vmap_method='sequential',
   )(
-      means, cholesky, colors, _layer_ends(layer_sizes),
-      target, pixel_weights, level_weights,
+      means,
+      cholesky,
+      colors,
+      _layer_ends(layer_sizes),
+      target,
+      pixel_weights,
+      level_weights,
   )
   return (jnp.vdot(level_weights, errors), errors), gradients
 

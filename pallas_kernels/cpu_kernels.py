@@ -69,14 +69,9 @@ def _exp2_minus(t):
   """2^-t for 0 <= t <= 126; degree-5 minimax, relative error below 2e-7."""
   whole = np.floor(F32(0.5) - t)
   f = -t - whole
-  p = F32(1.0000001) + f * (
-      F32(0.69314694)
-      + f
-      * (
-          F32(0.24022122)
-          + f * (F32(0.055507425) + f * (F32(0.00967546) + f * F32(0.0013266971)))
-      )
-  )
+  p = F32(0.00967546) + f * F32(0.0013266971)
+  p = F32(0.24022122) + f * (F32(0.055507425) + f * p)
+  p = F32(1.0000001) + f * (F32(0.69314694) + f * p)
   return p * _bits_to_float((I32(whole) + I32(127)) << I32(23))
 
 
@@ -95,9 +90,7 @@ def _tile_span(row, mean_x, mean_y, l11, l21, l22, width):
   sigma_y = math.sqrt(l21 * l21 + l22 * l22)
   extent = k * sigma_y
   low = max(F32(row * TILE) + F32(0.5) - mean_y - _SLACK_PIXELS, -extent)
-  high = min(
-      F32(row * TILE + TILE) - F32(0.5) - mean_y + _SLACK_PIXELS, extent
-  )
+  high = min(F32(row * TILE + TILE) - F32(0.5) - mean_y + _SLACK_PIXELS, extent)
   if not low <= high:
     return 0, -1
   inverse = F32(1) / sigma_y
@@ -142,7 +135,8 @@ def _bin_splats(means, cholesky, height, width):
 
   num_rows = 0
   for n in range(num_splats):
-    top, bottom = _tile_rows(means[n, 1], cholesky[n, 1], cholesky[n, 2], height)
+    l21, l22 = cholesky[n, 1], cholesky[n, 2]
+    top, bottom = _tile_rows(means[n, 1], l21, l22, height)
     num_rows += max(bottom - top + 1, 0)
   spans = np.empty((num_rows, 2), I32)
 
@@ -165,7 +159,8 @@ def _bin_splats(means, cholesky, height, width):
   cursor = starts[:-1].copy()
   i = 0
   for n in range(num_splats):
-    top, bottom = _tile_rows(means[n, 1], cholesky[n, 1], cholesky[n, 2], height)
+    l21, l22 = cholesky[n, 1], cholesky[n, 2]
+    top, bottom = _tile_rows(means[n, 1], l21, l22, height)
     for _ in range(top, bottom + 1):
       for tile in range(spans[i, 0], spans[i, 1] + 1):
         ids[cursor[tile]] = n
@@ -204,8 +199,18 @@ def _accumulate(n, colors, weight, sums):
 
 @_njit(inline='always')
 def _gradient(
-    n, means, cholesky, colors, left, top, weight, cotangent, scratch,
-    grad_means, grad_cholesky, grad_colors,
+    n,
+    means,
+    cholesky,
+    colors,
+    left,
+    top,
+    weight,
+    cotangent,
+    scratch,
+    grad_means,
+    grad_cholesky,
+    grad_colors,
 ):
   """Adds one (tile, splat) pair to the gradients of the splat.
 
@@ -312,8 +317,14 @@ def composite(means, cholesky, colors, layer_ends, images):
 
 @_njit
 def composite_vjp(
-    means, cholesky, colors, layer_ends, cotangents,
-    grad_means, grad_cholesky, grad_colors,
+    means,
+    cholesky,
+    colors,
+    layer_ends,
+    cotangents,
+    grad_means,
+    grad_cholesky,
+    grad_colors,
 ):
   """Writes the gradients of sum(images * cotangents) ([L, H, W, C])."""
   num_layers, height, width, channels = cotangents.shape
@@ -341,15 +352,34 @@ def composite_vjp(
         layer += 1
       _weigh(n, means, cholesky, left, top, weight)
       _gradient(
-          n, means, cholesky, colors, left, top, weight, suffix[layer], scratch,
-          grad_means, grad_cholesky, grad_colors,
+          n,
+          means,
+          cholesky,
+          colors,
+          left,
+          top,
+          weight,
+          suffix[layer],
+          scratch,
+          grad_means,
+          grad_cholesky,
+          grad_colors,
       )
 
 
 @_njit
 def composite_error(
-    means, cholesky, colors, layer_ends, target, pixel_weights, level_weights,
-    errors, grad_means, grad_cholesky, grad_colors,
+    means,
+    cholesky,
+    colors,
+    layer_ends,
+    target,
+    pixel_weights,
+    level_weights,
+    errors,
+    grad_means,
+    grad_cholesky,
+    grad_colors,
 ):
   """Squared errors of all prefixes and the gradient of their weighted sum.
 
@@ -407,8 +437,18 @@ def composite_error(
       while n >= layer_ends[layer]:
         layer += 1
       _gradient(
-          n, means, cholesky, colors, left, top, weights[i - first],
-          cotangents[layer], scratch, grad_means, grad_cholesky, grad_colors,
+          n,
+          means,
+          cholesky,
+          colors,
+          left,
+          top,
+          weights[i - first],
+          cotangents[layer],
+          scratch,
+          grad_means,
+          grad_cholesky,
+          grad_colors,
       )
   for layer in range(num_layers):
     errors[layer] = F32(totals[layer])
@@ -556,9 +596,7 @@ def _splats(buffers, first, num_splats, channels):
 def _layer_ends(args, num_splats):
   """Layer ends, checked: not decreasing, the last is the number of splats."""
   buffer = _buffer(args, 3)
-  ends = numba.carray(
-      _as_i32(_word(buffer + _BUFFER_DATA)), (_dim(buffer, 0),)
-  )
+  ends = numba.carray(_as_i32(_word(buffer + _BUFFER_DATA)), (_dim(buffer, 0),))
   valid = ends.shape[0] > 0 and ends[-1] == num_splats and ends[0] >= 0
   for layer in range(1, ends.shape[0]):
     valid = valid and ends[layer] >= ends[layer - 1]
@@ -667,11 +705,16 @@ def composite_error_handler(frame):
   means, cholesky, colors = _splats(args, 0, num_splats, channels)
   grads = _splats(rets, 1, num_splats, channels)
   composite_error(
-      means, cholesky, colors, ends,
+      means,
+      cholesky,
+      colors,
+      ends,
       _f32(target, (height, width, channels)),
       _f32(mask, (height, width)),
       _f32(levels, (ends.shape[0],)),
       _f32(_buffer(rets, 0), (ends.shape[0],)),
-      grads[0], grads[1], grads[2],
+      grads[0],
+      grads[1],
+      grads[2],
   )
   return 0

@@ -18,7 +18,9 @@ import zlib
 from jaxtyping import Int
 import numpy as np
 
-from pgsvc_jax import quantize, range_coder, types
+from pgsvc_jax import quantize
+from pgsvc_jax import range_coder
+from pgsvc_jax import types
 
 # As PNG's: not ASCII, a line end of either kind and an end-of-file character,
 # so that a transfer in text mode shows at once.

@@ -38,7 +38,7 @@ class FitConfig:
   # Share of the steps after which all splats are born.
   growth_fraction: float = 0.6
   # Births (splats added at one time) until all are there, over all layers.
-  num_births: int = 18
+  num_births: int = 36
   # Weight of the lower prefixes in the loss; the full picture has weight 1.
   lower_weight: float = 0.5
   # Step sizes of Adam in the frame of each splat: means in standard

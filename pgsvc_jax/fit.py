@@ -80,7 +80,10 @@ def fit_picture(
   devices = devices[: max(1, -(-height // 8))]
 
   sharding = train.band_sharding(devices)
-  chunk = train.make_train_chunk(config, schedule, devices, implementation)
+  error_fn = functools.partial(
+      pallas_kernels.composite_error, implementation=implementation
+  )
+  chunk = train.make_train_chunk(config, schedule, devices, error_fn)
   bands = jax.device_put(train.make_bands(image, len(devices)), sharding)
   inputs = train.replicate(schedule.inputs, sharding)
   state = train.replicate(
@@ -201,7 +204,8 @@ def rank_into_layers(
     The same splats in another order.
   """
   means, cholesky, colors = layered.splats
-  contribution = cholesky[:, 0] * cholesky[:, 2] * np.linalg.norm(colors, axis=1)
+  area = cholesky[:, 0] * cholesky[:, 2]
+  contribution = area * np.linalg.norm(colors, axis=1)
   order = np.argsort(-contribution, kind='stable')
   return dataclasses.replace(
       layered,

@@ -125,9 +125,7 @@ def born_splats(
   nearest = min(4, len(neighbours))
   distances, _ = scipy.spatial.cKDTree(neighbours).query(centres, nearest)
   distances = np.reshape(distances, (len(centres), nearest))[:, 1:]
-  spread = (
-      distances.mean(1) if nearest > 1 else np.full(len(centres), np.inf)
-  )
+  spread = distances.mean(1) if nearest > 1 else np.full(len(centres), np.inf)
   # Alone, a splat is as large as the picture.
   spread = np.minimum(spread, max(height, width))
   sizes = np.clip(size_factor * spread, *_SIZE_RANGE)

@@ -13,7 +13,10 @@ import warnings
 from jaxtyping import Float, UInt8
 import numpy as np
 import PIL
-from PIL import ExifTags, Image, ImageFile, ImageOps
+from PIL import ExifTags
+from PIL import Image
+from PIL import ImageFile
+from PIL import ImageOps
 
 _MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
 

@@ -41,9 +41,7 @@ def scale_by_aged_adam(
   def update(updates, state, params=None):
     del params
     age = state.age + 1
-    mean = jax.tree.map(
-        lambda g, m: b1 * m + (1 - b1) * g, updates, state.mean
-    )
+    mean = jax.tree.map(lambda g, m: b1 * m + (1 - b1) * g, updates, state.mean)
     square = jax.tree.map(
         lambda g, v: b2 * v + (1 - b2) * g * g, updates, state.square
     )

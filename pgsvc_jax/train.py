@@ -26,6 +26,10 @@ from pgsvc_jax import types
 
 AXIS = 'bands'
 
+# (means, cholesky, colors, target, pixel_weights, level_weights, *,
+# layer_sizes) -> (loss, errors [L]).
+ErrorFn = Callable[..., tuple[Array, Array]]
+
 _T = TypeVar('_T')
 
 # Outside any picture.
@@ -113,7 +117,7 @@ def park(params: types.Splats, active: Bool[Array, ' n']) -> types.Splats:
 def make_train_step(
     config: config_lib.FitConfig,
     layer_sizes: tuple[int, ...],
-    implementation: pallas_kernels.Implementation | None = None,
+    error_fn: ErrorFn = pallas_kernels.composite_error,
 ) -> Callable[
     [TrainState, schedule_lib.StepInputs, Band],
     tuple[TrainState, Float[Array, ' l']],
@@ -123,6 +127,15 @@ def make_train_step(
   The loss is sum_k level_weights[k] |R_k - target|^2, summed over pixels and
   channels; with the weights of `schedule.make_schedule` this is P-GSVC's joint
   loss. To be called where the axis `AXIS` is bound.
+
+  Args:
+    config: the settings.
+    layer_sizes: splats per layer.
+    error_fn: `pallas_kernels.composite_error`, or what replaces it: the loss,
+      and a figure per prefix.
+
+  Returns:
+    The step.
   """
   tx = make_optimizer(config)
   layer_of_splat = np.repeat(np.arange(len(layer_sizes)), layer_sizes)
@@ -131,7 +144,7 @@ def make_train_step(
     def loss_fn(params):
       params = park(params, state.active)
       shift = jnp.stack([jnp.zeros_like(band.top), band.top])
-      return pallas_kernels.composite_error(
+      return error_fn(
           params.means - shift,
           params.cholesky,
           params.colors,
@@ -139,7 +152,6 @@ def make_train_step(
           band.pixel_weights,
           inputs.level_weights,
           layer_sizes=layer_sizes,
-          implementation=implementation,
       )
 
     grads, errors = jax.grad(loss_fn, has_aux=True)(state.params)
@@ -161,7 +173,7 @@ def make_train_chunk(
     config: config_lib.FitConfig,
     schedule: schedule_lib.Schedule,
     devices: Sequence[jax.Device],
-    implementation: pallas_kernels.Implementation | None = None,
+    error_fn: ErrorFn = pallas_kernels.composite_error,
 ) -> Callable[[TrainState, schedule_lib.StepInputs, Band], tuple]:
   """Makes the compiled unit of a fit: `chunk_steps` steps in one scan.
 
@@ -169,7 +181,7 @@ def make_train_chunk(
     config: the settings.
     schedule: what is fitted.
     devices: one per band.
-    implementation: of the operator; None takes the best.
+    error_fn: as in `make_train_step`.
 
   Returns:
     `chunk(state, inputs, bands) -> (state, errors [L])`, a pmap over `devices`:
@@ -177,7 +189,7 @@ def make_train_chunk(
     whole schedule on every device and the chunk reads its rows at `state.step`;
     the errors are those of the last step.
   """
-  step = make_train_step(config, schedule.layer_sizes, implementation)
+  step = make_train_step(config, schedule.layer_sizes, error_fn)
 
   @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
   def chunk(state, inputs, band):
@@ -191,9 +203,7 @@ def make_train_chunk(
   return chunk
 
 
-def make_bands(
-    image: Float[np.ndarray, 'h w c'], num_bands: int
-) -> Band:
+def make_bands(image: Float[np.ndarray, 'h w c'], num_bands: int) -> Band:
   """Cuts a picture into bands of equal height, padded with weight-0 rows."""
   height, width, channels = image.shape
   # Whole tiles, so that no tile is worked on twice.

@@ -13,7 +13,10 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from pgsvc_jax import bitstream, quantize, range_coder, types
+from pgsvc_jax import bitstream
+from pgsvc_jax import quantize
+from pgsvc_jax import range_coder
+from pgsvc_jax import types
 
 SETTINGS = hypothesis.settings(
     max_examples=100, derandomize=True, deadline=None, database=None

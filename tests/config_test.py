@@ -7,8 +7,10 @@ import pytest
 
 from pgsvc_jax import config as config_lib
 
-PRESETS = {'image': ['smoke', 'fast', 'medium', 'slow'],
-           'kodak': ['smoke', 'fast', '']}
+PRESETS = {
+    'image': ['smoke', 'fast', 'medium', 'slow'],
+    'kodak': ['smoke', 'fast', ''],
+}
 
 
 @pytest.mark.parametrize(

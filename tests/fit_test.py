@@ -105,9 +105,12 @@ def test_sequential_freezes_the_base():
   )
 
 
-def test_pruning_a_single_fit_leaves_holes_that_joint_layers_do_not(joint):
-  config = dataclasses.replace(CONFIG, strategy='prune')
-  pruned = fit.fit_picture(scene(), config)
+def test_pruning_a_single_fit_leaves_holes_that_joint_layers_do_not():
+  # Texture that no 120 splats can follow, as in a photograph.
+  noise = np.random.default_rng(0).uniform(-0.2, 0.2, scene().shape)
+  image = (scene() + noise).astype(np.float32)
+  joint = fit.fit_picture(image, CONFIG)
+  pruned = fit.fit_picture(image, dataclasses.replace(CONFIG, strategy='prune'))
   assert pruned.layer_sizes == joint.layer_sizes
   contribution = (
       pruned.splats.cholesky[:, 0]
@@ -115,8 +118,8 @@ def test_pruning_a_single_fit_leaves_holes_that_joint_layers_do_not(joint):
       * np.linalg.norm(pruned.splats.colors, axis=1)
   )
   assert (np.diff(contribution) <= 1e-6).all()
-  ours, theirs = psnrs(joint, scene()), psnrs(pruned, scene())
-  assert ours[0] > theirs[0] + 3
+  ours, theirs = psnrs(joint, image), psnrs(pruned, image)
+  assert ours[0] > theirs[0] + 1
   # The fit itself is as good: only its cutting is bad.
   assert abs(ours[-1] - theirs[-1]) < 3
 

@@ -24,28 +24,46 @@ ARROWS = {
     'pgsvc_jax.quantize': {'pgsvc_jax.types'},
     'pgsvc_jax.range_coder': set(),
     'pgsvc_jax.bitstream': {
-        'pgsvc_jax.quantize', 'pgsvc_jax.range_coder', 'pgsvc_jax.types',
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.range_coder',
+        'pgsvc_jax.types',
     },
     'pgsvc_jax.render': {
-        'pallas_kernels.cpu_kernels', 'pgsvc_jax.media', 'pgsvc_jax.types',
+        'pallas_kernels.cpu_kernels',
+        'pgsvc_jax.media',
+        'pgsvc_jax.types',
     },
     'pgsvc_jax.config': {'pgsvc_jax.quantize'},
     'pgsvc_jax.schedule': {'pgsvc_jax.config'},
     'pgsvc_jax.initialize': {'pgsvc_jax.types'},
     'pgsvc_jax.optimizer': {'pgsvc_jax.types'},
     'pgsvc_jax.train': {
-        'pallas_kernels', 'pgsvc_jax.config', 'pgsvc_jax.optimizer',
-        'pgsvc_jax.schedule', 'pgsvc_jax.types',
+        'pallas_kernels',
+        'pgsvc_jax.config',
+        'pgsvc_jax.optimizer',
+        'pgsvc_jax.schedule',
+        'pgsvc_jax.types',
     },
     'pgsvc_jax.fit': {
-        'pallas_kernels', 'pgsvc_jax.config', 'pgsvc_jax.initialize',
-        'pgsvc_jax.schedule', 'pgsvc_jax.train', 'pgsvc_jax.types',
+        'pallas_kernels',
+        'pgsvc_jax.config',
+        'pgsvc_jax.initialize',
+        'pgsvc_jax.schedule',
+        'pgsvc_jax.train',
+        'pgsvc_jax.types',
     },
 }
 
 # What a reader of files must not load.
-TRAINING_STACK = {'jax', 'optax', 'flax', 'orbax', 'pgsvc_jax.fit',
-                  'pgsvc_jax.train', 'pgsvc_jax.optimizer'}
+TRAINING_STACK = {
+    'jax',
+    'optax',
+    'flax',
+    'orbax',
+    'pgsvc_jax.fit',
+    'pgsvc_jax.train',
+    'pgsvc_jax.optimizer',
+}
 
 
 def project_imports(path):
@@ -81,7 +99,10 @@ def loaded_after(code):
   program = f'{code}\nimport sys; print("\\n".join(sys.modules))'
   result = subprocess.run(
       [sys.executable, '-c', program],
-      cwd=ROOT, capture_output=True, text=True, check=True,
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=True,
   )
   return set(result.stdout.split())
 

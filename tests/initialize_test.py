@@ -17,8 +17,10 @@ def test_sampling_takes_each_pixel_at_most_once_and_follows_the_density():
 def test_sampling_frequencies_are_those_of_the_density():
   density = np.array([[0.5, 0.3, 0.2]])
   rng = np.random.default_rng(0)
-  first = [initialize.sample_centres(density, 1, rng)[0, 0] for _ in range(4000)]
-  shares = np.bincount(np.array(first, int), minlength=3) / 4000
+  columns = [
+      int(initialize.sample_centres(density, 1, rng)[0, 0]) for _ in range(4000)
+  ]
+  shares = np.bincount(columns, minlength=3) / 4000
   np.testing.assert_allclose(shares, density[0], atol=0.03)  # 4 sigma
 
 

@@ -23,7 +23,11 @@ def read(path):
 def run(verb, *flags, status=0, **kwargs):
   result = subprocess.run(
       [sys.executable, '-m', f'launch.{verb}', *map(str, flags)],
-      cwd=ROOT, capture_output=True, text=True, check=False, **kwargs,
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+      **kwargs,
   )
   assert result.returncode == status, result.stderr
   return result
@@ -53,9 +57,12 @@ def folder(tmp_path_factory):
 
 def encode(path, name, *flags):
   return run(
-      'encode', f'--input={path / "picture.png"}', f'--output={path / name}',
+      'encode',
+      f'--input={path / "picture.png"}',
+      f'--output={path / name}',
       '--config=configs/image.py:smoke',
-      '--config.fit.layer_splats=(40,20,20)', *flags,
+      '--config.fit.layer_splats=(40,20,20)',
+      *flags,
   )
 
 
@@ -64,13 +71,20 @@ def test_decode_gives_every_prefix(folder):
   reference = read(folder / 'picture.png')
   for k in (1, 2, 3):
     output = folder / f'{k}.png'
-    run('decode', f'--input={folder / "file.pgsvc"}', f'--output={output}',
-        f'--layers={k}')
+    run(
+        'decode',
+        f'--input={folder / "file.pgsvc"}',
+        f'--output={output}',
+        f'--layers={k}',
+    )
     decoded = read(output)
     errors.append(np.mean((decoded - reference) ** 2))
   assert errors[0] > errors[1] > errors[2]
-  run('decode', f'--input={folder / "file.pgsvc"}',
-      f'--output={folder / "all.png"}')
+  run(
+      'decode',
+      f'--input={folder / "file.pgsvc"}',
+      f'--output={folder / "all.png"}',
+  )
   np.testing.assert_array_equal(
       read(folder / 'all.png'), read(folder / '3.png')
   )
@@ -79,8 +93,12 @@ def test_decode_gives_every_prefix(folder):
 def test_decode_writes_other_formats_and_sizes(folder):
   for suffix, size in (('jpg', 1.0), ('webp', 2.0), ('bmp', 0.5)):
     output = folder / f'out.{suffix}'
-    run('decode', f'--input={folder / "file.pgsvc"}', f'--output={output}',
-        f'--scale={size}')
+    run(
+        'decode',
+        f'--input={folder / "file.pgsvc"}',
+        f'--output={output}',
+        f'--scale={size}',
+    )
     with Image.open(output) as image:
       assert image.size == (round(70 * size), round(50 * size))
 
@@ -89,8 +107,12 @@ def test_info_and_evaluate_agree_with_the_file(folder):
   file = folder / 'file.pgsvc'
   info = json.loads(run('info', f'--input={file}', '--json').stdout)
   measured = json.loads(
-      run('evaluate', f'--input={file}',
-          f'--reference={folder / "picture.png"}', '--json').stdout
+      run(
+          'evaluate',
+          f'--input={file}',
+          f'--reference={folder / "picture.png"}',
+          '--json',
+      ).stdout
   )
   assert info['layers'][-1]['bytes'] == os.path.getsize(file)
   assert [row['splats'] for row in info['layers']] == [40, 60, 80]
@@ -113,8 +135,12 @@ def test_extract_is_the_prefix_and_decodes_alike(folder):
   file, cut = folder / 'file.pgsvc', folder / 'cut.pgsvc'
   run('extract', f'--input={file}', f'--output={cut}', '--layers=2')
   run('decode', f'--input={cut}', f'--output={folder / "cut.png"}')
-  run('decode', f'--input={file}', f'--output={folder / "two.png"}',
-      '--layers=2')
+  run(
+      'decode',
+      f'--input={file}',
+      f'--output={folder / "two.png"}',
+      '--layers=2',
+  )
   assert (folder / 'cut.png').read_bytes() == (folder / 'two.png').read_bytes()
   header = bitstream.read_header(cut.read_bytes())
   assert header.file_size == os.path.getsize(cut)
@@ -165,25 +191,57 @@ def test_wrong_use_is_one_line(folder):
       ('encode', f'--input={text}', f'--output={out}'): 'text.png',
       ('encode', f'--input={picture}', f'--output={folder / "no" / "x"}'): 'no',
       ('encode', f'--input={picture}'): 'output',
-      ('encode', f'--input={picture}', f'--output={out}',
-       '--config=configs/image.py:huge'): 'huge',
-      ('encode', f'--input={picture}', f'--output={out}',
-       '--config.fit.stepps=3'): 'stepps',
-      ('encode', f'--input={picture}', f'--output={out}',
-       '--config.fit.strategy=other'): 'strategy',
-      ('encode', f'--input={picture}', f'--output={out}',
-       '--config=no.py'): 'no.py',
+      (
+          'encode',
+          f'--input={picture}',
+          f'--output={out}',
+          '--config=configs/image.py:huge',
+      ): 'huge',
+      (
+          'encode',
+          f'--input={picture}',
+          f'--output={out}',
+          '--config.fit.stepps=3',
+      ): 'stepps',
+      (
+          'encode',
+          f'--input={picture}',
+          f'--output={out}',
+          '--config.fit.strategy=other',
+      ): 'strategy',
+      (
+          'encode',
+          f'--input={picture}',
+          f'--output={out}',
+          '--config=no.py',
+      ): 'no.py',
       ('encode', f'--input={picture}', f'--output={out}', 'x'): "'x'",
-      ('encode', f'--input={picture}', f'--output={out}', '--num_devices=99999',
-       ): '99999',
+      (
+          'encode',
+          f'--input={picture}',
+          f'--output={out}',
+          '--num_devices=99999',
+      ): '99999',
       ('decode', f'--input={picture}', f'--output={out}'): '.pgsvc',
       ('decode', f'--input={file}', f'--output={folder / "a.xyz"}'): 'a.xyz',
-      ('decode', f'--input={file}', f'--output={folder / "a.png"}',
-       '--layers=4'): '3',
-      ('decode', f'--input={file}', f'--output={folder / "a.png"}',
-       '--scale=1e9'): 'max_pixels',
-      ('decode', f'--input={file}', f'--output={folder / "a.png"}',
-       '--scale=-1'): 'scale',
+      (
+          'decode',
+          f'--input={file}',
+          f'--output={folder / "a.png"}',
+          '--layers=4',
+      ): '3',
+      (
+          'decode',
+          f'--input={file}',
+          f'--output={folder / "a.png"}',
+          '--scale=1e9',
+      ): 'max_pixels',
+      (
+          'decode',
+          f'--input={file}',
+          f'--output={folder / "a.png"}',
+          '--scale=-1',
+      ): 'scale',
       ('extract', f'--input={file}', f'--output={out}', '--layers=0'): '0',
       ('evaluate', f'--input={file}', f'--reference={text}'): 'text.png',
       ('info', f'--input={folder}'): str(folder),
@@ -202,16 +260,31 @@ def test_the_installed_command_runs_the_verbs(folder):
   assert 'usage' in run('main', 'paint', status=2).stderr
 
 
-@pytest.mark.parametrize('verb', ['encode', 'decode', 'info', 'extract',
-                                  'evaluate', 'benchmark', 'demo', 'study'])
+@pytest.mark.parametrize(
+    'verb',
+    [
+        'encode',
+        'decode',
+        'info',
+        'extract',
+        'evaluate',
+        'benchmark',
+        'demo',
+        'study',
+    ],
+)
 def test_help_lists_the_flags(verb):
   assert '--' in run(verb, '--help').stdout
 
 
 def test_demo_makes_the_table_and_the_picture(folder):
   out = folder / 'demo'
-  result = run('demo', f'--input={folder / "picture.png"}', f'--output={out}',
-               '--config=configs/image.py:smoke')
+  result = run(
+      'demo',
+      f'--input={folder / "picture.png"}',
+      f'--output={out}',
+      '--config=configs/image.py:smoke',
+  )
   assert 'psnr_db' in result.stdout
   with Image.open(out / 'prefixes.png') as image:
     assert image.size[0] > 500
@@ -221,8 +294,12 @@ def test_study_compares_strategies(folder):
   pictures = folder / 'pictures'
   pictures.mkdir()
   (pictures / 'a.png').write_bytes((folder / 'picture.png').read_bytes())
-  flags = (f'--pictures={pictures}', f'--output={folder / "study"}',
-           '--config=configs/kodak.py:smoke', '--strategies=joint,single')
+  flags = (
+      f'--pictures={pictures}',
+      f'--output={folder / "study"}',
+      '--config=configs/kodak.py:smoke',
+      '--strategies=joint,single',
+  )
   result = run('study', *flags)
   cells = json.loads((folder / 'study' / 'results.json').read_text())
   assert [c['strategy'] for c in cells] == ['joint', 'single']

@@ -5,7 +5,8 @@ import warnings
 import zlib
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+from PIL import ImageOps
 import pytest
 import skimage.color
 import tifffile

@@ -3,7 +3,8 @@ import time
 import numpy as np
 from PIL import Image
 import pytest
-from scipy import ndimage, signal
+from scipy import ndimage
+from scipy import signal
 import skimage.measure
 import skimage.metrics
 

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 import pallas_kernels
-from pallas_kernels import constants, xla
+from pallas_kernels import constants
+from pallas_kernels import xla
 
 
 class Scene(NamedTuple):

@@ -15,9 +15,15 @@ def random_splats(seed, n=5):
   return types.Splats(
       jnp.asarray(rng.uniform(0, 9, (n, 2)), jnp.float32),
       jnp.asarray(
-          np.stack([
-              rng.uniform(0.5, 3, n), rng.normal(size=n), rng.uniform(0.5, 3, n)
-          ], 1), jnp.float32,
+          np.stack(
+              [
+                  rng.uniform(0.5, 3, n),
+                  rng.normal(size=n),
+                  rng.uniform(0.5, 3, n),
+              ],
+              1,
+          ),
+          jnp.float32,
       ),
       jnp.asarray(rng.normal(size=(n, 3)), jnp.float32),
   )
@@ -94,13 +100,9 @@ def test_small_steps_agree_with_the_frame_and_large_ones_stay_valid():
 
 def test_rate_zero_freezes_a_splat():
   params = random_splats(0)
-  tx = optimizer.splat_adam(
-      0.1, 0.1, 0.1, b1=0.9, b2=0.99, min_cholesky=1e-3
-  )
+  tx = optimizer.splat_adam(0.1, 0.1, 0.1, b1=0.9, b2=0.99, min_cholesky=1e-3)
   rates = jnp.array([0.0, 1, 0, 1, 1])
-  updates, _ = tx.update(
-      random_splats(1), tx.init(params), params, rates=rates
-  )
+  updates, _ = tx.update(random_splats(1), tx.init(params), params, rates=rates)
   for x in updates:
     np.testing.assert_allclose(x[0], 0, atol=1e-7)
     assert (np.abs(x[1]).max() > 1e-3).all()
@@ -114,9 +116,12 @@ def test_steps_do_not_depend_on_the_size_of_the_gradient(scale):
   plain, _ = tx.update(grads, tx.init(params), params, rates=rates)
   scaled, _ = tx.update(
       jax.tree.map(lambda g: scale * g, grads),
-      tx.init(params), params, rates=rates,
+      tx.init(params),
+      params,
+      rates=rates,
   )
   jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6),
-      plain, scaled,
+      plain,
+      scaled,
   )

@@ -6,7 +6,8 @@ from hypothesis.extra import numpy as hnp
 import numpy as np
 import pytest
 
-from pgsvc_jax import quantize, types
+from pgsvc_jax import quantize
+from pgsvc_jax import types
 
 SETTINGS = hypothesis.settings(
     max_examples=150, derandomize=True, deadline=None, database=None

@@ -14,12 +14,15 @@ def random_layers(height, width, channels=3, sizes=(20, 0, 15)):
   return types.LayeredSplats(
       splats=types.Splats(
           rng.uniform(0, [width, height], (n, 2)).astype(np.float32),
-          np.stack([
-              rng.uniform(1, 9, n), rng.normal(size=n), rng.uniform(1, 9, n)
-          ], 1).astype(np.float32),
+          np.stack(
+              [rng.uniform(1, 9, n), rng.normal(size=n), rng.uniform(1, 9, n)],
+              1,
+          ).astype(np.float32),
           rng.normal(0.2, 0.4, (n, channels)).astype(np.float32),
       ),
-      layer_sizes=sizes, height=height, width=width,
+      layer_sizes=sizes,
+      height=height,
+      width=width,
   )
 
 

@@ -15,7 +15,10 @@ ROOT = pathlib.Path(__file__).parents[1]
 def run(verb, *flags):
   return subprocess.run(
       [sys.executable, '-m', f'launch.{verb}', *flags],
-      cwd=ROOT, capture_output=True, text=True, check=False,
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
   )
 
 
@@ -28,7 +31,9 @@ def test_every_file_encodes_and_decodes_or_is_refused(data_dir, tmp_path):
     output, decoded = tmp_path / 'x.pgsvc', tmp_path / 'x.png'
     output.unlink(missing_ok=True)
     encoded = run(
-        'encode', f'--input={file}', f'--output={output}',
+        'encode',
+        f'--input={file}',
+        f'--output={output}',
         '--config=configs/image.py:smoke',
     )
     if encoded.returncode:
