@@ -21,7 +21,7 @@ test-slow: $(VENV)/.dev
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/pyink --check -q .
-	$(BIN)/pyrefly check --summary=none
+	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix-only .

@@ -163,7 +163,7 @@ def _step_times(shape: Shape, implementation: str, devices: list) -> dict:
   sharding = train.band_sharding(devices)
   bands = jax.device_put(train.make_bands(target, len(devices)), sharding)
   inputs = train.replicate(schedule.inputs, sharding)
-  state = train.create_train_state(config, sum(shape.layer_sizes), 3)
+  state = train.create_train_state(sum(shape.layer_sizes), 3)
   state = train.add_splats(state, 0, types.Splats(*splats))
   state = train.replicate(state, sharding)
   error_fns = {

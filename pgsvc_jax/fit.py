@@ -87,7 +87,7 @@ def fit_picture(
   bands = jax.device_put(train.make_bands(image, len(devices)), sharding)
   inputs = train.replicate(schedule.inputs, sharding)
   state = train.replicate(
-      train.create_train_state(config, sum(schedule.layer_sizes), channels),
+      train.create_train_state(sum(schedule.layer_sizes), channels),
       sharding,
   )
   births = list(schedule.births)

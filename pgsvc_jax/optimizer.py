@@ -6,6 +6,7 @@ step M changes the factor to L (I + M): the same step means the same change of
 the picture for splats of any size and shape.
 """
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,12 @@ class AgedAdamState(NamedTuple):
   age: Int[Array, ' n']
 
 
+def init_aged_adam(params: types.Splats) -> AgedAdamState:
+  """The state of `scale_by_aged_adam` for splats just born."""
+  zeros = jax.tree.map(jnp.zeros_like, params)
+  return AgedAdamState(zeros, zeros, jnp.zeros(len(params.means), jnp.int32))
+
+
 def scale_by_aged_adam(
     b1: float, b2: float, eps: float = 1e-8
 ) -> optax.GradientTransformation:
@@ -33,10 +40,6 @@ def scale_by_aged_adam(
   newborn would be taken as unbiased and their first steps would be tiny.
   Reset `mean`, `square` and `age` of a slot to 0 when a splat is born in it.
   """
-
-  def init(params):
-    zeros = jax.tree.map(jnp.zeros_like, params)
-    return AgedAdamState(zeros, zeros, jnp.zeros(len(params.means), jnp.int32))
 
   def update(updates, state, params=None):
     del params
@@ -52,7 +55,7 @@ def scale_by_aged_adam(
     )
     return scaled, AgedAdamState(mean, square, age)
 
-  return optax.GradientTransformation(init, update)
+  return optax.GradientTransformation(init_aged_adam, update)
 
 
 def to_splat_frame(grads: types.Splats, params: types.Splats) -> types.Splats:
@@ -67,8 +70,26 @@ def to_splat_frame(grads: types.Splats, params: types.Splats) -> types.Splats:
   )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Bounds:
+  """What parameters are kept within.
+
+  Without upper bounds a splat that serves as a background widens by the same
+  factor every step, to 1e7 pixels and beyond what a file can hold.
+
+  Attributes:
+    min_cholesky: of l11 and l22, pixels.
+    height: of the picture; bounds l11, l22 and |l21| together with the width.
+    width: of the picture; means stay within one picture of the picture.
+  """
+
+  min_cholesky: float
+  height: int
+  width: int
+
+
 def from_splat_frame(
-    steps: types.Splats, params: types.Splats, min_cholesky: float
+    steps: types.Splats, params: types.Splats, bounds: Bounds
 ) -> types.Splats:
   """Additive updates of the parameters for steps u, M and of the colors.
 
@@ -78,11 +99,14 @@ def from_splat_frame(
   l11, l21, l22 = params.cholesky.T
   u1, u2 = steps.means.T
   m11, m21, m22 = steps.cholesky.T
-  grown11 = jnp.maximum(l11 * jnp.exp(m11), min_cholesky)
-  grown22 = jnp.maximum(l22 * jnp.exp(m22), min_cholesky)
-  grown21 = l21 * jnp.exp(m11) + l22 * m21
+  largest = max(bounds.height, bounds.width)
+  grown11 = jnp.clip(l11 * jnp.exp(m11), bounds.min_cholesky, largest)
+  grown22 = jnp.clip(l22 * jnp.exp(m22), bounds.min_cholesky, largest)
+  grown21 = jnp.clip(l21 * (grown11 / l11) + l22 * m21, -largest, largest)
+  size = jnp.array([bounds.width, bounds.height], jnp.float32)
+  moved = params.means + jnp.stack([l11 * u1, l21 * u1 + l22 * u2], 1)
   return types.Splats(
-      means=jnp.stack([l11 * u1, l21 * u1 + l22 * u2], 1),
+      means=jnp.clip(moved, -size, 2 * size) - params.means,
       cholesky=jnp.stack([grown11, grown21, grown22], 1) - params.cholesky,
       colors=steps.colors,
   )
@@ -95,7 +119,7 @@ def splat_adam(
     *,
     b1: float,
     b2: float,
-    min_cholesky: float,
+    bounds: Bounds,
 ) -> optax.GradientTransformationExtraArgs:
   """The optimiser of the fit; `update` takes `rates`, a factor per splat.
 
@@ -105,7 +129,7 @@ def splat_adam(
     colors_rate: step of the colors.
     b1: decay of the mean gradient.
     b2: decay of the mean square.
-    min_cholesky: floor of l11 and l22, pixels.
+    bounds: of means and Cholesky factors.
 
   Returns:
     An optax transformation whose updates are added to the parameters.
@@ -117,6 +141,6 @@ def splat_adam(
     local = to_splat_frame(grads, params)
     scaled, state = adam.update(local, state)
     steps = jax.tree.map(lambda x, s: s * rates[:, None] * x, scaled, scales)
-    return from_splat_frame(steps, params, min_cholesky), state
+    return from_splat_frame(steps, params, bounds), state
 
   return optax.GradientTransformationExtraArgs(adam.init, update)

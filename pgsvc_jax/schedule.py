@@ -39,11 +39,15 @@ class Schedule:
   """A whole fit, fixed before it starts.
 
   Attributes:
+    height: of the picture, pixels.
+    width: of the picture, pixels.
     layer_sizes: splats per layer as they are fitted.
     births: in order of steps.
     inputs: one row a step; a whole number of chunks.
   """
 
+  height: int
+  width: int
   layer_sizes: tuple[int, ...]
   births: tuple[Birth, ...]
   inputs: StepInputs
@@ -135,7 +139,11 @@ def make_schedule(
     elif top and config.strategy == 'all_levels':
       weights[step, :top] = config.lower_weight
   return Schedule(
-      layer_sizes=sizes, births=births, inputs=StepInputs(weights, rates)
+      height=height,
+      width=width,
+      layer_sizes=sizes,
+      births=births,
+      inputs=StepInputs(weights, rates),
   )
 
 

@@ -59,29 +59,29 @@ class Band:
 
 
 def make_optimizer(
-    config: config_lib.FitConfig,
+    config: config_lib.FitConfig, height: int, width: int
 ) -> optax.GradientTransformationExtraArgs:
-  """The optimiser that the settings ask for."""
+  """The optimiser that the settings ask for, for a picture of this size."""
   return optimizer.splat_adam(
       config.means_rate,
       config.cholesky_rate,
       config.colors_rate,
       b1=config.adam_b1,
       b2=config.adam_b2,
-      min_cholesky=config.min_cholesky,
+      bounds=optimizer.Bounds(
+          min_cholesky=config.min_cholesky, height=height, width=width
+      ),
   )
 
 
-def create_train_state(
-    config: config_lib.FitConfig, num_splats: int, channels: int
-) -> TrainState:
+def create_train_state(num_splats: int, channels: int) -> TrainState:
   """A state (NumPy) with room for `num_splats`, none of them born."""
   params = types.Splats(
       np.zeros((num_splats, 2), np.float32),
       np.tile(np.float32([1, 0, 1]), (num_splats, 1)),
       np.zeros((num_splats, channels), np.float32),
   )
-  opt_state = jax.tree.map(np.asarray, make_optimizer(config).init(params))
+  opt_state = jax.tree.map(np.asarray, optimizer.init_aged_adam(params))
   return TrainState(
       step=np.int32(0),
       params=params,
@@ -116,7 +116,7 @@ def park(params: types.Splats, active: Bool[Array, ' n']) -> types.Splats:
 
 def make_train_step(
     config: config_lib.FitConfig,
-    layer_sizes: tuple[int, ...],
+    schedule: schedule_lib.Schedule,
     error_fn: ErrorFn = pallas_kernels.composite_error,
 ) -> Callable[
     [TrainState, schedule_lib.StepInputs, Band],
@@ -130,14 +130,15 @@ def make_train_step(
 
   Args:
     config: the settings.
-    layer_sizes: splats per layer.
+    schedule: what is fitted.
     error_fn: `pallas_kernels.composite_error`, or what replaces it: the loss,
       and a figure per prefix.
 
   Returns:
     The step.
   """
-  tx = make_optimizer(config)
+  tx = make_optimizer(config, schedule.height, schedule.width)
+  layer_sizes = schedule.layer_sizes
   layer_of_splat = np.repeat(np.arange(len(layer_sizes)), layer_sizes)
 
   def step(state, inputs, band):
@@ -187,9 +188,10 @@ def make_train_chunk(
     `chunk(state, inputs, bands) -> (state, errors [L])`, a pmap over `devices`:
     the state is replicated along a leading device axis, `inputs` holds the
     whole schedule on every device and the chunk reads its rows at `state.step`;
-    the errors are those of the last step.
+    the errors are those of the last step, NaN once a parameter is not finite
+    (the operator may skip such a splat, and the errors alone would look well).
   """
-  step = make_train_step(config, schedule.layer_sizes, error_fn)
+  step = make_train_step(config, schedule, error_fn)
 
   @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
   def chunk(state, inputs, band):
@@ -198,7 +200,8 @@ def make_train_chunk(
         inputs,
     )
     state, errors = lax.scan(lambda s, row: step(s, row, band), state, rows)
-    return state, errors[-1]
+    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]
+    return state, jnp.where(jnp.stack(finite).all(), errors[-1], jnp.nan)
 
   return chunk
 
