@@ -34,7 +34,7 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'Python 3.11 or newer is needed: make PYTHON=python3.12 ...' >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV) || \
-	  { echo 'The venv module is missing; on Debian: apt install python3-venv' >&2; exit 1; }
+	  { rm -rf $(VENV); echo 'The venv module is missing; on Debian: apt install python3-venv' >&2; exit 1; }
 	$(BIN)/python -m pip install -q --upgrade pip
 
 # The stamps stand for "these extras of this pyproject.toml are installed".

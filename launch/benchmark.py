@@ -10,6 +10,7 @@ that compiles; the spread is the middle half. Compare figures of one run only.
 from collections.abc import Callable
 import dataclasses
 import functools
+import shutil
 import statistics
 import subprocess
 import time
@@ -26,7 +27,10 @@ _IMPLEMENTATIONS = flags.DEFINE_list(
 )
 _REPEATS = flags.DEFINE_integer('repeats', 20, 'timed runs of each case')
 _NUM_DEVICES = flags.DEFINE_integer(
-    'num_devices', 0, 'for the train step; 0: all, on CPU one a core'
+    'num_devices',
+    0,
+    'for the train step; 0: all, on CPU one a core',
+    lower_bound=0,
 )
 _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
 
@@ -193,9 +197,12 @@ def _free_error(means, cholesky, colors, *unused, layer_sizes):
 
 def _commit() -> str | None:
   """The commit of the source tree, if it is one."""
+  root = command.CONFIGS.parent
+  if not (root / '.git').exists() or not shutil.which('git'):
+    return None
   result = subprocess.run(
       ['git', 'describe', '--always', '--dirty'],
-      cwd=command.CONFIGS,
+      cwd=root,
       capture_output=True,
       text=True,
       check=False,

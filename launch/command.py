@@ -1,12 +1,16 @@
 """What every command shares: how it starts, fails and writes.
 
 A command exits with 0 only when its work is done. What the user can mend is one
-line on standard error and status 1; a defect of the program is a traceback.
+line on standard error and status 1; a defect of the program is a traceback
+(and so is everything with --verbosity=1).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+import contextlib
+import functools
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 
@@ -17,40 +21,55 @@ from ml_collections import config_flags
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
-_default_config = ''
+# RuntimeError: JAX's own, such as out of memory; and NotImplementedError.
+_USER_ERRORS = (
+    OSError,
+    ValueError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+)
 
-_USER_ERRORS = (OSError, ValueError, ArithmeticError, MemoryError)
 
+def define_config() -> flags.FlagHolder:
+  """Defines --config; its default is an argument of `run`.
 
-def define_config(default: str) -> flags.FlagHolder:
-  """Defines --config, of a file in configs/ unless the user names another.
-
-  Not as the flag's own default: config_flags reads that while the module is
+  Not the flag's own default: config_flags reads that while the module is
   imported, where a wrong --config.FIELD is a traceback.
   """
-  global _default_config
-  _default_config = f'--config={CONFIGS / default}'
   return config_flags.DEFINE_config_file(
       'config',
       None,
-      f'configs/NAME.py[:preset], default configs/{default}; single fields by'
-      ' --config.fit.FIELD=VALUE',
+      'configs/NAME.py[:preset]; single fields by --config.fit.FIELD=VALUE',
   )
 
 
-def run(main: Callable[[], None]) -> None:
-  """Parses the flags, runs `main` and exits the process."""
-  app.run(lambda argv: _guarded(main), flags_parser=_parse)
+def run(main: Callable[[], None], config: str | None = None) -> None:
+  """Parses the flags, runs `main` and exits the process.
+
+  Args:
+    main: the command.
+    config: for commands with --config, the file in configs/ that is the
+      default.
+  """
+  app.run(
+      lambda argv: _guarded(main),
+      flags_parser=functools.partial(_parse, default_config=config),
+  )
 
 
-def _name() -> str:
-  return pathlib.Path(sys.argv[0]).stem
+@contextlib.contextmanager
+def about(path: str) -> Iterator[None]:
+  """Errors in the block are about this file: their message names it."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}') from error
 
 
 def _fail(message: str, status: int = 1) -> None:
-  print(f'{_name()}: {" ".join(message.split())}', file=sys.stderr)
-  # Not sys.exit: worker threads of a failed run must not hold the process.
-  sys.stderr.flush()
+  name = pathlib.Path(sys.argv[0]).stem
+  print(f'{name}: {" ".join(message.split())}', file=sys.stderr)
   sys.exit(status)
 
 
@@ -67,54 +86,70 @@ def _guarded(main: Callable[[], None]) -> None:
     _fail(str(error) or type(error).__name__)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(argv: list[str], default_config: str | None) -> list[str]:
   """Parses flags; unknown flags, fields and presets are one line."""
-  if '--help' in argv[1:] or '-h' in argv[1:]:
+  words = _bundled_config(argv)
+  if '--help' in words or '-h' in words:
     # absl's own help flags exit with 1.
     app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
-  words = [_bundled_config(word) for word in argv]
-  if _default_config and not any(w.startswith('--config=') for w in words):
-    words.insert(1, _default_config)
+  if default_config and not any(w.startswith('--config=') for w in words):
+    words.insert(1, f'--config={CONFIGS / default_config}')
   try:
     rest = flags.FLAGS(words)
   except flags.Error as error:
     # Of an error inside a config file, absl quotes the whole traceback.
     _fail(f'{str(error).splitlines()[-1]} (--help lists the flags)')
-  except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    # config_flags raises these for unknown fields, presets and files.
-    _fail(f'--config: {error.args[-1] if error.args else error}')
+  except Exception as error:  # Of config_flags, or of the user's config file.
+    _fail(f'--config: {type(error).__name__}: {error}')
   if len(rest) > 1:
     _fail(f'unexpected argument {rest[1]!r}: paths go into --input, --output')
   return rest
 
 
-def _bundled_config(word: str) -> str:
+def _bundled_config(argv: list[str]) -> list[str]:
   """Finds configs/NAME.py beside this package when it is not in the cwd."""
-  flag, equals, value = word.partition('=')
-  path, colon, preset = value.partition(':')
-  name = pathlib.PurePath(path)
-  if (
-      flag in ('--config', '-config')
-      and name.parent == pathlib.PurePath('configs')
-      and not os.path.exists(path)
-      and (CONFIGS / name.name).exists()
-  ):
-    return f'{flag}{equals}{CONFIGS / name.name}{colon}{preset}'
-  return word
+  words = []
+  for word in argv:
+    if words and words[-1] == '--config':
+      word = f'{words.pop()}={word}'
+    flag, _, value = word.partition('=')
+    path, colon, preset = value.partition(':')
+    name = pathlib.PurePath(path)
+    if (
+        flag == '--config'
+        and name.parent == pathlib.PurePath('configs')
+        and not os.path.exists(path)
+        and (CONFIGS / name.name).exists()
+    ):
+      word = f'{flag}={CONFIGS / name.name}{colon}{preset}'
+    words.append(word)
+  return words
 
 
-def read_bytes(path: str) -> bytes:
-  """Reads a whole file."""
-  return pathlib.Path(path).read_bytes()
+def check_output(path: str) -> None:
+  """Refuses a path that cannot be written, before long work is done for it.
+
+  Raises:
+    OSError: the path cannot be written.
+  """
+  target = pathlib.Path(path)
+  if not target.parent.is_dir():
+    raise OSError(f'cannot write {path}: no folder {target.parent}')
+  if target.exists() and not target.is_file():
+    raise OSError(f'cannot write {path}: it is no regular file')
+  if not os.access(target.parent, os.W_OK):
+    raise OSError(f'cannot write {path}: no permission in {target.parent}')
 
 
 def write_bytes(path: str, data: bytes) -> None:
-  """Writes a file whole or not at all: a temporary name, then a rename."""
+  """Writes a file whole or not at all: a temporary name, then a rename.
+
+  Raises:
+    OSError: the path cannot be written.
+  """
+  check_output(path)
   target = pathlib.Path(path)
-  try:
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix='.partial-')
-  except OSError as error:
-    raise OSError(f'cannot write {path}: {error.strerror}') from error
+  handle, name = tempfile.mkstemp(dir=target.parent, prefix='.partial-')
   try:
     with os.fdopen(handle, 'wb') as file:
       file.write(data)
@@ -123,6 +158,36 @@ def write_bytes(path: str, data: bytes) -> None:
     os.umask(mask)
     os.chmod(name, 0o666 & ~mask)
     os.replace(name, target)
-  except BaseException:
+  except BaseException as error:
     pathlib.Path(name).unlink(missing_ok=True)
+    if isinstance(error, OSError):
+      raise OSError(f'cannot write {path}: {error.strerror}') from error
     raise
+
+
+def run_verb(verb: str, *arguments: str, quiet: bool = False) -> str:
+  """Runs another command in a fresh process.
+
+  Args:
+    verb: the command.
+    *arguments: its flags.
+    quiet: keep its standard error back, unless it fails.
+
+  Returns:
+    Its standard output.
+
+  Raises:
+    ChildProcessError: it failed.
+  """
+  result = subprocess.run(
+      [sys.executable, '-m', f'{__package__}.{verb}', *arguments],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE if quiet else None,
+      text=True,
+      check=False,
+  )
+  if result.returncode:
+    lines = (result.stderr or '').splitlines()
+    why = lines[-1] if lines else f'{verb} ended with {result.returncode}'
+    raise ChildProcessError(why)
+  return result.stdout

@@ -5,6 +5,7 @@ python -m launch.decode --input=FILE.pgsvc --output=PICTURE.png [--layers=K]
 A cut file gives the last layer that is whole. Needs no JAX.
 """
 
+import pathlib
 import sys
 import time
 
@@ -28,14 +29,15 @@ _LAYERS = flags.DEFINE_integer(
 )
 _SCALE = flags.DEFINE_float('scale', 1.0, 'size of the picture / its own size')
 _MAX_PIXELS = flags.DEFINE_integer(
-    'max_pixels', 2**26, 'refuse larger pictures: a small file can claim one'
+    'max_pixels', 2**27, 'refuse larger pictures: a small file can claim one'
 )
 
 
 def main() -> None:
   """Reads, renders and writes; says how long each took."""
-  data = command.read_bytes(_INPUT.value)
-  header = bitstream.read_header(data)
+  data = pathlib.Path(_INPUT.value).read_bytes()
+  with command.about(_INPUT.value):
+    header = bitstream.read_header(data)
   pixels = header.width * header.height * _SCALE.value**2
   if pixels > _MAX_PIXELS.value:
     raise ValueError(
@@ -43,7 +45,8 @@ def main() -> None:
         f' {_SCALE.value:g} is more than --max_pixels={_MAX_PIXELS.value}'
     )
   times = [time.perf_counter()]
-  layered = bitstream.read_layers(data, _LAYERS.value)
+  with command.about(_INPUT.value):
+    layered = bitstream.read_layers(data, _LAYERS.value)
   times.append(time.perf_counter())
   image = render.render_picture(render.scaled(layered, _SCALE.value))
   times.append(time.perf_counter())

@@ -9,7 +9,6 @@ shows them side by side, and how_it_works.png, which shows the run.
 
 import json
 import pathlib
-import subprocess
 import sys
 import time
 
@@ -25,19 +24,6 @@ _OUTPUT = flags.DEFINE_string('output', 'demo', 'folder for the results')
 _CONFIG = flags.DEFINE_string('config', 'configs/image.py', 'of the encoder')
 
 
-def _run(verb: str, *arguments: str) -> str:
-  """Runs a command in a fresh process; returns its standard output."""
-  result = subprocess.run(
-      [sys.executable, '-m', f'{__package__}.{verb}', *arguments],
-      stdout=subprocess.PIPE,
-      text=True,
-      check=False,
-  )
-  if result.returncode:
-    raise RuntimeError(f'{verb} failed with status {result.returncode}')
-  return result.stdout
-
-
 def _sample() -> pathlib.Path:
   try:
     import skimage
@@ -51,12 +37,15 @@ def _sample() -> pathlib.Path:
 
 def main() -> None:
   """Encodes, decodes, measures and draws."""
+  # Slow to import; here, because a run without it would end in an error.
+  from . import figures
+
   begin = time.perf_counter()
   picture = pathlib.Path(_INPUT.value) if _INPUT.value else _sample()
   folder = pathlib.Path(_OUTPUT.value)
   folder.mkdir(parents=True, exist_ok=True)
   file = folder / f'{picture.stem}.pgsvc'
-  _run(
+  command.run_verb(
       'encode',
       f'--input={picture}',
       f'--output={file}',
@@ -64,21 +53,20 @@ def main() -> None:
       f'--workdir={folder / "run"}',
   )
   result = json.loads(
-      _run('evaluate', f'--input={file}', f'--reference={picture}', '--json')
+      command.run_verb(
+          'evaluate', f'--input={file}', f'--reference={picture}', '--json'
+      )
   )
   decoded = []
   for row in result['layers']:
     decoded.append(folder / f'{picture.stem}_{row["layer"] + 1}_layers.png')
-    _run(
+    command.run_verb(
         'decode',
         f'--input={file}',
         f'--output={decoded[-1]}',
         f'--layers={row["layer"] + 1}',
     )
   table.print_layers(result['layers'])
-  # Slow to import, and only needed here.
-  from . import figures
-
   figures.draw_prefixes(
       picture, decoded, result['layers'], folder / 'prefixes.png'
   )

@@ -6,11 +6,13 @@ python -m launch.encode --input=PICTURE --output=FILE.pgsvc \
 
 import dataclasses
 import json
+import math
 import pathlib
 import sys
 import time
 
 from absl import flags
+import numpy as np
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
@@ -24,12 +26,16 @@ _INPUT = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     'output', None, '.pgsvc file to write', required=True
 )
-_CONFIG = command.define_config('image.py')
+_CONFIG = command.define_config()
+flags.declare_key_flag('config')
 _WORKDIR = flags.DEFINE_string(
     'workdir', None, 'folder for config.json, run.json and metrics.jsonl'
 )
 _NUM_DEVICES = flags.DEFINE_integer(
-    'num_devices', 0, 'devices to use, on CPU one a core; 0: all'
+    'num_devices',
+    0,
+    'devices to use, on CPU one a core; 0: all',
+    lower_bound=0,
 )
 _CACHE = flags.DEFINE_bool('cache', True, 'keep compiled programs between runs')
 _IMPLEMENTATION = flags.DEFINE_string(
@@ -44,15 +50,15 @@ def main() -> None:
   """Reads, fits, writes, and says what each layer holds."""
   begin = time.perf_counter()
   config = config_lib.from_mapping(config_lib.EncodeConfig, _CONFIG.value)
-  output = pathlib.Path(_OUTPUT.value)
-  if not output.parent.is_dir():
-    raise OSError(f'cannot write {output}: no folder {output.parent}')
+  command.check_output(_OUTPUT.value)
   picture = media.read_picture(_INPUT.value)
   for note in picture.notes:
     print(f'{_INPUT.value}: {note}', file=sys.stderr)
 
   # Only now: --help, wrong settings and bad pictures need not wait for JAX.
   from pgsvc_jax import fit
+  from pgsvc_jax import metrics
+  from pgsvc_jax import render
 
   from . import progress
   from . import runtime
@@ -80,10 +86,16 @@ def main() -> None:
   data = bitstream.write(layered, config.step_sizes)
   command.write_bytes(_OUTPUT.value, data)
   header = bitstream.read_header(data)
+  # Of the bytes, not of the fit: what anyone who decodes them will see.
+  images = render.render_prefixes(bitstream.read_layers(data))
+  levels = ' / '.join(
+      f'{metrics.psnr_db(x / np.float32(255), picture.pixels):.2f}'
+      for x in images
+  )
   print(
       f'{_OUTPUT.value}: {len(data)} bytes, layers end at'
       f' {", ".join(map(str, header.truncation_points))};'
-      f' {header.bits_per_pixel[-1]:.3f} bpp;'
+      f' {header.bits_per_pixel[-1]:.3f} bpp; decoded {levels} dB;'
       f' first steps after {first_step:.1f} s,'
       f' all in {time.perf_counter() - begin:.1f} s',
       file=sys.stderr,
@@ -113,9 +125,12 @@ class _RunLog:
   def append(self, row: dict) -> None:
     if self._folder is None:
       return
+    # JSON has no infinity: null where a prefix is exact.
+    levels = [x if math.isfinite(x) else None for x in row['psnr_db']]
+    row = row | {'psnr_db': levels}
     with open(self._folder / 'metrics.jsonl', 'a') as file:
       file.write(json.dumps(row) + '\n')
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, config='image.py')

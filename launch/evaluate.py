@@ -7,6 +7,7 @@ five-scale MS-SSIM (none for pictures under 161 pixels).
 """
 
 import math
+import pathlib
 
 from absl import flags
 import numpy as np
@@ -28,16 +29,19 @@ _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
 
 def main() -> None:
   """Decodes all prefixes and prints the table."""
-  data = command.read_bytes(_INPUT.value)
+  data = pathlib.Path(_INPUT.value).read_bytes()
   reference = media.read_picture(_REFERENCE.value).pixels
-  document = table.describe(data)
-  layered = bitstream.read_layers(data)
-  images = render.render_prefixes(layered)
-  if images.shape[1:] != reference.shape:
+  with command.about(_INPUT.value):
+    document = table.describe(data)
+    layered = bitstream.read_layers(data)
+  # Before anything of the claimed size is allocated.
+  size = (document['height'], document['width'], document['channels'])
+  if size != reference.shape:
     raise ValueError(
-        f'{_REFERENCE.value} is {reference.shape}, the file {images.shape[1:]}'
+        f'{_REFERENCE.value} is {reference.shape}, {_INPUT.value} {size}'
         ' (height, width, channels)'
     )
+  images = render.render_prefixes(layered)
   for row, image in zip(document['layers'], images):
     decoded = image.astype(np.float32) / 255
     psnr_db = metrics.psnr_db(decoded, reference)

@@ -3,6 +3,8 @@
 python -m launch.extract --input=FILE.pgsvc --output=CUT.pgsvc --layers=K
 """
 
+import pathlib
+
 from absl import flags
 
 from pgsvc_jax import bitstream
@@ -18,8 +20,10 @@ _LAYERS = flags.DEFINE_integer(
 
 def main() -> None:
   """Copies bytes; nothing is decoded."""
-  data = command.read_bytes(_INPUT.value)
-  command.write_bytes(_OUTPUT.value, bitstream.extract(data, _LAYERS.value))
+  data = pathlib.Path(_INPUT.value).read_bytes()
+  with command.about(_INPUT.value):
+    cut = bitstream.extract(data, _LAYERS.value)
+  command.write_bytes(_OUTPUT.value, cut)
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 import numpy as np
 
 from pgsvc_jax import bitstream
+from pgsvc_jax import media
 from pgsvc_jax import types
 
 _DPI = 80
@@ -25,6 +26,8 @@ def _window(height: int, width: int) -> tuple[slice, slice]:
 
 
 def _show(axis: plt.Axes, image: np.ndarray, title: str = '') -> None:
+  if image.ndim == 3 and image.shape[2] < 3:
+    image = image[..., 0]  # Gray, its alpha not shown.
   axis.imshow(image, cmap='gray', interpolation='nearest')
   axis.set_axis_off()
   axis.set_title(title, fontsize=10)
@@ -44,7 +47,8 @@ def draw_prefixes(
     layers: rows of `evaluate`.
     output: PNG file to write.
   """
-  images = [iio.imread(path) for path in [*decoded, original]]
+  images = [iio.imread(path) for path in decoded]
+  images.append(media.read_picture(original).pixels)
   titles = [
       f'{row["layer"] + 1} layer{"s" if row["layer"] else ""}:'
       f' {row["splats"]} splats, {row["bytes"] / 1024:.1f} KiB\n'
@@ -84,7 +88,7 @@ def draw_how_it_works(
     metrics: metrics.jsonl of the run that made it.
     output: PNG file to write.
   """
-  image = iio.imread(original)
+  image = media.read_picture(original).pixels
   data = file.read_bytes()
   layered, header = bitstream.read_layers(data), bitstream.read_header(data)
   figure, axes = plt.subplots(
@@ -154,7 +158,7 @@ def _draw_training(axis: plt.Axes, metrics: pathlib.Path) -> None:
     points = [
         (row['step'], row['psnr_db'][layer])
         for row in rows
-        if len(row['psnr_db']) > layer
+        if len(row['psnr_db']) > layer and row['psnr_db'][layer] is not None
     ]
     axis.plot(*zip(*points), label=f'layers 0..{layer}' if layer else 'base')
   axis.set(xlabel='step', ylabel='PSNR, dB')

@@ -3,6 +3,8 @@
 python -m launch.info --input=FILE.pgsvc [--json]
 """
 
+import pathlib
+
 from absl import flags
 
 from . import command
@@ -14,7 +16,8 @@ _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
 
 def main() -> None:
   """Prints the description."""
-  info = table.describe(command.read_bytes(_INPUT.value))
+  with command.about(_INPUT.value):
+    info = table.describe(pathlib.Path(_INPUT.value).read_bytes())
   if _JSON.value:
     table.print_json(info)
     return

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import sys
+import time
 
 from rich import console as rich_console
 from rich import progress as rich_progress
@@ -48,15 +49,18 @@ def _quality(progress: fit.Progress) -> str:
 
 def _print_tenths(title: str) -> Callable[[fit.Progress], None]:
   shown = 0
+  begin = time.monotonic()
 
   def show(progress: fit.Progress) -> None:
     nonlocal shown
     tenth = 10 * progress.step // progress.num_steps
     if tenth > shown:
       shown = tenth
+      spent = time.monotonic() - begin
+      left = spent * (progress.num_steps / progress.step - 1)
       print(
           f'{title}: step {progress.step} of {progress.num_steps},'
-          f' {_quality(progress)}',
+          f' {_quality(progress)}, {left:.0f} s left',
           file=sys.stderr,
       )
 

@@ -34,7 +34,10 @@ def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
   """
   # At INFO, JAX tells of every backend that this machine does not have.
   logging.getLogger('jax').setLevel(logging.WARNING)
-  jax.config.update('jax_num_cpu_devices', num_devices or num_cores())
+  cores = num_cores()
+  # More CPU devices than cores are for trying out: up to eight.
+  most = max(cores, 8)
+  jax.config.update('jax_num_cpu_devices', min(num_devices or cores, most))
   if use_cache:
     folder = platformdirs.user_cache_path('pgsvc_jax') / 'xla'
     jax.config.update('jax_compilation_cache_dir', str(folder))

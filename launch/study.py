@@ -4,15 +4,15 @@ python -m launch.study --pictures=FOLDER --output=FOLDER \
     --config=configs/kodak.py:fast --strategies=joint,sequential,prune,single
 
 Every cell is an ordinary `encode` and `evaluate`, each in its own process;
-files that are there already are not encoded again. `single` is encoded once for
-every prefix size, as one layer: what a file that is not scalable would reach.
+files made with the same settings before are not encoded again. `single` is
+encoded once for every prefix size, as one layer: what a file that is not
+scalable would reach.
 Writes results.json and prints a table in Markdown.
 """
 
 import json
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
@@ -29,47 +29,34 @@ _PICTURES = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     'output', None, 'folder for the files and results.json', required=True
 )
-_CONFIG = command.define_config('kodak.py')
+_CONFIG = command.define_config()
+flags.declare_key_flag('config')
 _STRATEGIES = flags.DEFINE_list('strategies', ['joint'], 'what to compare')
 _LIMIT = flags.DEFINE_integer('limit', None, 'pictures to take; default: all')
 
 
 def _encode(picture: pathlib.Path, file: pathlib.Path, overrides: dict) -> dict:
   """Encodes unless done before; returns the evaluation with the seconds."""
-  record = file.with_suffix('.json')
-  if record.exists():
-    return json.loads(record.read_text())
   config = config_flags.get_config_filename(flags.FLAGS['config'])
   fields = config_flags.get_override_values(flags.FLAGS['config']) | overrides
+  settings = [
+      f'--config={config}',
+      *(f'--config.{name}={value}' for name, value in fields.items()),
+  ]
+  record = file.with_suffix('.json')
+  if record.exists() and file.exists():
+    result = json.loads(record.read_text())
+    if result['settings'] == settings:
+      return result
   begin = time.perf_counter()
-  subprocess.run(
-      [
-          sys.executable,
-          '-m',
-          f'{__package__}.encode',
-          f'--input={picture}',
-          f'--output={file}',
-          f'--config={config}',
-      ]
-      + [f'--config.{name}={value}' for name, value in fields.items()],
-      check=True,
-      stderr=subprocess.DEVNULL,
+  command.run_verb(
+      'encode', f'--input={picture}', f'--output={file}', *settings, quiet=True
   )
   seconds = time.perf_counter() - begin
-  output = subprocess.run(
-      [
-          sys.executable,
-          '-m',
-          f'{__package__}.evaluate',
-          f'--input={file}',
-          f'--reference={picture}',
-          '--json',
-      ],
-      check=True,
-      stdout=subprocess.PIPE,
-      text=True,
-  ).stdout
-  result = json.loads(output) | {'seconds': seconds}
+  output = command.run_verb(
+      'evaluate', f'--input={file}', f'--reference={picture}', '--json'
+  )
+  result = json.loads(output) | {'seconds': seconds, 'settings': settings}
   record.write_text(json.dumps(result))
   return result
 
@@ -81,7 +68,7 @@ def _cell(
     folder: pathlib.Path,
 ) -> dict:
   """One picture under one strategy: {bytes, psnr_db, ms_ssim, seconds}."""
-  stem = f'{picture.stem}-{strategy}'
+  stem = f'{picture.name}-{strategy}'
   if strategy == 'single':
     results = []
     for k in range(len(sizes)):
@@ -95,7 +82,7 @@ def _cell(
     file = folder / f'{stem}.pgsvc'
     result = _encode(picture, file, {'fit.strategy': strategy})
     layers, seconds = result['layers'], result['seconds']
-  cell = {'picture': picture.stem, 'strategy': strategy, 'seconds': seconds}
+  cell = {'picture': picture.name, 'strategy': strategy, 'seconds': seconds}
   for name in ('bytes', 'bpp', 'psnr_db', 'ms_ssim'):
     cell[name] = [layer[name] for layer in layers]
   return cell
@@ -152,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, config='kodak.py')

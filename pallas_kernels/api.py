@@ -125,6 +125,9 @@ def composite_error(
     (0.125, 0.0625)
   """
   _check_splats(means, cholesky, colors, layer_sizes)
+  for x in (target, pixel_weights, level_weights):
+    if x.dtype != means.dtype:
+      raise ValueError(f'{x.dtype=} does not fit {means.dtype=}')
   if target.ndim != 3 or target.shape[2] != colors.shape[1]:
     raise ValueError(f'target must be [h, w, c]: {target.shape=}')
   if pixel_weights.shape != target.shape[:2]:
@@ -156,6 +159,8 @@ def _check_splats(means, cholesky, colors, layer_sizes) -> None:
     raise ValueError(f'colors must be [n, c]: {colors.shape=}')
   if not means.dtype == cholesky.dtype == colors.dtype:
     raise ValueError(f'{means.dtype=} {cholesky.dtype=} {colors.dtype=} differ')
+  if not jnp.issubdtype(means.dtype, jnp.floating):
+    raise ValueError(f'splats must be floating point: {means.dtype=}')
   if not layer_sizes or min(layer_sizes) < 0 or sum(layer_sizes) != num_splats:
     raise ValueError(f'{layer_sizes=} must sum to {num_splats=}')
 

@@ -34,6 +34,10 @@ I32 = np.int32
 TILE = 8
 PIXELS = TILE * TILE
 
+# (Tile, splat) pairs that are listed at most: 8 GiB. A failed allocation in
+# native code could not be told from success.
+MAX_PAIRS = 2**31
+
 _COLUMN = np.array([i % TILE + 0.5 for i in range(PIXELS)], F32)
 _ROW = np.array([i // TILE + 0.5 for i in range(PIXELS)], F32)
 
@@ -76,6 +80,24 @@ def _exp2_minus(t):
 
 
 @_njit
+def _tiles(low, high, size):
+  """First and last tile with pixel centres in low..high (last < first: none).
+
+  Compared and clipped as floats, in a form that is false for NaN: the int of a
+  huge float or of NaN is undefined. Above 2^24 a float32 rounds size - 1 up,
+  hence the clip of the ints.
+  """
+  first = np.ceil(low - _SLACK_PIXELS - F32(0.5))
+  last = np.floor(high + _SLACK_PIXELS - F32(0.5))
+  end = F32(size - 1)
+  if not (first <= last and first <= end and last >= F32(0)):
+    return 0, -1
+  first_pixel = min(int(max(first, F32(0))), size - 1)
+  last_pixel = min(int(min(last, end)), size - 1)
+  return first_pixel // TILE, last_pixel // TILE
+
+
+@_njit
 def _tile_span(row, mean_x, mean_y, l11, l21, l22, width):
   """First and last tile column that the splat touches in a row of tiles.
 
@@ -102,23 +124,14 @@ def _tile_span(row, mean_x, mean_y, l11, l21, l22, width):
   v = min(max(-k * l21, low), high)
   u = v / extent
   left = slope * v - half * math.sqrt(max(F32(1) - u * u, F32(0)))
-  # Clipped as floats: the int of a huge float is undefined.
-  first = max(mean_x + left - _SLACK_PIXELS - F32(0.5), F32(0))
-  last = min(mean_x + right + _SLACK_PIXELS - F32(0.5), F32(width - 1))
-  if not math.ceil(first) <= math.floor(last):
-    return 0, -1
-  return int(math.ceil(first)) // TILE, int(math.floor(last)) // TILE
+  return _tiles(mean_x + left, mean_x + right, width)
 
 
 @_njit
 def _tile_rows(mean_y, l21, l22, height):
   """First and last row of tiles that the splat touches (last < first: none)."""
   extent = _K * _SLACK_RELATIVE * math.sqrt(l21 * l21 + l22 * l22)
-  first = max(mean_y - extent - _SLACK_PIXELS - F32(0.5), F32(0))
-  last = min(mean_y + extent + _SLACK_PIXELS - F32(0.5), F32(height - 1))
-  if not math.ceil(first) <= math.floor(last):
-    return 0, -1
-  return int(math.ceil(first)) // TILE, int(math.floor(last)) // TILE
+  return _tiles(mean_y - extent, mean_y + extent, height)
 
 
 @_njit
@@ -126,26 +139,27 @@ def _bin_splats(means, cholesky, height, width):
   """Lists the splats of every tile, in the order of the splats.
 
   Returns:
-    (starts, ids): tile t (row-major) holds ids[starts[t]:starts[t + 1]].
+    (starts, ids, fits): tile t (row-major) holds ids[starts[t]:starts[t + 1]];
+    `fits` is False, and nothing listed, above MAX_PAIRS.
   """
   num_tiles_x = (width + TILE - 1) // TILE
   num_tiles_y = (height + TILE - 1) // TILE
   starts = np.zeros(num_tiles_x * num_tiles_y + 1, np.int64)
   num_splats = means.shape[0]
 
-  num_rows = 0
+  rows = np.empty((num_splats, 2), I32)
+  num_spans = 0
   for n in range(num_splats):
     l21, l22 = cholesky[n, 1], cholesky[n, 2]
-    top, bottom = _tile_rows(means[n, 1], l21, l22, height)
-    num_rows += max(bottom - top + 1, 0)
-  spans = np.empty((num_rows, 2), I32)
+    rows[n] = _tile_rows(means[n, 1], l21, l22, height)
+    num_spans += max(rows[n, 1] - rows[n, 0] + 1, 0)
+  spans = np.empty((num_spans, 2), np.int64)
 
   i = 0
   for n in range(num_splats):
     x, y = means[n, 0], means[n, 1]
     l11, l21, l22 = cholesky[n, 0], cholesky[n, 1], cholesky[n, 2]
-    top, bottom = _tile_rows(y, l21, l22, height)
-    for row in range(top, bottom + 1):
+    for row in range(rows[n, 0], rows[n, 1] + 1):
       first, last = _tile_span(row, x, y, l11, l21, l22, width)
       spans[i, 0] = row * num_tiles_x + first
       spans[i, 1] = row * num_tiles_x + last
@@ -155,18 +169,18 @@ def _bin_splats(means, cholesky, height, width):
 
   for tile in range(num_tiles_x * num_tiles_y):
     starts[tile + 1] += starts[tile]
+  if starts[-1] > MAX_PAIRS:
+    return starts, np.empty(0, I32), False
   ids = np.empty(starts[-1], I32)
   cursor = starts[:-1].copy()
   i = 0
   for n in range(num_splats):
-    l21, l22 = cholesky[n, 1], cholesky[n, 2]
-    top, bottom = _tile_rows(means[n, 1], l21, l22, height)
-    for _ in range(top, bottom + 1):
+    for _ in range(rows[n, 0], rows[n, 1] + 1):
       for tile in range(spans[i, 0], spans[i, 1] + 1):
         ids[cursor[tile]] = n
         cursor[tile] += 1
       i += 1
-  return starts, ids
+  return starts, ids, True
 
 
 @_njit(inline='always')
@@ -296,9 +310,15 @@ def _store(tile, left, top, image):
 
 @_njit
 def composite(means, cholesky, colors, layer_ends, images):
-  """Writes the prefix images [L, H, W, C] of the splats into `images`."""
+  """Writes the prefix images [L, H, W, C] of the splats into `images`.
+
+  Returns:
+    Whether it was done; no kernel starts on more than MAX_PAIRS pairs.
+  """
   num_layers, height, width, channels = images.shape
-  starts, ids = _bin_splats(means, cholesky, height, width)
+  starts, ids, fits = _bin_splats(means, cholesky, height, width)
+  if not fits:
+    return False
   weight = np.empty(PIXELS, F32)
   sums = np.empty((channels, PIXELS), F32)
   num_tiles_x = (width + TILE - 1) // TILE
@@ -313,6 +333,7 @@ def composite(means, cholesky, colors, layer_ends, images):
         _accumulate(ids[i], colors, weight, sums)
         i += 1
       _store(sums, left, top, images[layer])
+  return True
 
 
 @_njit
@@ -326,9 +347,15 @@ def composite_vjp(
     grad_cholesky,
     grad_colors,
 ):
-  """Writes the gradients of sum(images * cotangents) ([L, H, W, C])."""
+  """Writes the gradients of sum(images * cotangents) ([L, H, W, C]).
+
+  Returns:
+    As `composite`.
+  """
   num_layers, height, width, channels = cotangents.shape
-  starts, ids = _bin_splats(means, cholesky, height, width)
+  starts, ids, fits = _bin_splats(means, cholesky, height, width)
+  if not fits:
+    return False
   weight = np.empty(PIXELS, F32)
   scratch = np.empty(PIXELS, F32)
   suffix = np.empty((num_layers, channels, PIXELS), F32)
@@ -365,6 +392,7 @@ def composite_vjp(
           grad_cholesky,
           grad_colors,
       )
+  return True
 
 
 @_njit
@@ -387,10 +415,15 @@ def composite_error(
   those of sum_k level_weights[k] errors[k]. One pass: within a tile the weights
   of the forward pass are still in cache when the backward pass needs them, and
   no prefix image ever goes to memory.
+
+  Returns:
+    As `composite`.
   """
   num_layers = layer_ends.shape[0]
   height, width, channels = target.shape
-  starts, ids = _bin_splats(means, cholesky, height, width)
+  starts, ids, fits = _bin_splats(means, cholesky, height, width)
+  if not fits:
+    return False
   longest = 0
   for tile in range(starts.shape[0] - 1):
     longest = max(longest, starts[tile + 1] - starts[tile])
@@ -452,6 +485,7 @@ def composite_error(
       )
   for layer in range(num_layers):
     errors[layer] = F32(totals[layer])
+  return True
 
 
 # ---- XLA FFI handlers -------------------------------------------------------
@@ -463,13 +497,17 @@ _LIST_SIZE, _LIST_ITEMS = 16, 32
 _BUFFER_DTYPE, _BUFFER_DATA, _BUFFER_RANK, _BUFFER_DIMS = 16, 24, 32, 40
 _API_ERROR_CREATE = 48
 _ERROR_CREATE_ARGS_SIZE = 28
-_INVALID_ARGUMENT = 3
+_INVALID_ARGUMENT, _RESOURCE_EXHAUSTED = 3, 8
 _DTYPE_S32, _DTYPE_F32 = 4, 11
 _API_MAJOR, _API_MINOR = 0, 3
 
 # A global array is embedded in the compiled code, so it survives caching.
-_MESSAGE = np.frombuffer(
+_WRONG_BUFFERS = np.frombuffer(
     b'pallas_kernels cpu handler: wrong number, type or shape of buffers\0',
+    np.uint8,
+)
+_TOO_MANY_PAIRS = np.frombuffer(
+    b'pallas_kernels cpu handler: more than 2^31 (tile, splat) pairs\0',
     np.uint8,
 )
 
@@ -538,14 +576,26 @@ def _f32(buffer, shape):
 
 
 @_njit
-def _invalid(frame):
-  """Makes the XLA_FFI_Error that a handler returns for wrong buffers."""
+def _error(frame, message, code):
+  """Makes the XLA_FFI_Error that a handler returns."""
   args = np.zeros(4, np.int64)
   args[0] = _ERROR_CREATE_ARGS_SIZE
-  args[2] = _MESSAGE.ctypes.data
-  args[3] = _INVALID_ARGUMENT
+  args[2] = message.ctypes.data
+  args[3] = code
   create = _word(_word(frame + _FRAME_API) + _API_ERROR_CREATE)
   return _call(create, args.ctypes.data)
+
+
+@_njit
+def _invalid(frame):
+  return _error(frame, _WRONG_BUFFERS, _INVALID_ARGUMENT)
+
+
+@_njit
+def _status(frame, done):
+  if done:
+    return 0
+  return _error(frame, _TOO_MANY_PAIRS, _RESOURCE_EXHAUSTED)
 
 
 @_njit
@@ -646,8 +696,8 @@ def composite_handler(frame):
   if not valid or not _is_images(out, ends.shape[0], channels):
     return _invalid(frame)
   means, cholesky, colors = _splats(args, 0, num_splats, channels)
-  composite(means, cholesky, colors, ends, _f32(out, _image_shape(out)))
-  return 0
+  images = _f32(out, _image_shape(out))
+  return _status(frame, composite(means, cholesky, colors, ends, images))
 
 
 @_handler()
@@ -671,10 +721,10 @@ def composite_vjp_handler(frame):
   means, cholesky, colors = _splats(args, 0, num_splats, channels)
   grads = _splats(rets, 0, num_splats, channels)
   images = _f32(cotangents, _image_shape(cotangents))
-  composite_vjp(
+  done = composite_vjp(
       means, cholesky, colors, ends, images, grads[0], grads[1], grads[2]
   )
-  return 0
+  return _status(frame, done)
 
 
 @_handler()
@@ -704,7 +754,7 @@ def composite_error_handler(frame):
   height, width = _dim(target, 0), _dim(target, 1)
   means, cholesky, colors = _splats(args, 0, num_splats, channels)
   grads = _splats(rets, 1, num_splats, channels)
-  composite_error(
+  done = composite_error(
       means,
       cholesky,
       colors,
@@ -717,4 +767,4 @@ def composite_error_handler(frame):
       grads[1],
       grads[2],
   )
-  return 0
+  return _status(frame, done)

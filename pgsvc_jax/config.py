@@ -22,7 +22,7 @@ class FitConfig:
   # Splats per layer, base first. Empty: from `layer_density`.
   layer_splats: tuple[int, ...] = ()
   # Splats per pixel and layer, used where `layer_splats` is empty; at 768x512
-  # the default is 5000 + 2000 + 2000.
+  # the default is about 5000 + 2000 + 2000.
   layer_density: tuple[float, ...] = (0.0127, 0.0051, 0.0051)
   # joint: each step lowers the error of the full picture and of one lower
   #   prefix, cycling through them (P-GSVC).
@@ -57,6 +57,8 @@ class FitConfig:
   seed: int = 0
 
   def __post_init__(self):
+    if not all(isinstance(size, int) for size in self.layer_splats):
+      raise ValueError(f'layer_splats must be integers: {self.layer_splats}')
     if self.strategy not in get_args(Strategy):
       raise ValueError(
           f'strategy {self.strategy!r} is not one of {get_args(Strategy)}'
@@ -77,7 +79,11 @@ class FitConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EncodeConfig:
-  """Everything that decides the bytes of a file, but for the picture."""
+  """What decides the bytes of a file, with the picture.
+
+  The number of devices and the implementation of the operator decide float
+  rounding, so the same bytes come from the same settings on the same machine.
+  """
 
   fit: FitConfig = FitConfig()
   # Of the quantiser, the same in all layers.

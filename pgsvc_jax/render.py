@@ -36,7 +36,7 @@ def first_layers(
 
 
 def scaled(layered: types.LayeredSplats, scale: float) -> types.LayeredSplats:
-  """The same picture on a grid `scale` times as fine, both sides rounded up.
+  """The same picture on a grid `scale` times as fine, both sides rounded.
 
   Pixel centres are at +0.5, so scaling all lengths moves nothing.
 
@@ -79,7 +79,8 @@ def render_prefixes(
     bottom = min(top + _ROWS, height)
     band = np.empty((len(ends), bottom - top, *images.shape[2:]), np.float32)
     shifted = means - np.float32([0, top])
-    cpu_kernels.composite(shifted, cholesky, colors, ends, band)
+    if not cpu_kernels.composite(shifted, cholesky, colors, ends, band):
+      raise MemoryError('too many splats cover too many tiles')
     images[:, top:bottom] = media.to_uint8(band)
 
   # The kernels hold no GIL.

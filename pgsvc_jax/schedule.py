@@ -104,8 +104,6 @@ def make_schedule(
     sizes = (sum(sizes),)
   num_layers = len(sizes)
   chunk = config.chunk_steps
-  if config.num_steps < 1 or chunk < 1:
-    raise ValueError(f'{config.num_steps=} and {chunk=} must be positive')
   num_chunks = max(1, round(config.num_steps / chunk))
 
   births = _births(config, sizes, num_chunks)

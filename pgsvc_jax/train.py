@@ -32,7 +32,7 @@ ErrorFn = Callable[..., tuple[Array, Array]]
 
 _T = TypeVar('_T')
 
-# Outside any picture.
+# Outside any picture, being negative by more than any splat is wide.
 _PARKED = -65536.0
 
 

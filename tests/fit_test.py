@@ -69,7 +69,7 @@ def test_a_whole_incremental_fit_compiles_once(caplog):
 
 
 @pytest.mark.parametrize('num_devices', [2, 3])
-def test_bands_over_devices_change_nothing(joint, num_devices):
+def test_bands_over_devices_change_nothing(num_devices):
   """40 rows are five rows of tiles: 2 and 3 bands pad differently."""
   devices = jax.local_devices()[:num_devices]
   assert len(devices) == num_devices

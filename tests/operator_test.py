@@ -196,7 +196,7 @@ def test_images_and_gradients_match_float64(implementation, name):
   # Measured, largest of the implementations and scenes: images 7e-7 (5,000
   # splats in one tile; 1.4e-7 elsewhere), gradients 3.6e-7; element bounds
   # 1.3e-6 and 5.4e-7. The elongated splat cancels terms 1e4 times its result in
-  # L^-1 (p - mean) and its moments: 1.9e-6 and, in dL of `cpu`, 1.1e-4.
+  # L^-1 (p - mean): 1.9e-6 and 1.4e-5.
   image_bound, gradient_bound = 3e-6, 2e-6
   if name == 'elongated':
     image_bound, gradient_bound = 6e-6, 4e-5
@@ -571,3 +571,50 @@ def test_handlers_refuse_wrong_buffers(name):
         (jax.errors.JaxRuntimeError, ValueError), match='INVALID_ARGUMENT'
     ):
       _call(name, wrong_operands, wrong_results)
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, 1e30, -1e30])
+@pytest.mark.parametrize('place', range(5))
+def test_native_kernels_survive_any_parameter(value, place):
+  """One wild splat of three: no crash, and far pixels are not touched."""
+  means = np.float32([[5, 5], [20, 20], [35, 30]])
+  cholesky = np.float32([[2, 0.5, 2]] * 3)
+  (means if place < 2 else cholesky)[
+      1, place if place < 2 else place - 2
+  ] = value
+  colors = np.float32([[1.0], [0.0], [0.5]])
+  images, *gradients = _images_and_gradients(
+      *map(jnp.asarray, (means, cholesky, colors)),
+      jnp.ones((2, 40, 40, 1)),
+      (1, 2),
+      40,
+      40,
+      'cpu',
+  )
+  others = pallas_kernels.composite(
+      *(jnp.asarray(x[[0, 2]]) for x in (means, cholesky, colors)),
+      layer_sizes=(1, 1),
+      height=40,
+      width=40,
+      implementation='cpu',
+  )
+  # Color 0: what the wild splat adds is 0, or not a number.
+  finite = np.isfinite(images)
+  np.testing.assert_allclose(images[finite], others[finite], atol=1e-6)
+  for gradient in gradients:
+    assert np.isfinite(gradient[0]).all() and np.isfinite(gradient[2]).all()
+
+
+def test_sides_that_no_float32_counts():
+  """At 2^24 + 8 pixels a float32 rounds the last pixel into the next tile."""
+  width = 2**24 + 8
+  images = pallas_kernels.composite(
+      jnp.array([[width - 0.5, 0.5], [1e9, 0.5]]),
+      jnp.array([[2.0, 0.0, 2.0], [1e9, 0.0, 1.0]]),
+      jnp.array([[1.0], [0.25]]),
+      layer_sizes=(2,),
+      height=1,
+      width=width,
+      implementation='cpu',
+  )
+  assert images[0, 0, -1, 0] > 0.9

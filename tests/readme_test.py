@@ -48,7 +48,7 @@ def test_the_three_commands_work(folder):
 def test_the_python_example_works(folder):
   (program,) = blocks('python')
   run([sys.executable, '-c', program], folder)
-  with Image.open(folder / 'half.png') as image:
+  with Image.open(folder / 'cut.png') as image:
     assert image.size == (64, 48)
 
 
