@@ -13,6 +13,8 @@ import numpy as np
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import media
+from pgsvc_jax import metrics
+from pgsvc_jax import render
 from pgsvc_jax import types
 
 _DPI = 80
@@ -56,8 +58,17 @@ def draw_prefixes(
       + f' at {row["bpp"]:.2f} bpp'
       for row in layers
   ] + ['original\n' + original.name]
+  _draw_columns(images, titles, _window(*images[0].shape[:2]), output)
+
+
+def _draw_columns(
+    images: list[np.ndarray],
+    titles: list[str],
+    window: tuple[slice, slice],
+    output: pathlib.Path,
+) -> None:
+  """Draws pictures of one size side by side, a crop of each below."""
   height, width = images[0].shape[:2]
-  window = _window(height, width)
   figure, axes = plt.subplots(
       2,
       len(images),
@@ -70,6 +81,32 @@ def draw_prefixes(
     _show(axes[1, column], image[window])
   figure.savefig(output, dpi=_DPI)
   plt.close(figure)
+
+
+def draw_bases(
+    original: pathlib.Path, files: dict[str, pathlib.Path], output: pathlib.Path
+) -> None:
+  """Draws the base layers that different strategies gave, and the original.
+
+  Args:
+    original: the picture.
+    files: a .pgsvc file for each name.
+    output: PNG file to write.
+  """
+  reference = media.read_picture(original).pixels
+  window = _window(*reference.shape[:2])
+  images, titles = [], []
+  for name, file in files.items():
+    image = render.render_picture(bitstream.read_layers(file.read_bytes(), 1))
+    psnr_db = metrics.psnr_db(image / np.float32(255), reference)
+    images.append(image)
+    titles.append(f'{name}\nbase layer, {psnr_db:.2f} dB')
+  _draw_columns(
+      [*images, reference],
+      [*titles, f'original\n{original.name}'],
+      window,
+      output,
+  )
 
 
 def draw_how_it_works(

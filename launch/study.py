@@ -7,7 +7,8 @@ Every cell is an ordinary `encode` and `evaluate`, each in its own process;
 files made with the same settings before are not encoded again. `single` is
 encoded once for every prefix size, as one layer: what a file that is not
 scalable would reach.
-Writes results.json and prints a table in Markdown.
+Writes results.json and bases.png, the base layers of the first picture side by
+side, and prints a table in Markdown.
 """
 
 import json
@@ -61,27 +62,37 @@ def _encode(picture: pathlib.Path, file: pathlib.Path, overrides: dict) -> dict:
   return result
 
 
+def _file(
+    folder: pathlib.Path, picture: pathlib.Path, strategy: str, total: int
+) -> pathlib.Path:
+  """Where a file stands; `single` has one for every number of splats."""
+  size = f'-{total}' if strategy == 'single' else ''
+  return folder / f'{picture.name}-{strategy}{size}.pgsvc'
+
+
 def _cell(
     picture: pathlib.Path,
     strategy: str,
-    sizes: tuple[int, ...],
+    totals: list[int],
     folder: pathlib.Path,
 ) -> dict:
   """One picture under one strategy: {bytes, psnr_db, ms_ssim, seconds}."""
-  stem = f'{picture.name}-{strategy}'
+  overrides = {'fit.strategy': strategy}
   if strategy == 'single':
-    results = []
-    for k in range(len(sizes)):
-      total = sum(sizes[: k + 1])
-      overrides = {'fit.strategy': strategy, 'fit.layer_splats': f'({total},)'}
-      file = folder / f'{stem}-{total}.pgsvc'
-      results.append(_encode(picture, file, overrides))
+    results = [
+        _encode(
+            picture,
+            _file(folder, picture, strategy, total),
+            overrides | {'fit.layer_splats': f'({total},)'},
+        )
+        for total in totals
+    ]
     layers = [result['layers'][0] for result in results]
-    seconds = sum(result['seconds'] for result in results)
   else:
-    file = folder / f'{stem}.pgsvc'
-    result = _encode(picture, file, {'fit.strategy': strategy})
-    layers, seconds = result['layers'], result['seconds']
+    file = _file(folder, picture, strategy, totals[-1])
+    results = [_encode(picture, file, overrides)]
+    layers = results[0]['layers']
+  seconds = sum(result['seconds'] for result in results)
   cell = {'picture': picture.name, 'strategy': strategy, 'seconds': seconds}
   for name in ('bytes', 'bpp', 'psnr_db', 'ms_ssim'):
     cell[name] = [layer[name] for layer in layers]
@@ -100,6 +111,9 @@ def _row(strategy: str, cells: list[dict]) -> str:
 
 def main() -> None:
   """Encodes everything and prints the means."""
+  # Slow to import; here, because a run without it would end in an error.
+  from . import figures
+
   config = config_lib.from_mapping(config_lib.EncodeConfig, _CONFIG.value)
   sizes = config.fit.layer_splats
   if not sizes:
@@ -113,10 +127,11 @@ def main() -> None:
     raise ValueError(f'no pictures in {_PICTURES.value}')
   folder = pathlib.Path(_OUTPUT.value)
   folder.mkdir(parents=True, exist_ok=True)
+  totals = [sum(sizes[: k + 1]) for k in range(len(sizes))]
   cells = []
   for i, picture in enumerate(pictures):
     for strategy in _STRATEGIES.value:
-      cells.append(_cell(picture, strategy, sizes, folder))
+      cells.append(_cell(picture, strategy, totals, folder))
       levels = ' / '.join(f'{psnr:.2f}' for psnr in cells[-1]['psnr_db'])
       print(
           f'{i + 1}/{len(pictures)} {picture.name} {strategy}: {levels} dB,'
@@ -125,7 +140,11 @@ def main() -> None:
       )
   (folder / 'results.json').write_text(json.dumps(cells, indent=1))
 
-  totals = [sum(sizes[: k + 1]) for k in range(len(sizes))]
+  bases = {
+      strategy: _file(folder, pictures[0], strategy, totals[0])
+      for strategy in _STRATEGIES.value
+  }
+  figures.draw_bases(pictures[0], bases, folder / 'bases.png')
   names = (
       ['strategy']
       + [f'dB at {total}' for total in totals]
