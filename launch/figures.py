@@ -10,6 +10,7 @@ matplotlib.use('agg')
 from matplotlib import collections as mpl_collections
 from matplotlib import pyplot as plt
 import numpy as np
+from scipy import ndimage
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import media
@@ -94,13 +95,22 @@ def draw_bases(
     output: PNG file to write.
   """
   reference = media.read_picture(original).pixels
-  window = _window(*reference.shape[:2])
   images, titles = [], []
   for name, file in files.items():
     image = render.render_picture(bitstream.read_layers(file.read_bytes(), 1))
     psnr_db = metrics.psnr_db(image / np.float32(255), reference)
     images.append(image)
     titles.append(f'{name}\nbase layer, {psnr_db:.2f} dB')
+  # The crop is where they differ most from the original.
+  size = max(1, min(reference.shape[:2]) // 6)
+  error = sum(
+      ((image / np.float32(255) - reference) ** 2).mean(-1) for image in images
+  )
+  blurred = ndimage.uniform_filter(error, size, mode='constant')
+  half = size // 2
+  inside = blurred[half : blurred.shape[0] - half, half : -half or None]
+  top, left = np.unravel_index(inside.argmax(), inside.shape)
+  window = slice(top, top + size), slice(left, left + size)
   _draw_columns(
       [*images, reference],
       [*titles, f'original\n{original.name}'],
