@@ -199,7 +199,8 @@ def write(
 
   Args:
     layered: NumPy splats in layer order.
-    step_sizes: one for all layers, or one a layer.
+    step_sizes: one for all layers, or one a layer; positions get larger steps
+      where a picture of over 65,535 pixels needs them (`quantize.reaching`).
     metadata: stored in the header as it is.
 
   Returns:
@@ -227,6 +228,9 @@ def write(
   sizes = layered.layer_sizes
   if isinstance(step_sizes, quantize.StepSizes):
     step_sizes = [step_sizes] * len(sizes)
+  step_sizes = [
+      quantize.reaching(x, layered.height, layered.width) for x in step_sizes
+  ]
   if len(step_sizes) != len(sizes):
     raise ValueError(f'{len(step_sizes)} step sizes for {len(sizes)} layers')
   if min(sizes, default=0) < 0 or sum(sizes) != len(layered.splats.means):

@@ -14,6 +14,7 @@ that float32 can tell neighboring symbols apart; values beyond are clamped.
 """
 
 import dataclasses
+import math
 
 from jaxtyping import Float, Int
 import numpy as np
@@ -59,6 +60,22 @@ class StepSizes:
     for name, value in dataclasses.asdict(self).items():
       if not 1 <= value <= MAX_STEP:
         raise ValueError(f'step size {name}={value} is not in 1..{MAX_STEP}')
+
+
+def reaching(step_sizes: StepSizes, height: int, width: int) -> StepSizes:
+  """Step sizes whose positions reach one picture beyond a picture.
+
+  Example:
+    >>> reaching(StepSizes(), 512, 768) == StepSizes()
+    True
+    >>> reaching(StepSizes(), 8, 150_000).position
+    293
+  """
+  span = 2 * max(height, width)
+  smallest = math.ceil(span / (SYMBOL_LIMIT * STEP_UNIT))
+  return dataclasses.replace(
+      step_sizes, position=max(step_sizes.position, smallest)
+  )
 
 
 def _column_steps(

@@ -585,3 +585,21 @@ print(digest.hexdigest())
 
 if __name__ == '__main__':
   write_golden()
+
+
+def test_positions_of_very_wide_pictures_survive():
+  """At 1/32 pixel, symbols end at 131,072 pixels: the step grows instead."""
+  width = 150_000
+  wide = types.LayeredSplats(
+      splats=types.Splats(
+          np.float32([[140_000.5, 1], [-width, 1], [2 * width, 1]]),
+          np.float32([[2, 0, 2]] * 3),
+          np.float32([[1]] * 3),
+      ),
+      layer_sizes=(3,),
+      height=8,
+      width=width,
+  )
+  data = bitstream.write(wide, quantize.StepSizes())
+  means = np.sort(bitstream.read_layers(data).splats.means[:, 0])
+  np.testing.assert_allclose(means, [-width, 140_000.5, 2 * width], atol=0.1)
