@@ -84,7 +84,6 @@ def main() -> None:
         report=report,
     )
   data = bitstream.write(layered, config.step_sizes)
-  command.write_bytes(_OUTPUT.value, data)
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.
   images = render.render_prefixes(bitstream.read_layers(data))
@@ -92,6 +91,7 @@ def main() -> None:
       f'{metrics.psnr_db(x / np.float32(255), picture.pixels):.2f}'
       for x in images
   )
+  command.write_bytes(_OUTPUT.value, data)
   print(
       f'{_OUTPUT.value}: {len(data)} bytes, layers end at'
       f' {", ".join(map(str, header.truncation_points))};'
