@@ -3,7 +3,7 @@
   python -m launch.encode --input=kodim01.png --output=kodim01.pgsvc \
       --config=configs/kodak.py
 
-Presets: none (4,000 steps), fast (500 steps), smoke (a test).
+Presets: none (4,400 steps), fast (500 steps), smoke (a test).
 Expected figures stand in docs/results.md.
 """
 
@@ -13,7 +13,7 @@ from ml_collections import config_dict
 
 from pgsvc_jax import config as config_lib
 
-_STEPS = {'': 4000, 'fast': 500, 'smoke': 30}
+_STEPS = {'': 4400, 'fast': 500, 'smoke': 30}
 
 
 def get_config(preset: str = '') -> config_dict.ConfigDict:
@@ -24,6 +24,10 @@ def get_config(preset: str = '') -> config_dict.ConfigDict:
   config.fit.num_steps = _STEPS[preset]
   if preset == 'fast':
     config.fit.num_births = 18
+  elif not preset:
+    # A long fit has the time for more and later births: +0.04 dB.
+    config.fit.num_births = 72
+    config.fit.growth_fraction = 0.75
   smoke = preset == 'smoke'
   config.fit.layer_splats = (50, 20, 20) if smoke else (5000, 2000, 2000)
   return config
