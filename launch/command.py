@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -74,10 +75,12 @@ def _fail(message: str, status: int = 1) -> None:
 
 
 def _guarded(main: Callable[[], None]) -> None:
+  # Ended by a scheduler, as by Ctrl-C: temporary files are removed.
+  signal.signal(signal.SIGTERM, signal.default_int_handler)
   try:
     main()
   except KeyboardInterrupt:
-    _fail('interrupted; nothing was written', 130)
+    _fail('interrupted; the output was not written', 130)
   except _USER_ERRORS as error:
     if logging.get_verbosity() >= logging.DEBUG:
       raise

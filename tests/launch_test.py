@@ -305,6 +305,29 @@ def test_benchmark_prints_one_document():
   assert all(row['median_ms'] > 0 for row in document['times'])
 
 
+def test_an_ended_run_says_so_and_leaves_no_file(folder):
+  command = [
+      sys.executable,
+      '-m',
+      'launch.encode',
+      f'--input={folder / "picture.png"}',
+      f'--output={folder / "ended.pgsvc"}',
+      '--config.fit.num_steps=200000',
+  ]
+  with subprocess.Popen(
+      command, cwd=ROOT, stderr=subprocess.PIPE, text=True
+  ) as process:
+    # The first report of progress: the fit is under way.
+    process.stderr.readline()
+    process.terminate()
+    _, rest = process.communicate(timeout=60)
+  assert process.returncode == 130
+  assert rest.splitlines()[-1].startswith('encode: interrupted')
+  assert 'Traceback' not in rest
+  assert not (folder / 'ended.pgsvc').exists()
+  assert not list(folder.glob('.partial*'))
+
+
 @pytest.mark.slow  # Installs the build tools.
 def test_the_wheel_has_no_generic_names(tmp_path):
   subprocess.run(
