@@ -20,6 +20,8 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
+from . import caches
+
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
 # RuntimeError: JAX's own, such as out of memory; and NotImplementedError.
@@ -77,6 +79,7 @@ def _fail(message: str, status: int = 1) -> None:
 def _guarded(main: Callable[[], None]) -> None:
   # Ended by a scheduler, as by Ctrl-C: temporary files are removed.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
+  caches.set_up()
   try:
     main()
   except KeyboardInterrupt:
@@ -183,7 +186,13 @@ def run_verb(verb: str, *arguments: str, quiet: bool = False) -> str:
     ChildProcessError: it failed.
   """
   result = subprocess.run(
-      [sys.executable, '-m', f'{__package__}.{verb}', *arguments],
+      [
+          sys.executable,
+          '-m',
+          f'{__package__}.{verb}',
+          *arguments,
+          *([] if caches.KEEP.value else ['--nocache']),
+      ],
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE if quiet else None,
       text=True,

@@ -15,6 +15,7 @@ from pgsvc_jax import bitstream
 from pgsvc_jax import media
 from pgsvc_jax import render
 
+from . import caches
 from . import command
 
 _INPUT = flags.DEFINE_string('input', None, 'a .pgsvc file', required=True)
@@ -32,6 +33,8 @@ _MAX_PIXELS = flags.DEFINE_integer(
     'max_pixels', 2**27, 'refuse larger pictures: a small file can claim one'
 )
 
+flags.declare_key_flag('cache')
+
 
 def main() -> None:
   """Reads, renders and writes; says how long each took."""
@@ -44,6 +47,7 @@ def main() -> None:
         f'{_INPUT.value}: {header.width} x {header.height} at scale'
         f' {_SCALE.value:g} is more than --max_pixels={_MAX_PIXELS.value}'
     )
+  caches.announce()
   times = [time.perf_counter()]
   with command.about(_INPUT.value):
     layered = bitstream.read_layers(data, _LAYERS.value)

@@ -23,6 +23,8 @@ _INPUT = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string('output', 'demo', 'folder for the results')
 _CONFIG = flags.DEFINE_string('config', 'configs/image.py', 'of the encoder')
 
+flags.declare_key_flag('cache')
+
 
 def _sample() -> pathlib.Path:
   try:

@@ -18,6 +18,7 @@ from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import media
 
+from . import caches
 from . import command
 
 _INPUT = flags.DEFINE_string(
@@ -37,7 +38,7 @@ _NUM_DEVICES = flags.DEFINE_integer(
     'devices to use, on CPU one a core; 0: all',
     lower_bound=0,
 )
-_CACHE = flags.DEFINE_bool('cache', True, 'keep compiled programs between runs')
+flags.declare_key_flag('cache')
 _IMPLEMENTATION = flags.DEFINE_string(
     'implementation',
     None,
@@ -63,7 +64,8 @@ def main() -> None:
   from . import progress
   from . import runtime
 
-  devices = runtime.set_up(_NUM_DEVICES.value, _CACHE.value)
+  caches.announce()
+  devices = runtime.set_up(_NUM_DEVICES.value, caches.KEEP.value)
   log = _RunLog(_WORKDIR.value)
   log.start(runtime.versions(), devices)
   first_step = None

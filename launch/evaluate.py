@@ -17,6 +17,7 @@ from pgsvc_jax import media
 from pgsvc_jax import metrics
 from pgsvc_jax import render
 
+from . import caches
 from . import command
 from . import table
 
@@ -26,6 +27,8 @@ _REFERENCE = flags.DEFINE_string(
 )
 _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
 
+flags.declare_key_flag('cache')
+
 
 def main() -> None:
   """Decodes all prefixes and prints the table."""
@@ -33,6 +36,7 @@ def main() -> None:
   reference = media.read_picture(_REFERENCE.value).pixels
   with command.about(_INPUT.value):
     document = table.describe(data)
+    caches.announce()
     layered = bitstream.read_layers(data)
   # Before anything of the claimed size is allocated.
   size = (document['height'], document['width'], document['channels'])

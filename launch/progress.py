@@ -10,8 +10,6 @@ from rich import progress as rich_progress
 
 from pgsvc_jax import fit
 
-_STARTING = 'starting; the first run on a machine compiles for 10 s'
-
 
 @contextlib.contextmanager
 def reporter(title: str) -> Iterator[Callable[[fit.Progress], None]]:
@@ -31,7 +29,7 @@ def reporter(title: str) -> Iterator[Callable[[fit.Progress], None]]:
       console=rich_console.Console(stderr=True),
   )
   with bar:
-    task = bar.add_task(title, total=None, quality=_STARTING)
+    task = bar.add_task(title, total=None, quality='starting')
 
     def show(progress: fit.Progress) -> None:
       bar.update(

@@ -7,7 +7,8 @@ import warnings
 
 import jax
 import jaxlib
-import platformdirs
+
+from . import caches
 
 
 def num_cores() -> int:
@@ -24,7 +25,7 @@ def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
 
   Args:
     num_devices: devices to use; 0 takes all. On CPU every core is a device.
-    use_cache: keep compiled programs in the user's cache folder.
+    use_cache: keep compiled programs in XLA's folder of `caches`.
 
   Returns:
     The devices.
@@ -38,8 +39,10 @@ def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
   # More CPU devices than cores are for trying out: up to eight.
   most = max(cores, 8)
   jax.config.update('jax_num_cpu_devices', min(num_devices or cores, most))
+  # Off whatever the user's environment says.
+  jax.config.update('jax_enable_compilation_cache', use_cache)
   if use_cache:
-    folder = platformdirs.user_cache_path('pgsvc_jax') / 'xla'
+    folder = caches.folder('xla')
     jax.config.update('jax_compilation_cache_dir', str(folder))
     # The programs are small; the default keeps only those of over a second.
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)

@@ -34,6 +34,7 @@ _CONFIG = command.define_config()
 flags.declare_key_flag('config')
 _STRATEGIES = flags.DEFINE_list('strategies', ['joint'], 'what to compare')
 _LIMIT = flags.DEFINE_integer('limit', None, 'pictures to take; default: all')
+flags.declare_key_flag('cache')
 
 
 def _encode(picture: pathlib.Path, file: pathlib.Path, overrides: dict) -> dict:

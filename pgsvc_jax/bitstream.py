@@ -19,7 +19,6 @@ from jaxtyping import Int
 import numpy as np
 
 from pgsvc_jax import quantize
-from pgsvc_jax import range_coder
 from pgsvc_jax import types
 
 # As PNG's: not ASCII, a line end of either kind and an end-of-file character,
@@ -123,6 +122,8 @@ def _encode_packet(symbols: Int[np.ndarray, 'n k']) -> bytes:
   origin = quantize.origin(symbols)
   codes = quantize.morton_codes(symbols[:, :2] - origin)
   gaps = np.diff(codes, prepend=0)
+  from pgsvc_jax import range_coder  # Numba: only where it is needed.
+
   coded = range_coder.encode_symbols(
       np.concatenate([gaps[:, np.newaxis], symbols[:, 2:]], axis=1)
   )
@@ -138,6 +139,8 @@ def _decode_packet(
     return np.zeros((0, 5 + channels), np.int64)
   if len(packet) < _ORIGIN.size:
     raise ValueError('packet ends inside its origin')
+  from pgsvc_jax import range_coder
+
   coded = range_coder.decode_symbols(
       packet[_ORIGIN.size :], num_splats, 4 + channels
   )

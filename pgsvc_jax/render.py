@@ -10,7 +10,6 @@ import os
 from jaxtyping import UInt8
 import numpy as np
 
-from pallas_kernels import cpu_kernels
 from pgsvc_jax import media
 from pgsvc_jax import types
 
@@ -68,6 +67,8 @@ def render_prefixes(
     ...     splats=splats, layer_sizes=(1,), height=1, width=2)).tolist()
     [[[[255], [155]]]]
   """
+  from pallas_kernels import cpu_kernels  # Numba: only where it is needed.
+
   height, width = layered.height, layered.width
   means, cholesky, colors = (
       np.ascontiguousarray(x, np.float32) for x in layered.splats

@@ -1,12 +1,18 @@
 """Several CPU devices for every test, and where real material lies."""
 
+import os
 import pathlib
 
 import jax
 import pytest
 
+from launch import caches
+
 # Before the first use of JAX: bands over devices are tested on every machine.
 jax.config.update('jax_num_cpu_devices', 4)
+
+# Tests and the commands that they run compile the kernels once between them.
+os.environ['NUMBA_CACHE_DIR'] = str(caches.folder('numba'))
 
 
 @pytest.fixture(scope='session')

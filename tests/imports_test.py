@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from launch import main
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 # Data flows one way, and so do imports: a module may import those named here
@@ -109,15 +111,18 @@ def loaded_after(code):
 
 @pytest.mark.parametrize('name', ['decode', 'evaluate'])
 def test_the_decoder_loads_no_training_stack(name):
-  loaded = loaded_after(f'import launch.{name}')
+  loaded = loaded_after(
+      f'import launch.{name}, pgsvc_jax.range_coder, pallas_kernels.cpu_kernels'
+  )
   assert 'pgsvc_jax.render' in loaded
   assert not loaded & TRAINING_STACK
 
 
-@pytest.mark.parametrize('name', ['info', 'extract', 'encode', 'benchmark'])
-def test_commands_start_without_jax(name):
+@pytest.mark.parametrize('name', main.VERBS)
+def test_commands_start_without_the_slow_imports(name):
+  """And without Numba, which must learn first where its cache is."""
   loaded = loaded_after(f'import launch.{name}')
-  assert not loaded & (TRAINING_STACK | {'matplotlib', 'rich'})
+  assert not loaded & (TRAINING_STACK | {'matplotlib', 'numba', 'rich'})
 
 
 def test_public_names_load_on_first_use():

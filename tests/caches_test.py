@@ -1,0 +1,119 @@
+"""What is kept between runs, and that --nocache leaves nothing behind."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from launch import caches
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+# A small command that compiles with both compilers.
+_PROGRAM = """
+from launch import caches, command
+
+def main():
+  import jax, numba
+  from launch import runtime
+  runtime.set_up(1, caches.KEEP.value)
+  jax.jit(lambda x: x + 1)(1.0)
+  numba.njit(lambda x: x + 1, cache=True)(1.0)
+
+command.run(main)
+"""
+
+
+@pytest.fixture
+def program(tmp_path):
+  path = tmp_path / 'program.py'
+  path.write_text(_PROGRAM)
+  return path
+
+
+def files(folder):
+  return {path for path in folder.rglob('*') if path.is_file()}
+
+
+def compiled(folder):
+  return {path for path in files(folder) if path.suffix in ('.nbc', '.nbi')}
+
+
+def run(home, *command):
+  """Runs a command whose caches and temporary files lie in `home`."""
+  for name in ('cache', 'tmp'):
+    (home / name).mkdir(exist_ok=True)
+  environment = os.environ | {
+      'XDG_CACHE_HOME': str(home / 'cache'),
+      'TMPDIR': str(home / 'tmp'),
+      'PYTHONPATH': str(ROOT),
+  }
+  environment.pop('NUMBA_CACHE_DIR', None)
+  before = compiled(ROOT)
+  result = subprocess.run(
+      [sys.executable, *map(str, command)],
+      cwd=ROOT,
+      env=environment,
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  assert compiled(ROOT) == before, 'compiled code beside the sources'
+  assert not files(home / 'tmp') and not compiled(home / '__pycache__')
+  return files(home / 'cache')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='where caches lie')
+def test_a_second_run_finds_what_the_first_compiled(tmp_path, program):
+  first = run(tmp_path, program)
+  kept = tmp_path / 'cache' / 'pgsvc_jax'
+  assert {path.relative_to(kept).parts[0] for path in first} == {'numba', 'xla'}
+  assert compiled(kept / 'numba') and files(kept / 'xla')
+  assert run(tmp_path, program) == first
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='where caches lie')
+def test_nocache_leaves_no_file(tmp_path, program):
+  assert not run(tmp_path, program, '--nocache')
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='where caches lie')
+def test_a_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path, program):
+  (tmp_path / 'cache').mkdir()
+  (tmp_path / 'cache' / 'pgsvc_jax').write_text('in the way')
+  left = run(tmp_path, program)
+  assert left == {tmp_path / 'cache' / 'pgsvc_jax'}
+
+
+def test_a_folder_that_the_user_names_wins(tmp_path, monkeypatch):
+  monkeypatch.setenv('NUMBA_CACHE_DIR', str(tmp_path))
+  monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'x'))
+  assert caches.folder('numba') == tmp_path
+  assert caches.folder('xla') == tmp_path / 'x'
+
+
+@pytest.mark.slow  # Compiles everything, twice.
+@pytest.mark.parametrize('flag', ['--cache', '--nocache'])
+def test_real_commands_keep_all_or_nothing(tmp_path, flag):
+  from PIL import Image
+
+  picture, file = tmp_path / 'a.png', tmp_path / 'a.pgsvc'
+  Image.new('RGB', (70, 50), 'teal').save(picture)
+  encode = (
+      '-m',
+      'launch.encode',
+      f'--input={picture}',
+      f'--output={file}',
+      '--config=configs/image.py:smoke',
+      flag,
+  )
+  kept = run(tmp_path, *encode)
+  assert bool(kept) == (flag == '--cache')
+  for command in (
+      encode,
+      ('-m', 'launch.decode', f'--input={file}', f'--output={picture}', flag),
+  ):
+    assert run(tmp_path, *command) == kept
