@@ -10,6 +10,7 @@ VERBS = {
     'extract': 'copy the first layers of a file, without decoding',
     'evaluate': 'measure every operating point against the original',
     'benchmark': 'time the operator and the train step',
+    'doctor': 'say what this machine has, and check that it works',
     'demo': 'encode a sample photograph and show what comes back',
     'study': 'compare configurations and strategies over a folder',
 }

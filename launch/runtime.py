@@ -1,14 +1,20 @@
 """Sets JAX up: CPU devices, caches, guards. Import before anything uses JAX."""
 
+from collections.abc import Iterator
+import importlib.metadata
 import logging
 import os
+import pathlib
 import platform
 import warnings
 
 import jax
-import jaxlib
+import psutil
 
 from . import caches
+
+# Their releases may change the bytes of a file.
+_PACKAGES = ('jax', 'jaxlib', 'numba', 'numpy', 'optax')
 
 
 def num_cores() -> int:
@@ -60,8 +66,64 @@ def versions() -> dict[str, str]:
   """What a run should be repeated with."""
   return {
       'python': platform.python_version(),
-      'jax': jax.__version__,
-      'jaxlib': jaxlib.__version__,
+      **{name: importlib.metadata.version(name) for name in _PACKAGES},
       'platform': platform.platform(),
       'processor': platform.processor() or platform.machine(),
   }
+
+
+def host_memory() -> dict[str, int]:
+  """Bytes of memory: what there is, and what this process may have in all.
+
+  The latter counts what it holds already, and the limits of the control groups
+  that containers and batch systems put it in.
+  """
+  memory = psutil.virtual_memory()
+  free = min([memory.available, *_cgroup_room()])
+  return {
+      'total_bytes': memory.total,
+      'available_bytes': free + psutil.Process().memory_info().rss,
+  }
+
+
+def device_memory(device: jax.Device) -> int | None:
+  """Bytes that JAX may allocate on a device; None where it does not say."""
+  return (device.memory_stats() or {}).get('bytes_limit')
+
+
+def _cgroup_room() -> Iterator[int]:
+  """Bytes left in every control group of this process (Linux) with a limit."""
+  try:
+    groups = pathlib.Path('/proc/self/cgroup').read_text().splitlines()
+  except OSError:
+    return
+  for group in groups:
+    _, controllers, path = group.split(':', 2)
+    if controllers not in ('', 'memory'):
+      continue
+    # Version 2 has no controllers in this list; the file names differ.
+    root = pathlib.Path('/sys/fs/cgroup', controllers)
+    names = ('memory.max', 'memory.current', 'inactive_file')
+    if controllers:
+      names = (
+          'memory.limit_in_bytes',
+          'memory.usage_in_bytes',
+          'total_inactive_file',
+      )
+    folder = root / path.lstrip('/')
+    for place in (folder, *folder.parents):
+      if place.is_relative_to(root):
+        yield from _room(place, *names)
+
+
+def _room(
+    folder: pathlib.Path, limit: str, used: str, reclaimable: str
+) -> Iterator[int]:
+  try:
+    room = int((folder / limit).read_text()) - int((folder / used).read_text())
+    statistics = (folder / 'memory.stat').read_text().split()
+  except (OSError, ValueError):  # ValueError: the limit is 'max', none.
+    return
+  values = dict(zip(statistics[::2], statistics[1::2]))
+  # Pages of files that are only cached count as used.
+  yield room + int(values.get(reclaimable, 0))

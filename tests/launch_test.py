@@ -254,6 +254,7 @@ def test_the_installed_command_runs_the_verbs(folder):
         'extract',
         'evaluate',
         'benchmark',
+        'doctor',
         'demo',
         'study',
     ],
