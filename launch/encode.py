@@ -57,6 +57,8 @@ def main() -> None:
     print(f'{_INPUT.value}: {note}', file=sys.stderr)
 
   # Only now: --help, wrong settings and bad pictures need not wait for JAX.
+  import jax
+
   from pgsvc_jax import fit
   from pgsvc_jax import metrics
   from pgsvc_jax import render
@@ -70,7 +72,11 @@ def main() -> None:
   log.start(runtime.versions(), devices)
   first_step = None
 
-  with progress.reporter(pathlib.Path(_INPUT.value).name) as show:
+  with (
+      progress.reporter(pathlib.Path(_INPUT.value).name) as show,
+      # A transfer that nobody asked for would stop the devices at every step.
+      jax.transfer_guard('disallow'),
+  ):
 
     def report(state: fit.Progress) -> None:
       nonlocal first_step

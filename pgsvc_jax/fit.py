@@ -149,9 +149,12 @@ def _give_birth(
     density = initialize.gradient_density(image)
   else:
     render = _render_top(
-        state, height=height, width=width, implementation=implementation
+        jax.device_put(state),
+        height=height,
+        width=width,
+        implementation=implementation,
     )
-    source = image - np.asarray(render)
+    source = image - jax.device_get(render)
     density = initialize.residual_density(source)
   centres = initialize.sample_centres(density, birth.last - birth.first, rng)
   alive = np.concatenate([state.params.means[state.active], centres])

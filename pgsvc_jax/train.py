@@ -81,7 +81,9 @@ def create_train_state(num_splats: int, channels: int) -> TrainState:
       np.tile(np.float32([1, 0, 1]), (num_splats, 1)),
       np.zeros((num_splats, channels), np.float32),
   )
-  opt_state = jax.tree.map(np.asarray, optimizer.init_aged_adam(params))
+  # Its shapes only: all of them start at 0, and NumPy's are on no device.
+  shapes = jax.eval_shape(optimizer.init_aged_adam, params)
+  opt_state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
   return TrainState(
       step=np.int32(0),
       params=params,
@@ -248,5 +250,5 @@ def replicate(tree: _T, sharding: jax.sharding.NamedSharding) -> _T:
 def fetch(tree: _T) -> _T:
   """The first device's copy of a replicated tree, as NumPy arrays."""
   return jax.tree.map(
-      lambda x: np.asarray(x.addressable_shards[0].data)[0], tree
+      lambda x: jax.device_get(x.addressable_shards[0].data)[0], tree
   )

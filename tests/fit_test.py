@@ -4,6 +4,7 @@ import dataclasses
 import logging
 
 import jax
+from jax import numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
@@ -156,3 +157,12 @@ def test_divergence_stops_the_fit():
 def test_what_is_no_picture_is_refused():
   with pytest.raises(ValueError, match='h, w, c'):
     fit.fit_picture(np.zeros((4, 4), np.float32), CONFIG)
+
+
+def test_only_explicit_transfers():
+  """On CPU, JAX guards the way to the device only; on a GPU both."""
+  config = dataclasses.replace(CONFIG, num_steps=20, num_births=2)
+  with jax.transfer_guard('disallow'):
+    with pytest.raises(jax.errors.JaxRuntimeError, match='Disallowed'):
+      jnp.sin(np.ones(3, np.float32))
+    fit.fit_picture(scene(), config)
