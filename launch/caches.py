@@ -45,9 +45,14 @@ def set_up() -> None:
   os.environ[_VARIABLES['numba']] = str(path)
 
 
+def is_empty() -> bool:
+  """Whether Numba has everything to compile."""
+  return not any(folder('numba').rglob('*.nbi'))
+
+
 def announce() -> None:
   """Says on a terminal that compilation is ahead, if it is."""
-  if sys.stderr.isatty() and not any(folder('numba').rglob('*.nbi')):
+  if sys.stderr.isatty() and is_empty():
     later = '; later runs start at once' if KEEP.value else ''
     print(f'compiling, about 10 s{later}', file=sys.stderr)
 

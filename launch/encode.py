@@ -12,7 +12,6 @@ import sys
 import time
 
 from absl import flags
-import numpy as np
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
@@ -60,14 +59,29 @@ def main() -> None:
   import jax
 
   from pgsvc_jax import fit
+  from pgsvc_jax import memory
   from pgsvc_jax import metrics
   from pgsvc_jax import render
+  from pgsvc_jax import schedule
 
   from . import progress
   from . import runtime
 
   caches.announce()
   devices = runtime.set_up(_NUM_DEVICES.value, caches.KEEP.value)
+  height, width, channels = picture.pixels.shape
+  needed = memory.estimate_fit(
+      height,
+      width,
+      channels,
+      schedule.layer_sizes(config.fit, height, width),
+      num_devices=len(devices),
+      platform=devices[0].platform,
+      implementation=_IMPLEMENTATION.value,
+      compiles=caches.is_empty(),
+  )
+  with command.about(_INPUT.value):
+    print(runtime.require_memory(needed, devices), file=sys.stderr)
   log = _RunLog(_WORKDIR.value)
   log.start(runtime.versions(), devices)
   first_step = None
@@ -96,8 +110,7 @@ def main() -> None:
   # Of the bytes, not of the fit: what anyone who decodes them will see.
   images = render.render_prefixes(bitstream.read_layers(data))
   levels = ' / '.join(
-      f'{metrics.psnr_db(x / np.float32(255), picture.pixels):.2f}'
-      for x in images
+      f'{metrics.psnr_db(x, picture.pixels):.2f}' for x in images
   )
   command.write_bytes(_OUTPUT.value, data)
   print(

@@ -1,6 +1,6 @@
 """Sets JAX up: CPU devices, caches, guards. Import before anything uses JAX."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import importlib.metadata
 import logging
 import os
@@ -10,6 +10,8 @@ import warnings
 
 import jax
 import psutil
+
+from pgsvc_jax import memory
 
 from . import caches
 
@@ -78,12 +80,49 @@ def host_memory() -> dict[str, int]:
   The latter counts what it holds already, and the limits of the control groups
   that containers and batch systems put it in.
   """
-  memory = psutil.virtual_memory()
-  free = min([memory.available, *_cgroup_room()])
+  host = psutil.virtual_memory()
+  free = min([host.available, *_cgroup_room()])
   return {
-      'total_bytes': memory.total,
+      'total_bytes': host.total,
       'available_bytes': free + psutil.Process().memory_info().rss,
   }
+
+
+def require_memory(
+    needed: memory.Estimate, devices: Sequence[jax.Device]
+) -> str:
+  """Compares an estimate with what there is, on the host and each device.
+
+  Args:
+    needed: the estimate.
+    devices: of the fit.
+
+  Returns:
+    The figures, a line for the user.
+
+  Raises:
+    ValueError: there is less; the message has the figures.
+  """
+  places = {
+      'host': (needed.host_bytes, host_memory()['available_bytes']),
+      str(devices[0]): (needed.device_bytes, device_memory(devices[0])),
+  }
+  lines = []
+  for place, (size, available) in places.items():
+    # No limit: a device on the CPU, or one that does not tell.
+    if available is None:
+      continue
+    line = f'{_gib(size)} of {place} memory, {_gib(available)} available'
+    if size > available:
+      raise ValueError(
+          f'the fit needs about {line}; take fewer splats or a smaller picture'
+      )
+    lines.append(line)
+  return f'needs about {", ".join(lines)}'
+
+
+def _gib(size: int) -> str:
+  return f'{size / 2**30:.1f} GiB'
 
 
 def device_memory(device: jax.Device) -> int | None:

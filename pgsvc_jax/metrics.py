@@ -31,8 +31,11 @@ def psnr_db(image: np.ndarray, reference: np.ndarray) -> float:
     >>> psnr_db(np.full((4, 4, 1), 0.6), np.full((4, 4, 1), 0.5))
     20.0
   """
-  image, reference = _comparable(image, reference)
-  error = np.mean(np.square(image - reference))
+  _require_same_shape(image, reference)
+  # Row by row: in float64, the pictures of a fit would take all its memory.
+  rows = zip(np.atleast_1d(image), np.atleast_1d(reference))
+  error = sum(np.sum(np.square(np.subtract(*_comparable(*x)))) for x in rows)
+  error /= np.size(image)
   return float(-10 * np.log10(error)) if error else float('inf')
 
 
@@ -60,6 +63,7 @@ def ms_ssim(image: np.ndarray, reference: np.ndarray) -> float | None:
     >>> ms_ssim(np.ones((160, 200, 3)), np.ones((160, 200, 3))) is None
     True
   """
+  _require_same_shape(image, reference)
   image, reference = _comparable(image, reference)
   if min(image.shape[:2]) < _SMALLEST_SIDE:
     return None
@@ -70,14 +74,17 @@ def ms_ssim(image: np.ndarray, reference: np.ndarray) -> float | None:
   return float(np.mean(channels))
 
 
-def _comparable(
-    image: np.ndarray, reference: np.ndarray
-) -> tuple[Float[np.ndarray, '...'], Float[np.ndarray, '...']]:
-  """Returns both as float64 in [0, 1], which E[x^2] - E[x]^2 needs."""
+def _require_same_shape(image: np.ndarray, reference: np.ndarray) -> None:
   if np.shape(image) != np.shape(reference):
     raise ValueError(
         f'shapes differ: {np.shape(image)} and {np.shape(reference)}'
     )
+
+
+def _comparable(
+    image: np.ndarray, reference: np.ndarray
+) -> tuple[Float[np.ndarray, '...'], Float[np.ndarray, '...']]:
+  """Returns both as float64 in [0, 1], which E[x^2] - E[x]^2 needs."""
   pair = (np.asarray(image), np.asarray(reference))
   x, y = (
       np.divide(v, 255 if v.dtype == np.uint8 else 1, dtype=np.float64)

@@ -22,6 +22,7 @@ ARROWS = {
     'pallas_kernels.api': set(),
     'pgsvc_jax.types': set(),
     'pgsvc_jax.media': set(),
+    'pgsvc_jax.memory': set(),
     'pgsvc_jax.metrics': set(),
     'pgsvc_jax.quantize': {'pgsvc_jax.types'},
     'pgsvc_jax.range_coder': set(),

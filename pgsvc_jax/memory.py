@@ -1,0 +1,115 @@
+"""How much memory a fit takes, before it is run.
+
+Arithmetic only: terms that grow with the pixels and terms that grow with the
+splats. Only the dense `reference` has a term in their product. The factors
+count arrays; the few that do not were measured, as the peak resident memory of
+`encode` on Linux, on pictures of 0.003 to 33 megapixels with 200 to 500,000
+splats on one and two CPU devices (docs/benchmarks.md).
+"""
+
+import dataclasses
+
+_MIB = 2**20
+
+# The process with its libraries, and with XLA's programs for the operator.
+_BASE = {'cpu': 370 * _MIB, 'xla': 490 * _MIB, 'reference': 490 * _MIB}
+
+# The same while Numba compiles, which it does once on a machine.
+_COMPILING = 600 * _MIB
+
+# What `xla` works on at a time on each device, whatever the picture.
+_CHUNK = 40 * _MIB
+
+# Float arrays of the size of all prefix images that a step holds at a time.
+_PREFIX_IMAGES = {'cpu': 0, 'xla': 2.5, 'reference': 7}
+
+# The same of all splats at all pixels: the weights, and those of autodiff.
+_DENSE = 7
+
+# Copies of the train state: on each device, the old, the new and the gradient;
+# on the host, those of a birth, the lists of (tile, splat) pairs and symbols.
+_DEVICE_STATES = 2.5
+_HOST_STATES = 5.5
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+  """Peak memory of a fit.
+
+  Attributes:
+    host_bytes: of the whole process, CPU devices included.
+    device_bytes: on each device that has memory of its own; 0 on CPU.
+  """
+
+  host_bytes: int
+  device_bytes: int
+
+
+def estimate_fit(
+    height: int,
+    width: int,
+    channels: int,
+    layer_sizes: tuple[int, ...],
+    *,
+    num_devices: int = 1,
+    platform: str = 'cpu',
+    implementation: str | None = None,
+    compiles: bool = False,
+) -> Estimate:
+  """Estimates the peak memory of `encode`, from reading to writing.
+
+  Args:
+    height: of the picture, pixels.
+    width: of the picture, pixels.
+    channels: of the picture.
+    layer_sizes: splats per layer.
+    num_devices: that share the rows of the picture.
+    platform: of the devices; other than 'cpu' have memory of their own, where
+      no figure was measured yet.
+    implementation: of the operator; None is the default of the platform, and
+      one that is not known here is taken to cost what `xla` does.
+    compiles: Numba's cache is empty, so that it has to compile.
+
+  Returns:
+    The estimate.
+
+  Example:
+    >>> estimate = estimate_fit(1530, 2040, 3, (60000, 20000, 20000))
+    >>> round(estimate.host_bytes / 2**20)
+    757
+  """
+  pixels = height * width
+  splats = sum(layer_sizes)
+  kind = implementation or ('cpu' if platform == 'cpu' else 'xla')
+  kind = kind if kind in _BASE else 'xla'
+  image = 4 * pixels * channels
+  plane = 4 * pixels
+
+  # Parameters, two moments each, age and activity.
+  state = splats * (12 * (5 + channels) + 5)
+  # Bands: a copy of the picture, and a weight for every pixel.
+  bands = image + plane
+  step = _PREFIX_IMAGES[kind] * len(layer_sizes) * image
+  if kind == 'xla':
+    step += num_devices * _CHUNK
+  if kind == 'reference':
+    step += _DENSE * splats * plane
+  # What the splats show so far, the residual, its two derivatives; the density,
+  # and the planes of the structure tensor.
+  birth = 4 * image + 7 * plane
+  # Every prefix at 8 bits.
+  decoded = len(layer_sizes) * image / 4
+
+  on_devices = bands + step + num_devices * _DEVICE_STATES * state
+  on_host = image + _HOST_STATES * state
+  if platform == 'cpu':
+    run = max(bands + birth, bands + step, decoded)
+    host = on_host + run + num_devices * _DEVICE_STATES * state
+    each = 0
+  else:
+    host = on_host + bands + max(birth, decoded)
+    each = on_devices / num_devices
+  host += _BASE[kind]
+  if compiles:
+    host = max(host, _COMPILING + image + bands)
+  return Estimate(host_bytes=round(host), device_bytes=round(each))
