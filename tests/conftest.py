@@ -6,7 +6,7 @@ import jax
 import pytest
 
 # Before the first use of JAX: bands over devices are tested on every machine.
-jax.config.update('jax_num_cpu_devices', 4)
+jax.config.update('jax_num_cpu_devices', 8)
 
 
 @pytest.fixture(scope='session')
