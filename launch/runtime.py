@@ -19,21 +19,58 @@ def num_cores() -> int:
   )
 
 
+def _quiet() -> None:
+  # At INFO, JAX tells of every backend that this machine does not have.
+  logging.getLogger('jax').setLevel(logging.WARNING)
+
+
+def join_processes(
+    coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> None:
+  """Makes this process one of several; before anything else of JAX.
+
+  Args:
+    coordinator: HOST:PORT of process 0; None: the cluster's environment says
+      it, and the rest too.
+    num_processes: how many there are.
+    process_id: which one this is.
+
+  Raises:
+    ValueError: no cluster was found.
+    RuntimeError: the others were not reached.
+  """
+  _quiet()
+  # It would take SIGTERM over, and a terminated run would not end.
+  jax.config.update('jax_enable_preemption_service', False)
+  try:
+    jax.distributed.initialize(coordinator, num_processes, process_id)
+  except ValueError as error:
+    raise ValueError(
+        f'no cluster found ({error}): give --coordinator, --num_processes and'
+        ' --process_id'
+    ) from error
+
+
+def is_leader() -> bool:
+  """Whether this is the process that writes; of one process, it is."""
+  return jax.process_index() == 0
+
+
 def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
   """Configures JAX and returns the devices of a fit.
 
   Args:
-    num_devices: devices to use; 0 takes all. On CPU every core is a device.
+    num_devices: devices to use of every process; 0 takes all. On CPU every
+      core is a device.
     use_cache: keep compiled programs in the user's cache folder.
 
   Returns:
-    The devices.
+    The devices; of several processes, equally many of each.
 
   Raises:
     ValueError: there are not that many devices.
   """
-  # At INFO, JAX tells of every backend that this machine does not have.
-  logging.getLogger('jax').setLevel(logging.WARNING)
+  _quiet()
   cores = num_cores()
   # More CPU devices than cores are for trying out: up to eight.
   most = max(cores, 8)
@@ -45,12 +82,12 @@ def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     # Two runs may write one entry at a time: the loser warns, nothing is lost.
     warnings.filterwarnings('ignore', message='.*persistent compilation cache')
-  devices = jax.local_devices()
-  if num_devices > len(devices):
-    raise ValueError(
-        f'--num_devices={num_devices}, but there are {len(devices)}'
-    )
-  return devices[: num_devices or None]
+  available = len(jax.local_devices())
+  if num_devices > available:
+    raise ValueError(f'--num_devices={num_devices}, but there are {available}')
+  processes = [jax.local_devices(i) for i in range(jax.process_count())]
+  most = num_devices or min(map(len, processes))
+  return [device for devices in processes for device in devices[:most]]
 
 
 def versions() -> dict[str, str]:

@@ -201,6 +201,14 @@ def make_train_step(
   return step
 
 
+def _pmap(devices: Sequence[jax.Device]) -> Callable[[Callable], Callable]:
+  # Without a size, JAX wants every process to have equally many devices, used
+  # or not.
+  return functools.partial(
+      jax.pmap, axis_name=AXIS, devices=devices, axis_size=len(devices)
+  )
+
+
 def make_train_chunk(
     config: config_lib.FitConfig,
     schedule: schedule_lib.Schedule,
@@ -227,7 +235,7 @@ def make_train_chunk(
   groups = _groups(len(devices), num_pictures)
   step = make_train_step(config, schedule, error_fn, groups)
 
-  @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
+  @_pmap(devices)
   def chunk(state, inputs, band):
     rows = jax.tree.map(
         lambda x: lax.dynamic_slice_in_dim(x, state.step, config.chunk_steps),
@@ -251,7 +259,7 @@ def make_render(
   """
   groups = _groups(len(devices), num_pictures)
 
-  @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
+  @_pmap(devices)
   def render(state, band):
     height, width, _ = band.target.shape
     (image,) = pallas_kernels.composite(
