@@ -82,12 +82,21 @@ def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     # Two runs may write one entry at a time: the loser warns, nothing is lost.
     warnings.filterwarnings('ignore', message='.*persistent compilation cache')
-  available = len(jax.local_devices())
-  if num_devices > available:
-    raise ValueError(f'--num_devices={num_devices}, but there are {available}')
   processes = [jax.local_devices(i) for i in range(jax.process_count())]
-  most = num_devices or min(map(len, processes))
-  return [device for devices in processes for device in devices[:most]]
+  counts = [len(devices) for devices in processes]
+  if min(counts) < max(counts):
+    # JAX's own exchange between processes asks for this.
+    raise ValueError(
+        f'the processes have {counts} devices, not equally many; on CPU,'
+        ' --num_devices sets it'
+    )
+  if num_devices > counts[0]:
+    raise ValueError(f'--num_devices={num_devices}, but there are {counts[0]}')
+  return [
+      device
+      for devices in processes
+      for device in devices[: num_devices or None]
+  ]
 
 
 def versions() -> dict[str, str]:

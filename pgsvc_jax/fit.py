@@ -128,7 +128,7 @@ def fit_pictures(
     raise ValueError(f'{len(devices)} devices for {len(images)} pictures')
   devices = devices[: num_bands * len(images)]
   if _spread(devices):
-    _require_agreement(images, config)
+    _require_agreement(images, config, len(devices))
 
   error_fn = functools.partial(
       pallas_kernels.composite_error, implementation=implementation
@@ -211,7 +211,9 @@ def _spread(devices: Sequence[jax.Device]) -> bool:
   return len({device.process_index for device in devices}) > 1
 
 
-def _require_agreement(images: list, config: config_lib.FitConfig) -> None:
+def _require_agreement(
+    images: list, config: config_lib.FitConfig, num_devices: int
+) -> None:
   """Compares the fit with that of the other processes.
 
   Different programs would wait for each other forever, and bands of different
@@ -222,7 +224,7 @@ def _require_agreement(images: list, config: config_lib.FitConfig) -> None:
   """
   if len(images) > 1:
     raise ValueError('several processes fit one picture at a time')
-  text = f'{images[0].shape} {config}'.encode()
+  text = f'{images[0].shape} {config} {num_devices}'.encode()
   digest = np.uint32(zlib.crc32(images[0].tobytes(), zlib.crc32(text)))
   with jax.transfer_guard('allow'):  # It places its arrays implicitly.
     digests = multihost_utils.process_allgather(digest)

@@ -201,14 +201,6 @@ def make_train_step(
   return step
 
 
-def _pmap(devices: Sequence[jax.Device]) -> Callable[[Callable], Callable]:
-  # Without a size, JAX wants every process to have equally many devices, used
-  # or not.
-  return functools.partial(
-      jax.pmap, axis_name=AXIS, devices=devices, axis_size=len(devices)
-  )
-
-
 def make_train_chunk(
     config: config_lib.FitConfig,
     schedule: schedule_lib.Schedule,
@@ -235,7 +227,7 @@ def make_train_chunk(
   groups = _groups(len(devices), num_pictures)
   step = make_train_step(config, schedule, error_fn, groups)
 
-  @_pmap(devices)
+  @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
   def chunk(state, inputs, band):
     rows = jax.tree.map(
         lambda x: lax.dynamic_slice_in_dim(x, state.step, config.chunk_steps),
@@ -259,7 +251,7 @@ def make_render(
   """
   groups = _groups(len(devices), num_pictures)
 
-  @_pmap(devices)
+  @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
   def render(state, band):
     height, width, _ = band.target.shape
     (image,) = pallas_kernels.composite(

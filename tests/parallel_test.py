@@ -1,11 +1,18 @@
-"""Bands of rows and several pictures over devices: the same fit as on one."""
+"""Devices and processes: whatever shares the work, the fit is the same."""
 
 import dataclasses
 import functools
 import logging
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
 
 import jax
 import numpy as np
+from PIL import Image
 import pytest
 
 from pgsvc_jax import bands
@@ -16,6 +23,8 @@ from pgsvc_jax import render
 from pgsvc_jax import schedule as schedule_lib
 from pgsvc_jax import train
 from pgsvc_jax import types
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 SHORT = config_lib.FitConfig(layer_splats=(60, 30), num_steps=20, num_births=4)
 
@@ -273,3 +282,103 @@ def test_one_diverging_picture_is_named():
   bad[3, 3] = np.nan
   with pytest.raises(fit.DivergenceError, match='not finite after step 10'):
     fit.fit_pictures([scene(), bad], SHORT)
+
+
+# ---- Processes --------------------------------------------------------------
+
+
+@pytest.fixture
+def picture(tmp_path):
+  path = tmp_path / 'picture.png'
+  Image.fromarray(np.round(scene(50, 70) * 255).astype(np.uint8)).save(path)
+  return path
+
+
+def start(picture, output, *flags):
+  return subprocess.Popen(
+      [
+          sys.executable,
+          '-m',
+          'launch.encode',
+          f'--input={picture}',
+          f'--output={output}',
+          '--config=configs/image.py:smoke',
+          '--config.fit.layer_splats=(40,20)',
+          *flags,
+      ],
+      cwd=ROOT,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+  )
+
+
+def start_two(pictures, outputs, *flags, num_devices=1):
+  with socket.socket() as probe:
+    probe.bind(('localhost', 0))
+    port = probe.getsockname()[1]
+  return [
+      start(
+          pictures[i],
+          outputs[i],
+          f'--coordinator=localhost:{port}',
+          '--num_processes=2',
+          f'--process_id={i}',
+          f'--num_devices={num_devices}',
+          *flags,
+      )
+      for i in range(2)
+  ]
+
+
+def finish(processes):
+  """Statuses and what was said; nothing may hang."""
+  try:
+    said = [process.communicate(timeout=120)[1] for process in processes]
+  finally:
+    for process in processes:
+      process.kill()
+  return [process.returncode for process in processes], said
+
+
+def test_two_processes_make_the_file_of_one_with_as_many_devices(
+    picture, tmp_path
+):
+  outputs = [tmp_path / 'two.pgsvc', tmp_path / 'other.pgsvc']
+  processes = start_two([picture] * 2, outputs, num_devices=2)
+  statuses, said = finish(processes)
+  assert statuses == [0, 0], said
+  assert 'decoded' in said[0] and 'step' in said[0]
+  assert 'decoded' not in said[1] and 'step' not in said[1]
+  one = tmp_path / 'one.pgsvc'
+  statuses, said = finish([start(picture, one, '--num_devices=4')])
+  assert statuses == [0], said
+  assert outputs[0].read_bytes() == one.read_bytes()
+  assert not outputs[1].exists()
+
+
+def test_a_process_that_dies_ends_the_other(picture, tmp_path):
+  outputs = [tmp_path / '0.pgsvc', tmp_path / '1.pgsvc']
+  leader, other = start_two(
+      [picture] * 2, outputs, '--config.fit.num_steps=10000'
+  )
+  for line in leader.stderr:
+    if 'step' in line:  # The fit is under way.
+      break
+  os.kill(other.pid, signal.SIGKILL)
+  (status, _), (said, _) = finish([leader, other])
+  assert status not in (0, None) and 'encode: ' in said
+  assert {path.name for path in tmp_path.iterdir()} == {'picture.png'}
+
+
+def test_processes_that_do_not_agree_are_refused(picture, tmp_path):
+  """Unchecked, they would wait for each other forever."""
+  mirrored = tmp_path / 'mirrored.png'
+  with Image.open(picture) as image:
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(mirrored)
+  statuses, said = finish(
+      start_two([picture, mirrored], [tmp_path / 'x.pgsvc'] * 2)
+  )
+  assert 0 not in statuses
+  assert any('do not have the same picture' in text for text in said)
+  assert not (tmp_path / 'x.pgsvc').exists()
