@@ -158,9 +158,8 @@ def _operator_times(shape: Shape, implementation: str) -> dict[str, dict]:
 
 def _step_times(shape: Shape, implementation: str, devices: list) -> dict:
   """A whole train step, and what it costs without the operator."""
-  import jax
-
   import pallas_kernels
+  from pgsvc_jax import bands as bands_lib
   from pgsvc_jax import config as config_lib
   from pgsvc_jax import schedule as schedule_lib
   from pgsvc_jax import train
@@ -171,12 +170,13 @@ def _step_times(shape: Shape, implementation: str, devices: list) -> dict:
       layer_splats=shape.layer_sizes, num_births=1, num_steps=10
   )
   schedule = schedule_lib.make_schedule(config, shape.height, shape.width)
-  sharding = train.band_sharding(devices)
-  bands = jax.device_put(train.make_bands(target, len(devices)), sharding)
-  inputs = train.replicate(schedule.inputs, sharding)
+  work = bands_lib.row_work(types.Splats(*splats), shape.height, shape.width)
+  edges = bands_lib.cut_rows(work, len(devices))
+  bands = train.place(train.make_bands(target, edges), devices)
+  inputs = train.place([schedule.inputs] * len(devices), devices)
   state = train.create_train_state(sum(shape.layer_sizes), 3)
   state = train.add_splats(state, 0, types.Splats(*splats))
-  state = train.replicate(state, sharding)
+  state = train.place([state] * len(devices), devices)
   error_fns = {
       'train step': functools.partial(
           pallas_kernels.composite_error, implementation=implementation

@@ -14,6 +14,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import traceback
+from typing import NoReturn
 
 from absl import app
 from absl import flags
@@ -25,13 +27,17 @@ from . import caches
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
 # RuntimeError: JAX's own, such as out of memory; and NotImplementedError.
-_USER_ERRORS = (
+USER_ERRORS = (
     OSError,
     ValueError,
     ArithmeticError,
     MemoryError,
     RuntimeError,
 )
+
+# Of several processes, one that fails leaves at once: JAX would have it wait at
+# its end for the others, and those wait for it.
+_leaves_at_once = False
 
 
 def define_config() -> flags.FlagHolder:
@@ -70,10 +76,36 @@ def about(path: str) -> Iterator[None]:
     raise ValueError(f'{path}: {error}') from error
 
 
-def _fail(message: str, status: int = 1) -> None:
+def leave_at_once_on_failure() -> None:
+  """From now on, a failure ends the process without any cleaning up by JAX."""
+  global _leaves_at_once
+  _leaves_at_once = True
+
+
+def complain(message: str) -> None:
+  """Prints one line on standard error, in the name of the command."""
   name = pathlib.Path(sys.argv[0]).stem
   print(f'{name}: {" ".join(message.split())}', file=sys.stderr)
+
+
+def explain(error: Exception) -> str:
+  """What a user should read about one of `USER_ERRORS`."""
+  if isinstance(error, OSError) and error.filename:
+    return f'{error.filename}: {error.strerror}'
+  return str(error) or type(error).__name__
+
+
+def _leave(status: int) -> NoReturn:
+  if _leaves_at_once:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
   sys.exit(status)
+
+
+def _fail(message: str, status: int = 1) -> NoReturn:
+  complain(message)
+  _leave(status)
 
 
 def _guarded(main: Callable[[], None]) -> None:
@@ -84,12 +116,16 @@ def _guarded(main: Callable[[], None]) -> None:
     main()
   except KeyboardInterrupt:
     _fail('interrupted; the output was not written', 130)
-  except _USER_ERRORS as error:
+  except USER_ERRORS as error:
     if logging.get_verbosity() >= logging.DEBUG:
+      traceback.print_exc()
+      _leave(1)
+    _fail(explain(error))
+  except Exception:
+    if not _leaves_at_once:
       raise
-    if isinstance(error, OSError) and error.filename:
-      _fail(f'{error.filename}: {error.strerror}')
-    _fail(str(error) or type(error).__name__)
+    traceback.print_exc()
+    _leave(1)
 
 
 def _parse(argv: list[str], default_config: str | None) -> list[str]:

@@ -1,41 +1,90 @@
-"""Fits layered splats to a picture and writes one .pgsvc file.
+"""Fits layered splats to pictures and writes one .pgsvc file each.
 
 python -m launch.encode --input=PICTURE --output=FILE.pgsvc \
     [--config=configs/image.py:medium] [--config.fit.num_steps=2000]
+python -m launch.encode --input=FOLDER --output=FOLDER
+
+With a folder, or --input given several times, every picture becomes
+OUTPUT/NAME.pgsvc; one that fails is reported, the others are still written.
 """
 
+import collections
+from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
+import functools
 import json
 import math
 import pathlib
+import statistics
 import sys
 import time
+from typing import Any
 
 from absl import flags
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import media
+from pgsvc_jax import memory
+from pgsvc_jax import schedule
+from pgsvc_jax import types
 
 from . import caches
 from . import command
 
-_INPUT = flags.DEFINE_string(
-    'input', None, 'picture in any format Pillow reads', required=True
+_INPUT = flags.DEFINE_multi_string(
+    'input',
+    None,
+    'picture in any format Pillow reads, or a folder of pictures',
+    required=True,
 )
 _OUTPUT = flags.DEFINE_string(
-    'output', None, '.pgsvc file to write', required=True
+    'output',
+    None,
+    '.pgsvc file to write; of several pictures, the folder for NAME.pgsvc',
+    required=True,
 )
 _CONFIG = command.define_config()
 flags.declare_key_flag('config')
 _WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'folder for config.json, run.json and metrics.jsonl'
+    'workdir',
+    None,
+    'folder for config.json, run.json and metrics.jsonl; of several pictures,'
+    ' in a folder NAME each',
 )
 _NUM_DEVICES = flags.DEFINE_integer(
     'num_devices',
     0,
-    'devices to use, on CPU one a core; 0: all',
+    'devices to use (of each process), on CPU one a core; 0: all',
     lower_bound=0,
+)
+_PARALLEL = flags.DEFINE_enum(
+    'parallel',
+    'auto',
+    ['auto', 'bands', 'batch'],
+    'bands: one picture after the other, its rows shared by all devices; batch:'
+    ' as many pictures of one size at a time as there are devices, fewer share'
+    ' the devices evenly; auto: batch as long as there is a picture for every'
+    ' device, bands for the rest',
+)
+_COORDINATOR = flags.DEFINE_string(
+    'coordinator',
+    None,
+    'HOST:PORT of process 0, the same in all processes of a run on several'
+    ' hosts: each runs this command, process 0 writes',
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+    'num_processes', None, 'with --coordinator: how many', lower_bound=1
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    'process_id', None, 'with --coordinator: which one this is', lower_bound=0
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+    'distributed',
+    False,
+    'one of several processes, on a cluster that says which (Slurm, Open MPI,'
+    ' TPU pods)',
 )
 flags.declare_key_flag('cache')
 _IMPLEMENTATION = flags.DEFINE_string(
@@ -46,79 +95,311 @@ _IMPLEMENTATION = flags.DEFINE_string(
 )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Job:
+  """One picture and the file it becomes.
+
+  Attributes:
+    picture: path.
+    file: path.
+    workdir: for the records of the run, if any.
+  """
+
+  picture: str
+  file: str
+  workdir: pathlib.Path | None
+
+
+@dataclasses.dataclass
+class _Run:
+  """What all pictures of a run share.
+
+  Attributes:
+    config: the settings.
+    devices: of all processes.
+    leads: whether this process writes and says anything.
+    failures: of pictures, so far.
+    begin: of the pictures that are fitted now; at first, of the run.
+  """
+
+  config: config_lib.EncodeConfig
+  devices: list
+  leads: bool
+  failures: '_Failures'
+  begin: float
+
+
 def main() -> None:
   """Reads, fits, writes, and says what each layer holds."""
   begin = time.perf_counter()
   config = config_lib.from_mapping(config_lib.EncodeConfig, _CONFIG.value)
-  command.check_output(_OUTPUT.value)
-  picture = media.read_picture(_INPUT.value)
-  for note in picture.notes:
-    print(f'{_INPUT.value}: {note}', file=sys.stderr)
+  _check_process_flags()
+  jobs = _list_jobs(_INPUT.value, _OUTPUT.value, _WORKDIR.value)
+  alone = not (_DISTRIBUTED.value or _COORDINATOR.value)
+  if alone:
+    _check_outputs(jobs)
+  # What is no picture need not wait for JAX, nor for the others.
+  shapes = {}
+  failures = _Failures(fatal=len(jobs) == 1 or not alone)
+  for job in jobs:
+    with failures.of(job):
+      read = _read(job.picture)
+      shapes[job] = read.pixels.shape
+      for note in read.notes:
+        print(f'{job.picture}: {note}', file=sys.stderr)
 
   # Only now: --help, wrong settings and bad pictures need not wait for JAX.
+  from . import runtime
+
+  caches.announce()
+  if not alone:
+    command.leave_at_once_on_failure()
+    runtime.join_processes(
+        _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
+    )
+  devices = runtime.set_up(_NUM_DEVICES.value, caches.KEEP.value)
+  leads = runtime.is_leader()
+  if leads and not alone:
+    _check_outputs(jobs)
+  parallel = _PARALLEL.value if alone else 'bands'
+  run = _Run(config, devices, leads, failures, begin)
+  for group in _group_jobs(shapes, len(devices), parallel):
+    _encode(run, group)
+    run.begin = time.perf_counter()
+  if failures.count:
+    raise ValueError(f'{failures.count} of {len(jobs)} pictures failed')
+
+
+def _check_process_flags() -> None:
+  values = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if None in values and values != (None, None, None):
+    raise ValueError(
+        '--coordinator, --num_processes, --process_id: all or none'
+    )
+  if _COORDINATOR.value:
+    if _DISTRIBUTED.value:
+      raise ValueError('--distributed finds the coordinator itself')
+    if _PROCESS_ID.value >= _NUM_PROCESSES.value:
+      raise ValueError('--process_id counts from 0')
+  if _PARALLEL.value == 'batch' and (_COORDINATOR.value or _DISTRIBUTED.value):
+    raise ValueError('--parallel=batch is for one process')
+
+
+def _list_jobs(
+    inputs: Sequence[str], output: str, workdir: str | None
+) -> list[_Job]:
+  """What becomes what; folders stand for the files in them, without hidden."""
+  pictures = []
+  for name in inputs:
+    path = pathlib.Path(name)
+    if path.is_dir():
+      pictures += sorted(
+          str(file)
+          for file in path.iterdir()
+          if file.is_file() and not file.name.startswith('.')
+      )
+    else:
+      pictures.append(name)
+  if inputs == pictures and len(pictures) == 1:
+    folder = pathlib.Path(workdir) if workdir else None
+    return [_Job(picture=pictures[0], file=output, workdir=folder)]
+  if not pictures:
+    raise ValueError(f'no pictures in {", ".join(inputs)}')
+  jobs = []
+  for picture in pictures:
+    stem = pathlib.Path(picture).stem
+    jobs.append(
+        _Job(
+            picture=picture,
+            file=str(pathlib.Path(output) / f'{stem}.pgsvc'),
+            workdir=pathlib.Path(workdir) / stem if workdir else None,
+        )
+    )
+  ((file, times),) = collections.Counter(x.file for x in jobs).most_common(1)
+  if times > 1:
+    raise ValueError(f'{times} pictures would become {file}')
+  return jobs
+
+
+def _check_outputs(jobs: list[_Job]) -> None:
+  """Refuses what cannot be written, before long work is done for it."""
+  folder = pathlib.Path(_OUTPUT.value)
+  if jobs[0].file == _OUTPUT.value or folder.is_dir():
+    for job in jobs:
+      command.check_output(job.file)
+  elif folder.exists():
+    raise OSError(f'cannot write into {folder}: it is no folder')
+  else:
+    command.check_output(_OUTPUT.value)
+
+
+# A single picture is read once; of many, none is kept until its turn.
+@functools.lru_cache(maxsize=1)
+def _read(picture: str) -> media.Picture:
+  return media.read_picture(picture)
+
+
+def _group_jobs(
+    shapes: dict[_Job, tuple[int, ...]], num_devices: int, parallel: str
+) -> list[list[_Job]]:
+  """Which pictures are fitted at a time, as --parallel says."""
+  by_shape = collections.defaultdict(list)
+  for job, shape in shapes.items():
+    by_shape[shape].append(job)
+  groups = []
+  for same in by_shape.values():
+    for first in range(0, len(same), num_devices):
+      group = same[first : first + num_devices]
+      together = parallel == 'batch' or (
+          parallel == 'auto' and len(group) == num_devices
+      )
+      groups += [group] if together else [[job] for job in group]
+  return groups
+
+
+class _Failures:
+  """Pictures that could not be encoded: counted and said, or raised."""
+
+  def __init__(self, fatal: bool):
+    self.count = 0
+    self._fatal = fatal
+
+  def note(self, job: _Job, error: Exception) -> None:
+    """To be called where the error is handled."""
+    if self._fatal:
+      raise error
+    self.count += 1
+    message = command.explain(error)
+    named = job.picture in message or job.file in message
+    command.complain(message if named else f'{job.picture}: {message}')
+
+  @contextlib.contextmanager
+  def of(self, job: _Job) -> Iterator[None]:
+    """Notes what goes wrong in the block."""
+    try:
+      yield
+    except command.USER_ERRORS as error:
+      self.note(job, error)
+
+
+def _encode(run: _Run, jobs: list[_Job]) -> None:
+  """Fits pictures of one size at the same time, and writes their files."""
+  try:
+    fitted, first_step = _fit(run, jobs)
+  except command.USER_ERRORS as error:
+    if len(jobs) == 1:
+      run.failures.note(jobs[0], error)
+      return
+    # One picture may be the reason: the others get their files.
+    command.complain(f'{command.explain(error)}; now one by one')
+    for job in jobs:
+      _encode(run, [job])
+    return
+  if run.leads:
+    for job, layered in zip(jobs, fitted):
+      with run.failures.of(job):
+        _write(run, job, layered, first_step)
+
+
+def _fit(
+    run: _Run, jobs: list[_Job]
+) -> tuple[list[types.LayeredSplats], float]:
+  """Returns the fits, and when the first steps were done."""
   import jax
 
   from pgsvc_jax import fit
-  from pgsvc_jax import memory
-  from pgsvc_jax import metrics
-  from pgsvc_jax import render
-  from pgsvc_jax import schedule
 
   from . import progress
   from . import runtime
 
-  caches.announce()
-  devices = runtime.set_up(_NUM_DEVICES.value, caches.KEEP.value)
-  height, width, channels = picture.pixels.shape
-  needed = memory.estimate_fit(
-      height,
-      width,
-      channels,
-      schedule.layer_sizes(config.fit, height, width),
-      num_devices=len(devices),
-      platform=devices[0].platform,
-      implementation=_IMPLEMENTATION.value,
-      compiles=caches.is_empty(),
-  )
-  with command.about(_INPUT.value):
-    print(runtime.require_memory(needed, devices), file=sys.stderr)
-  log = _RunLog(_WORKDIR.value)
-  log.start(runtime.versions(), devices)
-  first_step = None
+  images = [_read(job.picture).pixels for job in jobs]
+  here = [x for x in run.devices if x.process_index == jax.process_index()]
+  with command.about(jobs[0].picture):
+    line = runtime.require_memory(_estimate(run, images, len(here)), here)
+  if run.leads:
+    print(line, file=sys.stderr)
+  logs = [_RunLog(job.workdir if run.leads else None) for job in jobs]
+  for log in logs:
+    log.start(runtime.versions(), run.devices)
+  title = pathlib.Path(jobs[0].picture).name
+  if len(jobs) > 1:
+    title += f' and {len(jobs) - 1} more'
+  first_step = 0.0
 
-  with (
-      progress.reporter(pathlib.Path(_INPUT.value).name) as show,
-      # A transfer that nobody asked for would stop the devices at every step.
-      jax.transfer_guard('disallow'),
-  ):
+  with contextlib.ExitStack() as stack:
+    show = None
+    if run.leads:
+      show = stack.enter_context(progress.reporter(title))
 
-    def report(state: fit.Progress) -> None:
+    def report(states: list[fit.Progress]) -> None:
       nonlocal first_step
-      first_step = first_step or time.perf_counter() - begin
-      show(state)
-      log.append(dataclasses.asdict(state))
+      first_step = first_step or time.perf_counter()
+      if show:
+        show(_mean(states))
+      for log, state in zip(logs, states):
+        log.append(dataclasses.asdict(state))
 
-    layered = fit.fit_picture(
-        picture.pixels,
-        config.fit,
-        devices=devices,
+    # A transfer that nobody asked for would stop the devices at every step.
+    stack.enter_context(jax.transfer_guard('disallow'))
+    fitted = fit.fit_pictures(
+        images,
+        run.config.fit,
+        devices=run.devices,
         implementation=_IMPLEMENTATION.value,
         report=report,
     )
-  data = bitstream.write(layered, config.step_sizes)
+  return fitted, first_step
+
+
+def _estimate(run: _Run, images: list, num_devices: int) -> memory.Estimate:
+  """The memory of this process while it fits these pictures."""
+  height, width, channels = images[0].shape
+  sizes = schedule.layer_sizes(run.config.fit, height, width)
+  return memory.estimate_fit(
+      height,
+      width,
+      channels,
+      sizes,
+      num_devices=num_devices,
+      num_pictures=len(images),
+      platform=run.devices[0].platform,
+      implementation=_IMPLEMENTATION.value,
+      compiles=caches.is_empty(),
+  )
+
+
+def _mean(states: list) -> Any:
+  """The progress of several pictures as one: means over the pictures."""
+  levels = zip(*(state.psnr_db for state in states))
+  return dataclasses.replace(
+      states[0],
+      loss=statistics.fmean(state.loss for state in states),
+      psnr_db=tuple(statistics.fmean(level) for level in levels),
+  )
+
+
+def _write(
+    run: _Run, job: _Job, layered: types.LayeredSplats, first_step: float
+) -> None:
+  """Writes a file and says what it holds."""
+  from pgsvc_jax import metrics
+  from pgsvc_jax import render
+
+  pixels = _read(job.picture).pixels
+  data = bitstream.write(layered, run.config.step_sizes)
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.
   images = render.render_prefixes(bitstream.read_layers(data))
-  levels = ' / '.join(
-      f'{metrics.psnr_db(x, picture.pixels):.2f}' for x in images
-  )
-  command.write_bytes(_OUTPUT.value, data)
+  levels = ' / '.join(f'{metrics.psnr_db(x, pixels):.2f}' for x in images)
+  if job.file != _OUTPUT.value:
+    pathlib.Path(_OUTPUT.value).mkdir(exist_ok=True)
+  command.write_bytes(job.file, data)
   print(
-      f'{_OUTPUT.value}: {len(data)} bytes, layers end at'
+      f'{job.file}: {len(data)} bytes, layers end at'
       f' {", ".join(map(str, header.truncation_points))};'
       f' {header.bits_per_pixel[-1]:.3f} bpp; decoded {levels} dB;'
-      f' first steps after {first_step:.1f} s,'
-      f' all in {time.perf_counter() - begin:.1f} s',
+      f' first steps after {first_step - run.begin:.1f} s,'
+      f' all in {time.perf_counter() - run.begin:.1f} s',
       file=sys.stderr,
   )
 
@@ -126,8 +407,8 @@ def main() -> None:
 class _RunLog:
   """What a run leaves in its workdir; nothing without one."""
 
-  def __init__(self, workdir: str | None):
-    self._folder = pathlib.Path(workdir) if workdir else None
+  def __init__(self, folder: pathlib.Path | None):
+    self._folder = folder
 
   def start(self, versions: dict[str, str], devices: list) -> None:
     if self._folder is None:

@@ -421,6 +421,10 @@ def composite_error(
   """
   num_layers = layer_ends.shape[0]
   height, width, channels = target.shape
+  # A band of rows may end in rows of weight 0: they cost nothing. One row
+  # stays: the tile lists of an empty picture would be out of bounds.
+  while height > 1 and not pixel_weights[height - 1].any():
+    height -= 1
   starts, ids, fits = _bin_splats(means, cholesky, height, width)
   if not fits:
     return False
@@ -433,7 +437,7 @@ def composite_error(
   cotangents = np.empty((num_layers, channels, PIXELS), F32)
   goal = np.empty((channels, PIXELS), F32)
   mask = np.empty((1, PIXELS), F32)
-  mask_image = pixel_weights.reshape((height, width, 1))
+  mask_image = pixel_weights.reshape((*pixel_weights.shape, 1))
   totals = np.zeros(num_layers, np.float64)
   num_tiles_x = (width + TILE - 1) // TILE
   grad_means[:] = F32(0)

@@ -17,7 +17,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             'write',
         ],
         'config': ['FitConfig'],
-        'fit': ['DivergenceError', 'Progress', 'fit_picture'],
+        'fit': ['DivergenceError', 'Progress', 'fit_picture', 'fit_pictures'],
         'media': ['MediaError', 'Picture', 'read_picture', 'write_picture'],
         'metrics': ['ms_ssim', 'psnr_db'],
         'quantize': ['StepSizes'],

@@ -1,14 +1,18 @@
 """Fits layered splats to a picture."""
 
 from collections.abc import Callable, Sequence
+import concurrent.futures
 import dataclasses
 import functools
+import zlib
 
 import jax
+from jax.experimental import multihost_utils
 from jaxtyping import Float
 import numpy as np
 
 import pallas_kernels
+from pgsvc_jax import bands
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import initialize
 from pgsvc_jax import schedule as schedule_lib
@@ -52,7 +56,9 @@ def fit_picture(
   Args:
     image: the picture, float32 in [0, 1].
     config: the settings.
-    devices: one band of rows each; None takes all local ones.
+    devices: one band of rows each; None takes all local ones. Of several
+      processes (`jax.distributed`), each makes the same call with all devices,
+      equally many of each process, and gets the same result.
     implementation: of the operator; None takes the best.
     report: called after every chunk.
 
@@ -70,94 +76,204 @@ def fit_picture(
     >>> fit_picture(image, config).layer_sizes
     (3, 2)
   """
-  if image.ndim != 3 or 0 in image.shape:
-    raise ValueError(f'a picture is [h, w, c]: {image.shape=}')
-  height, width, channels = image.shape
-  image = np.asarray(image, np.float32)
-  schedule = schedule_lib.make_schedule(config, height, width)
-  devices = list(devices or jax.local_devices())
-  # A band is at least one row of tiles.
-  devices = devices[: max(1, -(-height // 8))]
-
-  sharding = train.band_sharding(devices)
-  error_fn = functools.partial(
-      pallas_kernels.composite_error, implementation=implementation
+  (layered,) = fit_pictures(
+      [image],
+      config,
+      devices=devices,
+      implementation=implementation,
+      report=report and (lambda states: report(states[0])),
   )
-  chunk = train.make_train_chunk(config, schedule, devices, error_fn)
-  bands = jax.device_put(train.make_bands(image, len(devices)), sharding)
-  inputs = train.replicate(schedule.inputs, sharding)
-  state = train.replicate(
-      train.create_train_state(sum(schedule.layer_sizes), channels),
-      sharding,
-  )
-  births = list(schedule.births)
-  for step in range(0, schedule.num_steps, config.chunk_steps):
-    while births and births[0].step == step:
-      state = _give_birth(
-          train.fetch(state), births.pop(0), image, config.seed, implementation
-      )
-      state = train.replicate(state, sharding)
-    state, errors = chunk(state, inputs, bands)
-    progress = _progress(
-        schedule, step + config.chunk_steps, train.fetch(errors), image.size
-    )
-    if not np.isfinite(progress.loss):
-      raise DivergenceError(
-          f'the loss is not finite after step {progress.step}: lower the rates'
-      )
-    if report:
-      report(progress)
-  layered = types.LayeredSplats(
-      splats=train.fetch(state).params,
-      layer_sizes=schedule.layer_sizes,
-      height=height,
-      width=width,
-  )
-  if config.strategy == 'prune':
-    sizes = schedule_lib.layer_sizes(config, height, width)
-    layered = rank_into_layers(layered, sizes)
   return layered
 
 
-@functools.partial(
-    jax.jit, static_argnames=('height', 'width', 'implementation')
-)
-def _render_top(state, *, height, width, implementation):
-  params = train.park(state.params, state.active)
-  return pallas_kernels.composite(
-      *params,
-      layer_sizes=(len(params.means),),
-      height=height,
-      width=width,
-      implementation=implementation,
-  )[0]
+def fit_pictures(
+    images: Sequence[Float[np.ndarray, 'h w c']],
+    config: config_lib.FitConfig,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    implementation: pallas_kernels.Implementation | None = None,
+    report: Callable[[list[Progress]], None] | None = None,
+) -> list[types.LayeredSplats]:
+  """Fits several pictures of one size at a time, each on devices of its own.
 
+  Nothing passes between pictures: each comes out as from `fit_picture` on as
+  many devices. That is the fast way with one device a picture, when there is
+  nothing to sum and to wait for.
 
-def _give_birth(
-    state: train.TrainState,
-    birth: schedule_lib.Birth,
-    image: np.ndarray,
-    seed: int,
-    implementation: pallas_kernels.Implementation | None,
-) -> train.TrainState:
-  """Adds the splats of one birth, where they are needed most."""
-  height, width, _ = image.shape
-  rng = np.random.default_rng((seed, birth.first))
-  is_first = not state.active.any()
-  if is_first:
-    source = image
-    density = initialize.gradient_density(image)
-  else:
-    render = _render_top(
-        jax.device_put(state),
+  Args:
+    images: the pictures, float32 in [0, 1]; at most as many as devices.
+    config: the settings.
+    devices: dealt out evenly, the remainder is idle; None takes all local ones.
+    implementation: as in `fit_picture`.
+    report: called after every chunk, with one entry a picture.
+
+  Returns:
+    The fitted splats of every picture.
+
+  Raises:
+    ValueError: settings out of range, or not pictures of one size.
+    DivergenceError: the loss of one picture is not finite any more.
+  """
+  shape = np.shape(images[0])
+  if len(shape) != 3 or 0 in shape:
+    raise ValueError(f'a picture is [h, w, c]: {shape=}')
+  if any(np.shape(image) != shape for image in images):
+    raise ValueError(f'pictures of several sizes: {set(map(np.shape, images))}')
+  images = [np.asarray(image, np.float32) for image in images]
+  height, width, channels = shape
+  schedule = schedule_lib.make_schedule(config, height, width)
+  devices = list(devices or jax.local_devices())
+  num_bands = len(devices) // len(images)
+  if not num_bands:
+    raise ValueError(f'{len(devices)} devices for {len(images)} pictures')
+  devices = devices[: num_bands * len(images)]
+  if _spread(devices):
+    _require_agreement(images, config, len(devices))
+
+  error_fn = functools.partial(
+      pallas_kernels.composite_error, implementation=implementation
+  )
+  chunk = train.make_train_chunk(
+      config, schedule, devices, error_fn, len(images)
+  )
+  render = train.make_render(devices, implementation, len(images))
+  inputs = train.place([schedule.inputs] * len(devices), devices)
+  fits = [
+      _Fit(
+          image,
+          train.create_train_state(sum(schedule.layer_sizes), channels),
+          bands.cut_evenly(height, num_bands),
+      )
+      for image in images
+  ]
+  state = cut = None
+  births = list(schedule.births)
+  for step in range(0, schedule.num_steps, config.chunk_steps):
+    while births and births[0].step == step:
+      if state is not None:
+        _fetch_into(fits, state, render(state, cut))
+      before = [x.edges for x in fits]
+      _give_births(fits, births.pop(0), config.seed, devices)
+      state = train.place(
+          [x.state for x in fits for _ in range(num_bands)], devices
+      )
+      if cut is None or before != [x.edges for x in fits]:
+        cut = train.place(
+            [band for x in fits for band in train.make_bands(x.image, x.edges)],
+            devices,
+        )
+    state, errors = chunk(state, inputs, cut)
+    states = [
+        _progress(schedule, step + config.chunk_steps, x, images[0].size)
+        for x in train.fetch(errors, len(images))
+    ]
+    for picture in states:
+      if not np.isfinite(picture.loss):
+        raise DivergenceError(
+            f'the loss is not finite after step {picture.step}: lower the rates'
+        )
+    if report:
+      report(states)
+  results = []
+  for fitted in train.fetch(state.params, len(images)):
+    layered = types.LayeredSplats(
+        splats=fitted,
+        layer_sizes=schedule.layer_sizes,
         height=height,
         width=width,
-        implementation=implementation,
     )
-    source = image - jax.device_get(render)
+    if config.strategy == 'prune':
+      sizes = schedule_lib.layer_sizes(config, height, width)
+      layered = rank_into_layers(layered, sizes)
+    results.append(layered)
+  return results
+
+
+@dataclasses.dataclass
+class _Fit:
+  """A picture and, on the host at births, where its fit stands.
+
+  Attributes:
+    image: the picture.
+    state: of the fit (NumPy).
+    edges: of its bands.
+    render: what the splats alive show; None before the first birth.
+  """
+
+  image: np.ndarray
+  state: train.TrainState
+  edges: list[int]
+  render: np.ndarray | None = None
+
+
+def _spread(devices: Sequence[jax.Device]) -> bool:
+  """Whether the devices belong to several processes."""
+  return len({device.process_index for device in devices}) > 1
+
+
+def _require_agreement(
+    images: list, config: config_lib.FitConfig, num_devices: int
+) -> None:
+  """Compares the fit with that of the other processes.
+
+  Different programs would wait for each other forever, and bands of different
+  pictures would make one.
+
+  Raises:
+    ValueError: the other processes fit something else; in all of them.
+  """
+  if len(images) > 1:
+    raise ValueError('several processes fit one picture at a time')
+  text = f'{images[0].shape} {config} {num_devices}'.encode()
+  digest = np.uint32(zlib.crc32(images[0].tobytes(), zlib.crc32(text)))
+  with jax.transfer_guard('allow'):  # It places its arrays implicitly.
+    digests = multihost_utils.process_allgather(digest)
+  if len(np.unique(digests)) > 1:
+    raise ValueError('the processes do not have the same picture and settings')
+
+
+def _fetch_into(fits: list[_Fit], state, renders) -> None:
+  """Brings states and rendered bands to the host, in one transfer."""
+  fetched = train.fetch((state, renders), len(fits))
+  for x, (host_state, images) in zip(fits, fetched):
+    x.state = host_state
+    x.render = bands.join_rows(images, x.edges, len(x.image))
+
+
+def _give_births(
+    fits: list[_Fit],
+    birth: schedule_lib.Birth,
+    seed: int,
+    devices: Sequence[jax.Device],
+) -> None:
+  """Gives birth in every picture, and cuts the bands anew."""
+  # NumPy and SciPy release the lock in what takes long.
+  with concurrent.futures.ThreadPoolExecutor(len(fits)) as pool:
+    list(pool.map(lambda x: _give_birth(x, birth, seed), fits))
+  if _spread(devices):
+    # Other machines may round differently: all take what the first one has.
+    (x,) = fits
+    with jax.transfer_guard('allow'):
+      x.state, edges = multihost_utils.broadcast_one_to_all(
+          (x.state, np.int32(x.edges))
+      )
+    x.edges = [int(edge) for edge in edges]
+
+
+def _give_birth(x: _Fit, birth: schedule_lib.Birth, seed: int) -> None:
+  """Adds the splats of one birth, where they are needed most."""
+  height, width, _ = x.image.shape
+  rng = np.random.default_rng((seed, birth.first))
+  is_first = x.render is None
+  if is_first:
+    source = x.image
+    density = initialize.gradient_density(x.image)
+  else:
+    source = x.image - x.render
     density = initialize.residual_density(source)
   centres = initialize.sample_centres(density, birth.last - birth.first, rng)
-  alive = np.concatenate([state.params.means[state.active], centres])
+  params = x.state.params
+  alive = np.concatenate([params.means[x.state.active], centres])
   splats = initialize.born_splats(
       centres,
       alive,
@@ -165,7 +281,10 @@ def _give_birth(
       size_factor=0.7 if is_first else 0.5,
       color_factor=0.3,
   )
-  return train.add_splats(state, birth.first, splats)
+  x.state = train.add_splats(x.state, birth.first, splats)
+  alive = jax.tree.map(lambda a: a[x.state.active], x.state.params)
+  work = bands.row_work(alive, height, width)
+  x.edges = bands.cut_rows(work, len(x.edges) - 1)
 
 
 def _progress(

@@ -4,7 +4,7 @@ NumPy and SciPy on the host: it happens a few times in a fit, between compiled
 chunks. Sampling without replacement is by the Gumbel top-k trick.
 """
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 import numpy as np
 import scipy.ndimage
 import scipy.spatial
@@ -78,8 +78,10 @@ def sample_centres(
 
 def _along_edges(
     image: Float[np.ndarray, 'h w c'],
-) -> Float[np.ndarray, 'h w 3']:
-  """Cholesky factors of unit area that lie along the edges of the image.
+    y: Int[np.ndarray, ' n'],
+    x: Int[np.ndarray, ' n'],
+) -> Float[np.ndarray, 'n 3']:
+  """Cholesky factors of unit area that lie along the edges at these pixels.
 
   The structure tensor gives direction and coherence (0 where the image is
   isotropic, 1 on a straight edge); the axes are stretched by
@@ -87,8 +89,10 @@ def _along_edges(
   """
   dx, dy = (_derivative(image, axis) for axis in (1, 0))
   jxx, jxy, jyy = (
-      scipy.ndimage.gaussian_filter(product.sum(-1), _TENSOR_SIGMA)
-      for product in (dx * dx, dx * dy, dy * dy)
+      scipy.ndimage.gaussian_filter(
+          np.einsum('hwc,hwc->hw', a, b), _TENSOR_SIGMA
+      )[y, x]
+      for a, b in ((dx, dx), (dx, dy), (dy, dy))
   )
   mean, half = (jxx + jyy) / 2, np.hypot((jxx - jyy) / 2, jxy)
   stretch = _STRETCH ** (half / (mean + 1e-6))
@@ -131,7 +135,7 @@ def born_splats(
   sizes = np.clip(size_factor * spread, *_SIZE_RANGE)
   x = np.clip(centres[:, 0].astype(np.int64), 0, width - 1)
   y = np.clip(centres[:, 1].astype(np.int64), 0, height - 1)
-  cholesky = sizes[:, None] * _along_edges(image)[y, x]
+  cholesky = sizes[:, None] * _along_edges(image, y, x)
   return types.Splats(
       centres.astype(np.float32),
       cholesky.astype(np.float32),

@@ -26,6 +26,9 @@ _PREFIX_IMAGES = {'cpu': 0, 'xla': 2.5, 'reference': 7}
 # The same of all splats at all pixels: the weights, and those of autodiff.
 _DENSE = 7
 
+# Rows of the arrays of bands that share a picture, over those of the picture.
+_BAND_SLACK = 1.5
+
 # Copies of the train state: on each device, the old, the new and the gradient;
 # on the host, those of a birth, the lists of (tile, splat) pairs and symbols.
 _DEVICE_STATES = 2.5
@@ -52,6 +55,7 @@ def estimate_fit(
     layer_sizes: tuple[int, ...],
     *,
     num_devices: int = 1,
+    num_pictures: int = 1,
     platform: str = 'cpu',
     implementation: str | None = None,
     compiles: bool = False,
@@ -59,11 +63,12 @@ def estimate_fit(
   """Estimates the peak memory of `encode`, from reading to writing.
 
   Args:
-    height: of the picture, pixels.
-    width: of the picture, pixels.
-    channels: of the picture.
+    height: of a picture, pixels.
+    width: of a picture, pixels.
+    channels: of a picture.
     layer_sizes: splats per layer.
-    num_devices: that share the rows of the picture.
+    num_devices: that share the rows of each picture.
+    num_pictures: of this size, fitted at the same time.
     platform: of the devices; other than 'cpu' have memory of their own, where
       no figure was measured yet.
     implementation: of the operator; None is the default of the platform, and
@@ -78,38 +83,39 @@ def estimate_fit(
     >>> round(estimate.host_bytes / 2**20)
     757
   """
-  pixels = height * width
   splats = sum(layer_sizes)
   kind = implementation or ('cpu' if platform == 'cpu' else 'xla')
   kind = kind if kind in _BASE else 'xla'
-  image = 4 * pixels * channels
-  plane = 4 * pixels
-
+  plane = 4 * height * width * num_pictures
+  image = plane * channels
   # Parameters, two moments each, age and activity.
   state = splats * (12 * (5 + channels) + 5)
+
   # Bands: a copy of the picture, and a weight for every pixel.
-  bands = image + plane
-  step = _PREFIX_IMAGES[kind] * len(layer_sizes) * image
+  slack = _BAND_SLACK if num_devices > num_pictures else 1.0
+  bands = slack * (image + plane)
+  step = slack * _PREFIX_IMAGES[kind] * len(layer_sizes) * image
   if kind == 'xla':
     step += num_devices * _CHUNK
   if kind == 'reference':
     step += _DENSE * splats * plane
-  # What the splats show so far, the residual, its two derivatives; the density,
-  # and the planes of the structure tensor.
-  birth = 4 * image + 7 * plane
-  # Every prefix at 8 bits.
-  decoded = len(layer_sizes) * image / 4
+  # What the splats show: all of it on every device, and joined on the host.
+  render = slack * image * num_devices / num_pictures
+  # The residual and its two derivatives; the density and the planes of the
+  # structure tensor.
+  birth = 3 * image + 7 * plane
+  # Every prefix at 8 bits, one picture after the other.
+  decoded = len(layer_sizes) * image / 4 / num_pictures
 
-  on_devices = bands + step + num_devices * _DEVICE_STATES * state
-  on_host = image + _HOST_STATES * state
+  # The picture, and the last render.
+  host = _BASE[kind] + 2 * image + num_pictures * _HOST_STATES * state
+  devices = bands + num_devices * _DEVICE_STATES * state
   if platform == 'cpu':
-    run = max(bands + birth, bands + step, decoded)
-    host = on_host + run + num_devices * _DEVICE_STATES * state
+    host += devices + max(birth, step, image + render, decoded)
     each = 0
   else:
-    host = on_host + bands + max(birth, decoded)
-    each = on_devices / num_devices
-  host += _BASE[kind]
+    host += bands + max(birth, image + render, decoded)
+    each = (devices + max(step, render)) / num_devices
   if compiles:
     host = max(host, _COMPILING + image + bands)
   return Estimate(host_bytes=round(host), device_bytes=round(each))

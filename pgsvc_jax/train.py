@@ -1,9 +1,13 @@
 """The train step: one joint step over all splats, sharded over bands of rows.
 
-Each device of a `pmap` holds one band of the picture and all splats; gradients
-are summed over the bands. Capacity is fixed: splats not yet born are parked far
-outside the picture, where they cost nothing and have zero gradient, so a whole
-incremental fit compiles once.
+Each device of a `pmap` holds one band of a picture and all its splats;
+gradients are summed over the bands of the picture. Devices can be dealt out to
+several pictures of one size, consecutive ones to each; nothing passes between
+pictures.
+
+Shapes are fixed, so a whole incremental fit compiles once: splats not yet born
+are parked far outside the picture, where they cost nothing and have zero
+gradient, and bands that become lower end in rows of weight 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +23,8 @@ import numpy as np
 import optax
 
 import pallas_kernels
+from pallas_kernels import constants
+from pgsvc_jax import bands as bands_lib
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import optimizer
 from pgsvc_jax import schedule as schedule_lib
@@ -48,14 +54,15 @@ class TrainState:
 
 @flax.struct.dataclass
 class Band:
-  """Rows of the picture on one device.
+  """Rows `top` to `bottom` (exclusive) of a picture on one device.
 
-  Rows past the end of the picture have weight 0.
+  The arrays may be higher; the rows past the end have weight 0.
   """
 
   target: Float[Array, 'h w c']
   pixel_weights: Float[Array, 'h w']
   top: Float[Array, '']
+  bottom: Float[Array, '']
 
 
 def make_optimizer(
@@ -81,9 +88,11 @@ def create_train_state(num_splats: int, channels: int) -> TrainState:
       np.tile(np.float32([1, 0, 1]), (num_splats, 1)),
       np.zeros((num_splats, channels), np.float32),
   )
-  # Its shapes only: all of them start at 0, and NumPy's are on no device.
-  shapes = jax.eval_shape(optimizer.init_aged_adam, params)
-  opt_state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+  # As `optimizer.init_aged_adam`, without a transfer.
+  zeros = jax.tree.map(np.zeros_like, params)
+  opt_state = optimizer.AgedAdamState(
+      zeros, zeros, np.zeros(num_splats, np.int32)
+  )
   return TrainState(
       step=np.int32(0),
       params=params,
@@ -116,10 +125,31 @@ def park(params: types.Splats, active: Bool[Array, ' n']) -> types.Splats:
   return params._replace(means=means)
 
 
+def _into_band(
+    params: types.Splats, active: Bool[Array, ' n'], band: Band
+) -> types.Splats:
+  """Splats in the coordinates of a band, parked where they do not reach it."""
+  l21, l22 = params.cholesky[:, 1], params.cholesky[:, 2]
+  extent = constants.CUTOFF_SIGMAS * jnp.sqrt(l21**2 + l22**2)
+  # Those below would only be evaluated in rows of weight 0. A pixel of margin:
+  # leaving out a splat that does reach in would be an error, the rest is speed.
+  # Not `<`: a splat that is not a number must show up in the errors.
+  below = params.means[:, 1] - extent > band.bottom + 1
+  params = park(params, active & ~below)
+  shift = jnp.stack([jnp.zeros_like(band.top), band.top])
+  return params._replace(means=params.means - shift)
+
+
+def _groups(num_devices: int, num_pictures: int) -> list[list[int]]:
+  """Which devices share a picture."""
+  return np.arange(num_devices).reshape(num_pictures, -1).tolist()
+
+
 def make_train_step(
     config: config_lib.FitConfig,
     schedule: schedule_lib.Schedule,
     error_fn: ErrorFn = pallas_kernels.composite_error,
+    groups: list[list[int]] | None = None,
 ) -> Callable[
     [TrainState, schedule_lib.StepInputs, Band],
     tuple[TrainState, Float[Array, ' l']],
@@ -135,6 +165,7 @@ def make_train_step(
     schedule: what is fitted.
     error_fn: `pallas_kernels.composite_error`, or what replaces it: the loss,
       and a figure per prefix.
+    groups: positions on the axis that share a picture; None: all do.
 
   Returns:
     The step.
@@ -145,12 +176,8 @@ def make_train_step(
 
   def step(state, inputs, band):
     def loss_fn(params):
-      params = park(params, state.active)
-      shift = jnp.stack([jnp.zeros_like(band.top), band.top])
       return error_fn(
-          params.means - shift,
-          params.cholesky,
-          params.colors,
+          *_into_band(params, state.active, band),
           band.target,
           band.pixel_weights,
           inputs.level_weights,
@@ -158,7 +185,9 @@ def make_train_step(
       )
 
     grads, errors = jax.grad(loss_fn, has_aux=True)(state.params)
-    grads, errors = lax.psum((grads, errors), AXIS)
+    # One device a picture has nothing to sum; XLA would not drop the sum.
+    if groups is None or len(groups[0]) > 1:
+      grads, errors = lax.psum((grads, errors), AXIS, axis_index_groups=groups)
     rates = inputs.layer_rates[layer_of_splat]
     updates, opt_state = tx.update(
         grads, state.opt_state, state.params, rates=rates
@@ -177,6 +206,7 @@ def make_train_chunk(
     schedule: schedule_lib.Schedule,
     devices: Sequence[jax.Device],
     error_fn: ErrorFn = pallas_kernels.composite_error,
+    num_pictures: int = 1,
 ) -> Callable[[TrainState, schedule_lib.StepInputs, Band], tuple]:
   """Makes the compiled unit of a fit: `chunk_steps` steps in one scan.
 
@@ -185,15 +215,17 @@ def make_train_chunk(
     schedule: what is fitted.
     devices: one per band.
     error_fn: as in `make_train_step`.
+    num_pictures: the devices are dealt out to, in equal runs.
 
   Returns:
     `chunk(state, inputs, bands) -> (state, errors [L])`, a pmap over `devices`:
-    the state is replicated along a leading device axis, `inputs` holds the
-    whole schedule on every device and the chunk reads its rows at `state.step`;
-    the errors are those of the last step, NaN once a parameter is not finite
+    the state is the same on all devices of a picture, `inputs` holds the whole
+    schedule on every device and the chunk reads its rows at `state.step`; the
+    errors are those of the last step, NaN once a parameter is not finite
     (the operator may skip such a splat, and the errors alone would look well).
   """
-  step = make_train_step(config, schedule, error_fn)
+  groups = _groups(len(devices), num_pictures)
+  step = make_train_step(config, schedule, error_fn, groups)
 
   @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
   def chunk(state, inputs, band):
@@ -208,47 +240,82 @@ def make_train_chunk(
   return chunk
 
 
-def make_bands(image: Float[np.ndarray, 'h w c'], num_bands: int) -> Band:
-  """Cuts a picture into bands of equal height, padded with weight-0 rows."""
-  height, width, channels = image.shape
-  # Whole tiles, so that no tile is worked on twice.
-  rows = -(-height // (8 * num_bands)) * 8
-  target = np.zeros((num_bands * rows, width, channels), np.float32)
-  target[:height] = image
-  weights = np.zeros((num_bands * rows, width), np.float32)
-  weights[:height] = 1
-  return Band(
-      target=target.reshape(num_bands, rows, width, channels),
-      pixel_weights=weights.reshape(num_bands, rows, width),
-      top=np.arange(num_bands, dtype=np.float32) * rows,
-  )
+def make_render(
+    devices: Sequence[jax.Device],
+    implementation: pallas_kernels.Implementation | None = None,
+    num_pictures: int = 1,
+) -> Callable[[TrainState, Band], Float[Array, 'devices bands h w c']]:
+  """Makes `render(state, bands)`: what the splats alive show, band by band.
 
-
-def band_sharding(devices: Sequence[jax.Device]) -> jax.sharding.NamedSharding:
-  """Where the pmap over bands keeps its arrays: the leading axis is a device.
-
-  Arrays placed in any other way compile the chunk a second time when its own
-  output comes back as input.
+  A pmap like the chunk; every device returns all bands of its picture.
   """
-  return jax.sharding.NamedSharding(
-      jax.sharding.Mesh(np.array(devices), (AXIS,)),
+  groups = _groups(len(devices), num_pictures)
+
+  @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
+  def render(state, band):
+    height, width, _ = band.target.shape
+    (image,) = pallas_kernels.composite(
+        *_into_band(state.params, state.active, band),
+        layer_sizes=(len(state.active),),
+        height=height,
+        width=width,
+        implementation=implementation,
+    )
+    return lax.all_gather(image, AXIS, axis_index_groups=groups)
+
+  return render
+
+
+def make_bands(
+    image: Float[np.ndarray, 'h w c'], edges: Sequence[int]
+) -> list[Band]:
+  """Cuts a picture into bands (NumPy) at the edges of `bands.cut_rows`."""
+  height, width, channels = image.shape
+  rows = bands_lib.capacity(height, len(edges) - 1)
+  cut = []
+  for top, bottom in zip(edges, edges[1:]):
+    part = image[top:bottom]
+    target = np.zeros((rows, width, channels), np.float32)
+    target[: len(part)] = part
+    weights = np.zeros((rows, width), np.float32)
+    weights[: len(part)] = 1
+    cut.append(Band(target, weights, np.float32(top), np.float32(bottom)))
+  return cut
+
+
+def place(trees: Sequence[_T], devices: Sequence[jax.Device]) -> _T:
+  """Puts one tree of NumPy arrays on each device, as a pmap wants them.
+
+  The leading axis of the result is a device of this process, laid out as the
+  pmap's own outputs are: arrays placed in any other way compile the chunk a
+  second time when its output comes back as input.
+  """
+  local = [
+      i
+      for i, device in enumerate(devices)
+      if device.process_index == jax.process_index()
+  ]
+  sharding = jax.sharding.NamedSharding(
+      jax.sharding.Mesh(np.array([devices[i] for i in local]), (AXIS,)),
       jax.sharding.PartitionSpec(AXIS),
   )
+  stacked = jax.tree.map(lambda *x: np.stack(x), *(trees[i] for i in local))
+  return jax.device_put(stacked, sharding)
 
 
-def replicate(tree: _T, sharding: jax.sharding.NamedSharding) -> _T:
-  """Copies a tree of NumPy arrays to every device."""
-  num_devices = sharding.mesh.size
-  return jax.device_put(
-      jax.tree.map(
-          lambda x: np.broadcast_to(x, (num_devices, *np.shape(x))), tree
-      ),
-      sharding,
-  )
+def fetch(tree: _T, num_pictures: int = 1) -> list[_T]:
+  """Each picture's first copy in this process, as trees of NumPy arrays."""
 
+  def copies(x):
+    shards = sorted(
+        x.addressable_shards, key=lambda shard: shard.index[0].start
+    )
+    return [shard.data for shard in shards[:: len(shards) // num_pictures]]
 
-def fetch(tree: _T) -> _T:
-  """The first device's copy of a replicated tree, as NumPy arrays."""
-  return jax.tree.map(
-      lambda x: jax.device_get(x.addressable_shards[0].data)[0], tree
-  )
+  leaves, treedef = jax.tree.flatten(tree)
+  # One call: all copies start before the first is waited for.
+  fetched = jax.device_get([copies(x) for x in leaves])
+  return [
+      jax.tree.unflatten(treedef, [np.asarray(x[i])[0] for x in fetched])
+      for i in range(num_pictures)
+  ]

@@ -9,7 +9,7 @@ import pytest
 from launch import caches
 
 # Before the first use of JAX: bands over devices are tested on every machine.
-jax.config.update('jax_num_cpu_devices', 4)
+jax.config.update('jax_num_cpu_devices', 8)
 
 # Tests and the commands that they run compile the kernels once between them.
 os.environ['NUMBA_CACHE_DIR'] = str(caches.folder('numba'))

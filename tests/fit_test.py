@@ -1,10 +1,7 @@
 """The whole fit on small pictures: convergence, strategies, determinism."""
 
 import dataclasses
-import logging
 
-import jax
-from jax import numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
@@ -53,36 +50,6 @@ def test_one_seed_gives_one_result(joint):
     np.testing.assert_array_equal(a, b)
   other = fit.fit_picture(scene(), dataclasses.replace(CONFIG, seed=1))
   assert not np.array_equal(joint.splats.means, other.splats.means)
-
-
-def test_a_whole_incremental_fit_compiles_once(caplog):
-  """Births, layers and the cycle are data, and placement is the pmap's own."""
-  with jax.log_compiles(), caplog.at_level(logging.WARNING):
-    fit.fit_picture(scene(41), CONFIG)
-  compiled = [
-      record.getMessage()
-      for record in caplog.records
-      if record.getMessage().startswith('Compiling')
-  ]
-  assert sum("Mesh('bands'" in message for message in compiled) == 1, compiled
-  # Eager operations compile too; births must not bring any.
-  assert len(compiled) < 12, compiled
-
-
-@pytest.mark.parametrize('num_devices', [2, 3])
-def test_bands_over_devices_change_nothing(num_devices):
-  """40 rows are five rows of tiles: 2 and 3 bands pad differently."""
-  devices = jax.local_devices()[:num_devices]
-  assert len(devices) == num_devices
-  short = dataclasses.replace(CONFIG, num_steps=20)
-  one = fit.fit_picture(scene(), short, devices=jax.local_devices()[:1])
-  many = fit.fit_picture(scene(), short, devices=devices)
-  # Sums in another order: float32 rounding, grown over 20 steps of Adam.
-  for a, b in zip(one.splats, many.splats):
-    np.testing.assert_allclose(a, b, atol=2e-2)
-  np.testing.assert_allclose(
-      psnrs(one, scene()), psnrs(many, scene()), atol=0.02
-  )
 
 
 def test_implementations_fit_alike():
@@ -157,12 +124,3 @@ def test_divergence_stops_the_fit():
 def test_what_is_no_picture_is_refused():
   with pytest.raises(ValueError, match='h, w, c'):
     fit.fit_picture(np.zeros((4, 4), np.float32), CONFIG)
-
-
-def test_only_explicit_transfers():
-  """On CPU, JAX guards the way to the device only; on a GPU both."""
-  config = dataclasses.replace(CONFIG, num_steps=20, num_births=2)
-  with jax.transfer_guard('disallow'):
-    with pytest.raises(jax.errors.JaxRuntimeError, match='Disallowed'):
-      jnp.sin(np.ones(3, np.float32))
-    fit.fit_picture(scene(), config)

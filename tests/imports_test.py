@@ -40,8 +40,11 @@ ARROWS = {
     'pgsvc_jax.schedule': {'pgsvc_jax.config'},
     'pgsvc_jax.initialize': {'pgsvc_jax.types'},
     'pgsvc_jax.optimizer': {'pgsvc_jax.types'},
+    'pgsvc_jax.bands': {'pallas_kernels.constants', 'pgsvc_jax.types'},
     'pgsvc_jax.train': {
         'pallas_kernels',
+        'pallas_kernels.constants',
+        'pgsvc_jax.bands',
         'pgsvc_jax.config',
         'pgsvc_jax.optimizer',
         'pgsvc_jax.schedule',
@@ -49,6 +52,7 @@ ARROWS = {
     },
     'pgsvc_jax.fit': {
         'pallas_kernels',
+        'pgsvc_jax.bands',
         'pgsvc_jax.config',
         'pgsvc_jax.initialize',
         'pgsvc_jax.schedule',

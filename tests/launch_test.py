@@ -190,6 +190,65 @@ def test_a_run_leaves_what_repeats_it(folder):
   assert [row['step'] for row in rows] == [10, 20, 30]
 
 
+def test_a_folder_becomes_a_folder_of_files(folder, tmp_path):
+  """Two devices: two pictures side by side, then one by bands."""
+  pictures = tmp_path / 'pictures'
+  (pictures / 'inner').mkdir(parents=True)
+  data = (folder / 'picture.png').read_bytes()
+  for name in ('a.png', 'b.png', 'c.png', '.hidden.png', 'inner/d.png'):
+    (pictures / name).write_bytes(data)
+  Image.new('RGB', (40, 30), 'teal').save(pictures / 'small.png')
+  (pictures / 'text.png').write_text('not a picture')
+  out = tmp_path / 'out'
+  flags = (
+      f'--input={pictures}',
+      f'--output={out}',
+      '--config=configs/image.py:smoke',
+      '--config.fit.layer_splats=(40,20,20)',
+      '--num_devices=2',
+      f'--workdir={tmp_path / "run"}',
+  )
+  result = run('encode', *flags, status=1)
+  lines = result.stderr.splitlines()
+  assert 'text.png' in lines[0] and lines[-1] == (
+      'encode: 1 of 5 pictures failed'
+  )
+  assert (
+      'a.png and 1 more' in result.stderr and 'Traceback' not in result.stderr
+  )
+  names = {'a.pgsvc', 'b.pgsvc', 'c.pgsvc', 'small.pgsvc'}
+  assert {path.name for path in out.iterdir()} == names
+  assert (out / 'a.pgsvc').read_bytes() == (out / 'b.pgsvc').read_bytes()
+  assert len((tmp_path / 'run/b/metrics.jsonl').read_text().splitlines()) == 3
+  info = json.loads(run('info', f'--input={out / "c.pgsvc"}', '--json').stdout)
+  assert [row['splats'] for row in info['layers']] == [40, 60, 80]
+
+
+def test_a_picture_that_cannot_be_fitted_leaves_the_others_their_files(
+    folder, tmp_path
+):
+  """The fit of two fails; one by one, each meets its own fate."""
+  out = tmp_path / 'out'
+  (out / 'b.pgsvc').mkdir(parents=True)
+  for name in ('a.png', 'b.png'):
+    (tmp_path / name).write_bytes((folder / 'picture.png').read_bytes())
+  flags = (
+      f'--input={tmp_path / "a.png"}',
+      f'--input={tmp_path / "b.png"}',
+      f'--output={out}',
+      '--config=configs/image.py:smoke',
+      '--num_devices=2',
+  )
+  assert 'b.pgsvc: it is no regular file' in refusal('encode', *flags)
+  (out / 'b.pgsvc').rmdir()
+  rates = '--config.fit.colors_rate=1e38'
+  result = run('encode', *flags, rates, status=1)
+  assert result.stderr.count('not finite') == 3
+  assert 'now one by one' in result.stderr
+  assert '2 of 2 pictures failed' in result.stderr
+  assert not list(out.iterdir())
+
+
 def test_wrong_use_is_one_line(folder):
   picture, file = folder / 'picture.png', folder / 'file.pgsvc'
   out = folder / 'x.pgsvc'
@@ -216,6 +275,20 @@ def test_wrong_use_is_one_line(folder):
       (*encode, 'x'): "unexpected argument 'x'",
       (*encode, '--num_devices=99999'): 'num_devices=99999, but',
       (*encode, '--num_devices=-1'): 'non-negative',
+      (*encode, '--parallel=rows'): 'auto|bands|batch',
+      (*encode, '--coordinator=localhost:1'): 'all or none',
+      (*encode, '--num_processes=2', '--process_id=0'): 'all or none',
+      (
+          *encode,
+          '--coordinator=localhost:1',
+          '--num_processes=2',
+          '--process_id=2',
+      ): 'counts from 0',
+      (*encode, '--distributed', '--parallel=batch'): 'for one process',
+      (*encode, f'--input={picture}', f'--output={folder / "new"}'): (
+          'would become'
+      ),
+      (*encode, f'--input={file}', f'--output={file}'): 'no folder',
       (*encode, '--implementation=best'): "implementation='best' is not one",
       ('decode', f'--input={picture}', f'--output={out}'): (
           'picture.png: not a .pgsvc file'
