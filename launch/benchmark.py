@@ -3,6 +3,7 @@
 python -m launch.benchmark [--shapes=kodak-9k,hd-50k] [--implementations=cpu]
     [--cases=forward,train_step] [--json | --markdown]
 python -m launch.benchmark --plot=FILE.png [--shapes=kodak-9k]
+python -m launch.benchmark --tune [--shapes=kodak-9k,hd-50k]
 
 Every time is a median after one run to warm up, compilation apart, with the
 middle half of the samples (launch/timing.py says what a sample is); the shares
@@ -10,7 +11,8 @@ are of what the device was measured to do at best (launch/roofline.py). Compare
 figures of one run only.
 
 --plot draws how cost grows with pixels, splats, layers and devices around one
-shape, and prints those points.
+shape, and prints those points. --tune times variants of the triton
+implementation's `Tuning`, one field at a time, on a CUDA device.
 """
 
 import pathlib
@@ -56,6 +58,7 @@ _NUM_DEVICES = flags.DEFINE_integer(
 _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
 _MARKDOWN = flags.DEFINE_bool('markdown', False, 'print Markdown')
 _PLOT = flags.DEFINE_string('plot', None, 'PNG file to draw')
+_TUNE = flags.DEFINE_bool('tune', False, 'vary the Tuning of triton')
 
 
 def _check_flags() -> None:
@@ -68,6 +71,8 @@ def _check_flags() -> None:
         raise ValueError(f'unknown {kind} {name!r}, there are {list(known)}')
   if _JSON.value and _MARKDOWN.value:
     raise ValueError('--json and --markdown are two ways to print: give one')
+  if _TUNE.value and (_PLOT.value or _CASES.value or _IMPLEMENTATIONS.value):
+    raise ValueError('--tune takes --shapes and --repeats only')
   if not _PLOT.value:
     return
   if _CASES.value is not None or len(_SHAPES.value or ['']) != 1:
@@ -85,6 +90,7 @@ def main() -> None:
   from . import measure
   from . import report
   from . import runtime
+  from . import tune
 
   if _PLOT.value:
     try:
@@ -94,6 +100,14 @@ def main() -> None:
           '--plot needs matplotlib: pip install pgsvc_jax[demo]'
       ) from error
   devices = runtime.set_up(_NUM_DEVICES.value, use_cache=False)
+  if _TUNE.value:
+    tune.run(
+        _SHAPES.value or ['kodak-9k', 'hd-50k'],
+        devices[0],
+        samples=_REPEATS.value or 20,
+        as_json=_JSON.value,
+    )
+    return
   if _PLOT.value:
     (name,) = _SHAPES.value or ['kodak-9k']
     jobs = measure.plot_jobs(name, _IMPLEMENTATIONS.value, devices)

@@ -36,15 +36,6 @@ class Job:
   num_devices: int
 
 
-def default_implementations(platform: str) -> tuple[str, ...]:
-  """Implementations for a platform, best first."""
-  # What follows it stands in until pallas_kernels has the function.
-  choose = getattr(pallas_kernels, 'default_implementations', None)
-  if choose:
-    return choose(platform)
-  return ('cpu', 'xla') if platform == 'cpu' else ('xla',)
-
-
 def _is_too_dense(shape: workloads.Shape, implementation: str) -> bool:
   num_weights = shape.num_splats * shape.height * shape.width
   return implementation == 'reference' and 4 * num_weights > _MAX_DENSE_BYTES
@@ -89,7 +80,10 @@ def table_jobs(
   def chosen(shape):
     if implementations:
       return implementations
-    names = [*default_implementations(devices[0].platform), 'reference']
+    names = [
+        *pallas_kernels.default_implementations(devices[0].platform),
+        'reference',
+    ]
     return [name for name in names if not _is_too_dense(shape, name)]
 
   return [
@@ -118,7 +112,9 @@ def plot_jobs(
   """Jobs of the sweeps around a shape; else as `table_jobs`."""
   centre = workloads.SHAPES[shape]
   points = workloads.make_sweeps(centre, len(devices))
-  names = implementations or default_implementations(devices[0].platform)
+  names = implementations or pallas_kernels.default_implementations(
+      devices[0].platform
+  )
   _check_implementations(names, [point.shape for point in points])
   return [
       Job(
@@ -159,7 +155,7 @@ def _run(
     row |= {
         'weights': num_weights,
         'evaluations': roofline.count_evaluations(
-            program.shape, job.implementation
+            program.shape, job.implementation, program.passes
         ),
         'flops': num_weights * work.flops,
     }

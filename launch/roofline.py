@@ -22,6 +22,7 @@ import numpy as np
 
 from pallas_kernels import constants
 from pallas_kernels import cpu_kernels
+from pallas_kernels import triton
 from pallas_kernels import xla
 
 from . import workloads
@@ -170,19 +171,29 @@ def _count_tile_spans(shape: workloads.Shape, tile: int) -> int:
   return total
 
 
-def _count_boxed_blocks(shape: workloads.Shape, tile: int, block: int) -> int:
-  """Blocks of splats, by layer and tile, of the tiles that boxes touch."""
-  means, cholesky, _ = workloads.make_splats(shape)
+def _boxes(
+    means: Float[np.ndarray, 'n 2'],
+    cholesky: Float[np.ndarray, 'n 3'],
+    shape: workloads.Shape,
+) -> tuple[np.ndarray, np.ndarray]:
+  """First and last pixel (x, y) of the box around each splat's cut-off."""
   l11, l21, l22 = cholesky.T
   extent = constants.CUTOFF_SIGMAS * np.stack([l11, np.hypot(l21, l22)], 1)
   end = np.array([shape.width - 1, shape.height - 1])
-  first = np.maximum(np.ceil(means - extent - 0.5), 0)
-  last = np.minimum(np.floor(means + extent - 0.5), end)
+  first = np.maximum(np.ceil(means - extent - 0.5), 0).astype(int)
+  last = np.minimum(np.floor(means + extent - 0.5), end).astype(int)
+  return first, last
+
+
+def _count_boxed_blocks(shape: workloads.Shape, tile: int, block: int) -> int:
+  """Blocks of splats, by layer and tile, of the tiles that boxes touch."""
+  means, cholesky, _ = workloads.make_splats(shape)
+  first, last = _boxes(means, cholesky, shape)
   touches = np.all(first <= last, axis=1)
   layers = np.repeat(np.arange(len(shape.layer_sizes)), shape.layer_sizes)
   layers = layers[touches]
-  first = first[touches].astype(int) // tile
-  columns, rows = (last[touches].astype(int) // tile - first + 1).T
+  first = first[touches] // tile
+  columns, rows = (last[touches] // tile - first + 1).T
 
   num_columns, num_rows = -(-shape.width // tile), -(-shape.height // tile)
   counts = columns * rows
@@ -196,15 +207,33 @@ def _count_boxed_blocks(shape: workloads.Shape, tile: int, block: int) -> int:
   return int((-(-np.bincount(bins) // block)).sum())
 
 
+def _count_pieces(shape: workloads.Shape, tile: int) -> int:
+  """Pieces of a tile's size that the boxes of all splats are cut into."""
+  means, cholesky, _ = workloads.make_splats(shape)
+  first, last = _boxes(means, cholesky, shape)
+  sizes = np.maximum(last - first + tile, 0) // tile
+  return int(sizes.prod(axis=1).sum())
+
+
 @functools.cache
 def count_evaluations(
-    shape: workloads.Shape, implementation: str
-) -> int | None:
-  """Weights that an implementation evaluates in one pass, inside or not.
+    shape: workloads.Shape, implementation: str, passes: tuple[str, ...]
+) -> int:
+  """Weights that an implementation evaluates, inside of the cut-off or not.
 
   Whole tiles of `cpu` along the ellipse; of `xla` along the box of the splat,
   with the padding of its blocks (not that of groups and chunks, under one in a
-  hundred of a large picture). None where nobody has counted them.
+  hundred of a large picture); of `triton` tiles along the ellipse forward and
+  pieces of the box backward. Once for a pass, also where a pass forward and one
+  backward are one program.
+
+  Args:
+    shape: what is worked on.
+    implementation: of the operator.
+    passes: as in `operations`.
+
+  Returns:
+    The number.
   """
   match implementation:
     case 'reference':
@@ -214,8 +243,11 @@ def count_evaluations(
     case 'xla':
       blocks = _count_boxed_blocks(shape, xla.TILE, xla.BLOCK)
       return blocks * xla.BLOCK * xla.PIXELS
-    case _:
-      return None
+    case 'triton' if 'gradient' in passes:
+      return _count_pieces(shape, triton.TILE) * triton.PIXELS
+    case 'triton':
+      return _count_tile_spans(shape, triton.TILE) * triton.PIXELS
+  raise ValueError(f'nobody has counted the work of {implementation!r}')
 
 
 @dataclasses.dataclass(frozen=True)

@@ -58,7 +58,8 @@ def default_implementations(platform: str) -> tuple[str, ...]:
   """What runs on a platform by default: the first that can do what is asked.
 
   Args:
-    platform: as JAX names it: 'cpu', 'cuda', 'tpu', ...
+    platform: as JAX names it: 'cpu', 'cuda', 'tpu', ...; 'gpu', which is what
+      devices say, is taken for 'cuda'.
 
   Returns:
     Names of implementations, best first.
@@ -67,7 +68,7 @@ def default_implementations(platform: str) -> tuple[str, ...]:
     >>> default_implementations('tpu')
     ('xla',)
   """
-  return _DEFAULTS.get(platform, ('xla',))
+  return _DEFAULTS.get('cuda' if platform == 'gpu' else platform, ('xla',))
 
 
 def _error_from_images(

@@ -15,7 +15,9 @@ from launch import cases
 from launch import measure
 from launch import sweeps
 from launch import timing
+from launch import tune
 from launch import workloads
+import pallas_kernels
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -184,5 +186,19 @@ def test_default_implementations_suit_the_shape():
   names = {'thumbnail': [], 'kodak-9k': []}
   for job in jobs:
     names[job.labels['shape']].append(job.implementation)
-  assert names['kodak-9k'] == [*measure.default_implementations('cpu')]
+  assert names['kodak-9k'] == [*pallas_kernels.default_implementations('cpu')]
   assert names['thumbnail'] == [*names['kodak-9k'], 'reference']
+
+
+def test_tune_measures_variants_in_the_interpreter():
+  shape = workloads.Shape(height=20, width=24, layer_sizes=(3, 2))
+  names, tunings = zip(*tune.variants(), strict=True)
+  assert names[0] == 'default' and len(set(tunings)) == len(names)
+  times = tune.measure(shape, tunings[1], 'cpu', samples=2)
+  assert set(times) == {'render', 'error_gradient'}
+  assert all(time.median_ms > 0 for time in times.values())
+
+
+def test_tune_needs_a_cuda_device():
+  result = run('--tune', status=1)
+  assert 'needs a CUDA device' in result.stderr

@@ -8,6 +8,7 @@ from launch import roofline
 from launch import workloads
 from pallas_kernels import constants
 from pallas_kernels import cpu_kernels
+from pallas_kernels import triton
 from pallas_kernels import xla
 
 TINY = workloads.Shape(height=21, width=37, layer_sizes=(9, 0, 7))
@@ -38,7 +39,7 @@ def test_evaluations_of_cpu_are_whole_tiles_along_the_ellipse():
       columns = np.flatnonzero(mask[top : top + cpu_kernels.TILE].any(0))
       tiles = columns // cpu_kernels.TILE
       pairs += tiles[-1] - tiles[0] + 1 if len(tiles) else 0
-  count = roofline.count_evaluations(TINY, 'cpu')
+  count = roofline.count_evaluations(TINY, 'cpu', ('weigh',))
   assert count == pairs * cpu_kernels.PIXELS
 
 
@@ -57,19 +58,37 @@ def test_evaluations_of_xla_are_padded_blocks_of_boxes():
     for tile in {(r // xla.TILE, c // xla.TILE) for r in rows for c in columns}:
       counts[layer, tile] = counts.get((layer, tile), 0) + 1
   blocks = sum(-(-count // xla.BLOCK) for count in counts.values())
-  count = roofline.count_evaluations(TINY, 'xla')
+  count = roofline.count_evaluations(TINY, 'xla', ('weigh',))
   assert count == blocks * xla.BLOCK * xla.PIXELS
+
+
+def test_evaluations_of_triton_are_pieces_of_boxes_backward():
+  pieces = 0
+  means, cholesky, _ = workloads.make_splats(TINY)
+  for (x, y), (l11, l21, l22) in zip(means, cholesky):
+    sides = []
+    for centre, sigma, size in (
+        (x, l11, TINY.width),
+        (y, np.hypot(l21, l22), TINY.height),
+    ):
+      distance = abs(np.arange(size) + 0.5 - centre)
+      pixels = np.count_nonzero(distance <= constants.CUTOFF_SIGMAS * sigma)
+      sides.append(-(-pixels // triton.TILE))
+    pieces += sides[0] * sides[1]
+  count = roofline.count_evaluations(TINY, 'triton', ('weigh', 'gradient'))
+  assert count == pieces * triton.PIXELS
 
 
 def test_every_implementation_evaluates_all_weights():
   shape = workloads.SHAPES['thumbnail']
   num_weights = roofline.count_weights(shape)
   counts = [
-      roofline.count_evaluations(shape, name)
-      for name in ('cpu', 'xla', 'reference')
+      roofline.count_evaluations(shape, name, ('weigh',))
+      for name in ('cpu', 'triton', 'xla', 'reference')
   ]
-  assert num_weights < counts[0] < counts[1] < counts[2]
-  assert roofline.count_evaluations(shape, 'not counted yet') is None
+  assert [num_weights, *counts] == sorted({num_weights, *counts})
+  with pytest.raises(ValueError, match='fastest'):
+    roofline.count_evaluations(shape, 'fastest', ('weigh',))
 
 
 def test_operations_are_added_up():
