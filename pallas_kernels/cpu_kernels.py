@@ -61,22 +61,26 @@ _njit = functools.partial(
 
 
 @intrinsic
-def _bits_to_float(typingctx, x):
-  def codegen(context, builder, signature, args):
-    return builder.bitcast(args[0], ir.FloatType())
+def _halve(typingctx, x, times):
+  """x / 2^times, by the bits of a float32 whose exponent is above `times`."""
 
-  return numba.types.float32(numba.types.int32), codegen
+  def codegen(context, builder, signature, args):
+    bits = builder.bitcast(args[0], ir.IntType(32))
+    shift = builder.shl(args[1], ir.Constant(ir.IntType(32), 23))
+    return builder.bitcast(builder.sub(bits, shift), ir.FloatType())
+
+  return numba.types.float32(numba.types.float32, numba.types.int32), codegen
 
 
 @_njit(inline='always')
 def _exp2_minus(t):
-  """2^-t for 0 <= t <= 126; degree-5 minimax, relative error below 2e-7."""
-  whole = np.floor(F32(0.5) - t)
-  f = -t - whole
-  p = F32(0.00967546) + f * F32(0.0013266971)
-  p = F32(0.24022122) + f * (F32(0.055507425) + f * p)
-  p = F32(1.0000001) + f * (F32(0.69314694) + f * p)
-  return p * _bits_to_float((I32(whole) + I32(127)) << I32(23))
+  """2^-t for 0 <= t <= 126; degree-5 minimax, relative error below 3e-7."""
+  whole = I32(t)
+  f = t - F32(whole)
+  p = F32(0.009188612) - f * F32(0.00093878835)
+  p = F32(0.24017219) + f * (F32(-0.055279724) + f * p)
+  p = F32(0.99999994) + f * (F32(-0.69314224) + f * p)
+  return _halve(p, whole)
 
 
 @_njit
@@ -183,23 +187,29 @@ def _bin_splats(means, cholesky, height, width):
   return starts, ids, True
 
 
+@_njit
+def _invert(cholesky):
+  """_Z_SCALE times the lower triangle of L^-1, [N, 3]."""
+  inverse = np.empty(cholesky.shape, F32)
+  for n in range(cholesky.shape[0]):
+    inverse[n, 0] = _Z_SCALE / cholesky[n, 0]
+    inverse[n, 2] = _Z_SCALE / cholesky[n, 2]
+    inverse[n, 1] = -(cholesky[n, 1] / cholesky[n, 0]) * inverse[n, 2]
+  return inverse
+
+
 @_njit(inline='always')
-def _weigh(n, means, cholesky, left, top, weight):
+def _weigh(n, means, inverse, left, top, weight):
   """Weights of splat n at the pixels of the tile with corner (left, top)."""
   # Relative to the tile first: keeps sub-pixel accuracy far from the origin.
   x = means[n, 0] - F32(left)
   y = means[n, 1] - F32(top)
-  m11 = _Z_SCALE / cholesky[n, 0]
-  m22 = _Z_SCALE / cholesky[n, 2]
-  m21 = -(cholesky[n, 1] / cholesky[n, 0]) * m22
   for i in range(PIXELS):
-    dx = _COLUMN[i] - x
-    dy = _ROW[i] - y
-    z1 = m11 * dx
-    z2 = m22 * dy + m21 * dx
+    z1 = inverse[n, 0] * (_COLUMN[i] - x)
+    z2 = inverse[n, 1] * (_COLUMN[i] - x) + inverse[n, 2] * (_ROW[i] - y)
     t = z1 * z1 + z2 * z2
-    # Clamped first: the exponent of a far pixel does not fit a float32.
-    w = _exp2_minus(min(t, _EXPONENT_MAX))
+    # The weight of a far pixel is no number, and not chosen.
+    w = _exp2_minus(t)
     weight[i] = w if t <= _EXPONENT_MAX else F32(0)
 
 
@@ -212,24 +222,11 @@ def _accumulate(n, colors, weight, sums):
 
 
 @_njit(inline='always')
-def _gradient(
-    n,
-    means,
-    cholesky,
-    colors,
-    left,
-    top,
-    weight,
-    cotangent,
-    scratch,
-    grad_means,
-    grad_cholesky,
-    grad_colors,
+def _add_moments(
+    n, means, inverse, colors, left, top, weight, cotangent, scratch, moments
 ):
-  """Adds one (tile, splat) pair to the gradients of the splat.
+  """Adds one (tile, splat) pair to the moments of the splat, see `_gradients`.
 
-  With g = dloss/ds at each pixel, the moments v = sum g z and V = sum g z z^T
-  give dloss/dmean = -L^-T v and dloss/dL = the lower triangle of -L^-T V.
   Moments of z, not of p - mean: those cancel for elongated splats.
   """
   for i in range(PIXELS):
@@ -240,34 +237,62 @@ def _gradient(
     for i in range(PIXELS):
       total += weight[i] * cotangent[c, i]
       scratch[i] += color * cotangent[c, i]
-    grad_colors[n, c] += total
+    moments[n, 5 + c] += total
 
   x = means[n, 0] - F32(left)
   y = means[n, 1] - F32(top)
-  i11 = F32(1) / cholesky[n, 0]
-  i22 = F32(1) / cholesky[n, 2]
-  i21 = -(cholesky[n, 1] * i11) * i22
   v1 = F32(0)
   v2 = F32(0)
   v11 = F32(0)
   v12 = F32(0)
   v22 = F32(0)
-  for i in range(PIXELS):
-    g = -weight[i] * scratch[i]
-    z1 = i11 * (_COLUMN[i] - x)
-    z2 = i22 * (_ROW[i] - y) + i21 * (_COLUMN[i] - x)
-    g1 = g * z1
-    g2 = g * z2
-    v1 += g1
+  for column in range(TILE):
+    dx = F32(column) + F32(0.5) - x
+    z1 = inverse[n, 0] * dx
+    g = F32(0)
+    g2 = F32(0)
+    for row in range(TILE):
+      i = row * TILE + column
+      z2 = inverse[n, 1] * dx + inverse[n, 2] * (F32(row) + F32(0.5) - y)
+      h = weight[i] * scratch[i]
+      g += h
+      g2 += h * z2
+      v22 += h * z2 * z2
+    v1 += g * z1
     v2 += g2
-    v11 += g1 * z1
-    v12 += g1 * z2
-    v22 += g2 * z2
-  grad_means[n, 0] -= i11 * v1 + i21 * v2
-  grad_means[n, 1] -= i22 * v2
-  grad_cholesky[n, 0] -= i11 * v11 + i21 * v12
-  grad_cholesky[n, 1] -= i22 * v12
-  grad_cholesky[n, 2] -= i22 * v22
+    v11 += g * z1 * z1
+    v12 += g2 * z1
+  moments[n, 0] += v1
+  moments[n, 1] += v2
+  moments[n, 2] += v11
+  moments[n, 3] += v12
+  moments[n, 4] += v22
+
+
+@_njit
+def _gradients(
+    inverse, moments, grad_means, grad_cholesky, grad_colors
+):
+  """Writes the gradients that the moments of the splats make up.
+
+  With g = -dloss/ds at each pixel, the moments v = sum g z and V = sum g z z^T
+  give dloss/dmean = L^-T v and dloss/dL = the lower triangle of L^-T V.
+  """
+  scale = F32(1) / (_Z_SCALE * _Z_SCALE)
+  for n in range(inverse.shape[0]):
+    i11 = inverse[n, 0] * scale
+    i21 = inverse[n, 1] * scale
+    i22 = inverse[n, 2] * scale
+    grad_means[n, 0] = i11 * moments[n, 0] + i21 * moments[n, 1]
+    grad_means[n, 1] = i22 * moments[n, 1]
+    i11 /= _Z_SCALE
+    i21 /= _Z_SCALE
+    i22 /= _Z_SCALE
+    grad_cholesky[n, 0] = i11 * moments[n, 2] + i21 * moments[n, 3]
+    grad_cholesky[n, 1] = i22 * moments[n, 3]
+    grad_cholesky[n, 2] = i22 * moments[n, 4]
+    for c in range(grad_colors.shape[1]):
+      grad_colors[n, c] = moments[n, 5 + c]
 
 
 @_njit(inline='always')
@@ -319,6 +344,7 @@ def composite(means, cholesky, colors, layer_ends, images):
   starts, ids, fits = _bin_splats(means, cholesky, height, width)
   if not fits:
     return False
+  inverse = _invert(cholesky)
   weight = np.empty(PIXELS, F32)
   sums = np.empty((channels, PIXELS), F32)
   num_tiles_x = (width + TILE - 1) // TILE
@@ -329,7 +355,7 @@ def composite(means, cholesky, colors, layer_ends, images):
     i = starts[tile]
     for layer in range(num_layers):
       while i < starts[tile + 1] and ids[i] < layer_ends[layer]:
-        _weigh(ids[i], means, cholesky, left, top, weight)
+        _weigh(ids[i], means, inverse, left, top, weight)
         _accumulate(ids[i], colors, weight, sums)
         i += 1
       _store(sums, left, top, images[layer])
@@ -360,9 +386,8 @@ def composite_vjp(
   scratch = np.empty(PIXELS, F32)
   suffix = np.empty((num_layers, channels, PIXELS), F32)
   num_tiles_x = (width + TILE - 1) // TILE
-  grad_means[:] = F32(0)
-  grad_cholesky[:] = F32(0)
-  grad_colors[:] = F32(0)
+  inverse = _invert(cholesky)
+  moments = np.zeros((means.shape[0], 5 + channels), F32)
   for tile in range(starts.shape[0] - 1):
     left = tile % num_tiles_x * TILE
     top = tile // num_tiles_x * TILE
@@ -377,21 +402,20 @@ def composite_vjp(
       n = ids[i]
       while n >= layer_ends[layer]:
         layer += 1
-      _weigh(n, means, cholesky, left, top, weight)
-      _gradient(
+      _weigh(n, means, inverse, left, top, weight)
+      _add_moments(
           n,
           means,
-          cholesky,
+          inverse,
           colors,
           left,
           top,
           weight,
           suffix[layer],
           scratch,
-          grad_means,
-          grad_cholesky,
-          grad_colors,
+          moments,
       )
+  _gradients(inverse, moments, grad_means, grad_cholesky, grad_colors)
   return True
 
 
@@ -436,9 +460,8 @@ def composite_error(
   mask_image = pixel_weights.reshape((height, width, 1))
   totals = np.zeros(num_layers, np.float64)
   num_tiles_x = (width + TILE - 1) // TILE
-  grad_means[:] = F32(0)
-  grad_cholesky[:] = F32(0)
-  grad_colors[:] = F32(0)
+  inverse = _invert(cholesky)
+  moments = np.zeros((means.shape[0], 5 + channels), F32)
   for tile in range(starts.shape[0] - 1):
     left = tile % num_tiles_x * TILE
     top = tile // num_tiles_x * TILE
@@ -449,7 +472,7 @@ def composite_error(
     i = first
     for layer in range(num_layers):
       while i < starts[tile + 1] and ids[i] < layer_ends[layer]:
-        _weigh(ids[i], means, cholesky, left, top, weights[i - first])
+        _weigh(ids[i], means, inverse, left, top, weights[i - first])
         _accumulate(ids[i], colors, weights[i - first], sums)
         i += 1
       error = F32(0)
@@ -469,20 +492,19 @@ def composite_error(
       n = ids[i]
       while n >= layer_ends[layer]:
         layer += 1
-      _gradient(
+      _add_moments(
           n,
           means,
-          cholesky,
+          inverse,
           colors,
           left,
           top,
           weights[i - first],
           cotangents[layer],
           scratch,
-          grad_means,
-          grad_cholesky,
-          grad_colors,
+          moments,
       )
+  _gradients(inverse, moments, grad_means, grad_cholesky, grad_colors)
   for layer in range(num_layers):
     errors[layer] = F32(totals[layer])
   return True
