@@ -302,14 +302,68 @@ def _add(tile, total):
       total[c, i] += tile[c, i]
 
 
+def _make_row_copy(interleave):
+  """An intrinsic that copies a row of a tile with three channels.
+
+  As vector shuffles, since LLVM makes 24 scalar moves of the loops: it cannot
+  know that the tile and the image do not overlap.
+
+  Args:
+    interleave: planes to [TILE, 3], else the other way.
+
+  Returns:
+    Intrinsic of the addresses of the first plane, the planes being PIXELS
+    apart, and of the [TILE, 3] floats.
+  """
+  vector = ir.VectorType(ir.FloatType(), TILE)
+  pixels = ir.VectorType(ir.FloatType(), 3 * TILE)
+
+  def shuffle(builder, a, b, lanes):
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+    return builder.shuffle_vector(a, b, mask)
+
+  def codegen(context, builder, signature, args):
+    planes, image = args
+    image = builder.inttoptr(image, pixels.as_pointer())
+    planes = [
+        builder.inttoptr(
+            builder.add(planes, ir.Constant(planes.type, 4 * PIXELS * c)),
+            vector.as_pointer(),
+        )
+        for c in range(3)
+    ]
+    if interleave:
+      r, g, b = (builder.load(plane, align=4) for plane in planes)
+      rg = shuffle(builder, r, g, list(range(2 * TILE)))
+      b = shuffle(builder, b, b, list(range(2 * TILE)))
+      lanes = [TILE * c + x for x in range(TILE) for c in range(3)]
+      builder.store(shuffle(builder, rg, b, lanes), image, align=4)
+    else:
+      value = builder.load(image, align=4)
+      for c, plane in enumerate(planes):
+        lanes = list(range(c, 3 * TILE, 3))
+        builder.store(shuffle(builder, value, value, lanes), plane, align=4)
+    return context.get_dummy_value()
+
+  @intrinsic
+  def copy(typingctx, planes, image):
+    return numba.types.void(numba.types.intp, numba.types.intp), codegen
+
+  return copy
+
+
+_interleave_row = _make_row_copy(True)
+_split_row = _make_row_copy(False)
+
+
 @_njit(inline='always')
 def _load(image, left, top, tile):
   """Copies a tile of an [H, W, C] image to [C, PIXELS]; 0 outside of it."""
   height, width, channels = image.shape
-  if top + TILE <= height and left + TILE <= width:
-    for c in range(channels):
-      for i in range(PIXELS):  # A constant count, so it is unrolled.
-        tile[c, i] = image[top + i // TILE, left + i % TILE, c]
+  if channels == 3 and top + TILE <= height and left + TILE <= width:
+    for y in range(TILE):
+      pixels = image[top + y, left:].ctypes.data
+      _split_row(tile.ctypes.data + 4 * TILE * y, pixels)
     return
   tile[:] = F32(0)
   for y in range(min(TILE, height - top)):
@@ -322,10 +376,10 @@ def _load(image, left, top, tile):
 def _store(tile, left, top, image):
   """Copies [C, PIXELS] to a tile of an [H, W, C] image."""
   height, width, channels = image.shape
-  if top + TILE <= height and left + TILE <= width:
-    for c in range(channels):
-      for i in range(PIXELS):
-        image[top + i // TILE, left + i % TILE, c] = tile[c, i]
+  if channels == 3 and top + TILE <= height and left + TILE <= width:
+    for y in range(TILE):
+      pixels = image[top + y, left:].ctypes.data
+      _interleave_row(tile.ctypes.data + 4 * TILE * y, pixels)
     return
   for y in range(min(TILE, height - top)):
     for x in range(min(TILE, width - left)):
