@@ -356,6 +356,31 @@ _interleave_row = _make_row_copy(True)
 _split_row = _make_row_copy(False)
 
 
+@intrinsic
+def _prefetch(typingctx, address):
+  def codegen(context, builder, signature, args):
+    i32 = ir.IntType(32)
+    pointer = ir.IntType(8).as_pointer()
+    function = builder.module.declare_intrinsic(
+        'llvm.prefetch', [pointer],
+        ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32]),
+    )
+    address = builder.inttoptr(args[0], pointer)
+    builder.call(function, [address, i32(1), i32(3), i32(1)])
+    return context.get_dummy_value()
+
+  return numba.types.void(numba.types.intp), codegen
+
+
+@_njit(inline='always')
+def _prefetch_tile(image, left, top):
+  height, width, channels = image.shape
+  for y in range(min(TILE, height - top)):
+    pixels = image[top + y, left:].ctypes.data
+    _prefetch(pixels)
+    _prefetch(pixels + 64)
+
+
 @_njit(inline='always')
 def _load(image, left, top, tile):
   """Copies a tile of an [H, W, C] image to [C, PIXELS]; 0 outside of it."""
@@ -406,6 +431,8 @@ def composite(means, cholesky, colors, layer_ends, images):
     left = tile % num_tiles_x * TILE
     top = tile // num_tiles_x * TILE
     sums[:] = F32(0)
+    for layer in range(num_layers):
+      _prefetch_tile(images[layer], left, top)
     i = starts[tile]
     for layer in range(num_layers):
       while i < starts[tile + 1] and ids[i] < layer_ends[layer]:
