@@ -148,7 +148,7 @@ def _bin_splats(means, cholesky, height, width):
   """
   num_tiles_x = (width + TILE - 1) // TILE
   num_tiles_y = (height + TILE - 1) // TILE
-  starts = np.zeros(num_tiles_x * num_tiles_y + 1, np.int64)
+  num_tiles = num_tiles_x * num_tiles_y
   num_splats = means.shape[0]
 
   rows = np.empty((num_splats, 2), I32)
@@ -159,6 +159,8 @@ def _bin_splats(means, cholesky, height, width):
     num_spans += max(rows[n, 1] - rows[n, 0] + 1, 0)
   spans = np.empty((num_spans, 2), np.int64)
 
+  # By how much the lists of a tile and of the one before differ in length.
+  steps = np.zeros(num_tiles + 1, np.int64)
   i = 0
   for n in range(num_splats):
     x, y = means[n, 0], means[n, 1]
@@ -167,12 +169,15 @@ def _bin_splats(means, cholesky, height, width):
       first, last = _tile_span(row, x, y, l11, l21, l22, width)
       spans[i, 0] = row * num_tiles_x + first
       spans[i, 1] = row * num_tiles_x + last
-      for tile in range(spans[i, 0], spans[i, 1] + 1):
-        starts[tile + 1] += 1
+      steps[spans[i, 0]] += 1
+      steps[spans[i, 1] + 1] -= 1
       i += 1
 
-  for tile in range(num_tiles_x * num_tiles_y):
-    starts[tile + 1] += starts[tile]
+  starts = np.zeros(num_tiles + 1, np.int64)
+  length = 0
+  for tile in range(num_tiles):
+    length += steps[tile]
+    starts[tile + 1] = starts[tile] + length
   if starts[-1] > MAX_PAIRS:
     return starts, np.empty(0, I32), False
   ids = np.empty(starts[-1], I32)
@@ -204,9 +209,10 @@ def _weigh(n, means, inverse, left, top, weight):
   # Relative to the tile first: keeps sub-pixel accuracy far from the origin.
   x = means[n, 0] - F32(left)
   y = means[n, 1] - F32(top)
+  m11, m21, m22 = inverse[n, 0], inverse[n, 1], inverse[n, 2]
   for i in range(PIXELS):
-    z1 = inverse[n, 0] * (_COLUMN[i] - x)
-    z2 = inverse[n, 1] * (_COLUMN[i] - x) + inverse[n, 2] * (_ROW[i] - y)
+    z1 = m11 * (_COLUMN[i] - x)
+    z2 = m21 * (_COLUMN[i] - x) + m22 * (_ROW[i] - y)
     t = z1 * z1 + z2 * z2
     # The weight of a far pixel is no number, and not chosen.
     w = _exp2_minus(t)
