@@ -3,7 +3,8 @@
 The picture is cut into tiles. Every tile has the list of the splats that touch
 it, in layer order, so the running sum after the last splat of layer k is the
 tile of prefix image R_k. Per-pixel values are planar ([channels, pixels of the
-tile]) so that LLVM turns the loops over pixels into vector code.
+tile]) so that LLVM turns the loops over pixels into vector code. All arrays are
+C-contiguous.
 
 In these kernels `weight` is exp(-s), s = |z|^2 / 2, z = L^-1 (p - mean).
 With z scaled by sqrt(log2(e) / 2), weight = 2^-(z1^2 + z2^2).
@@ -62,7 +63,7 @@ _njit = functools.partial(
 
 @intrinsic
 def _halve(typingctx, x, times):
-  """x / 2^times, by the bits of a float32 whose exponent is above `times`."""
+  """Divides x by 2^times on its exponent bits: nothing denormal, in or out."""
 
   def codegen(context, builder, signature, args):
     bits = builder.bitcast(args[0], ir.IntType(32))
@@ -159,7 +160,7 @@ def _bin_splats(means, cholesky, height, width):
     num_spans += max(rows[n, 1] - rows[n, 0] + 1, 0)
   spans = np.empty((num_spans, 2), np.int64)
 
-  # By how much the lists of a tile and of the one before differ in length.
+  # How much longer the list of a tile is than that of the tile before.
   steps = np.zeros(num_tiles + 1, np.int64)
   i = 0
   for n in range(num_splats):
@@ -211,10 +212,11 @@ def _weigh(n, means, inverse, left, top, weight):
   y = means[n, 1] - F32(top)
   m11, m21, m22 = inverse[n, 0], inverse[n, 1], inverse[n, 2]
   for i in range(PIXELS):
-    z1 = m11 * (_COLUMN[i] - x)
-    z2 = m21 * (_COLUMN[i] - x) + m22 * (_ROW[i] - y)
+    dx = _COLUMN[i] - x
+    z1 = m11 * dx
+    z2 = m21 * dx + m22 * (_ROW[i] - y)
     t = z1 * z1 + z2 * z2
-    # The weight of a far pixel is no number, and not chosen.
+    # Undefined at a far pixel, where it is not chosen.
     w = _exp2_minus(t)
     weight[i] = w if t <= _EXPONENT_MAX else F32(0)
 
@@ -231,8 +233,10 @@ def _accumulate(n, colors, weight, sums):
 def _add_moments(
     n, means, inverse, colors, left, top, weight, cotangent, scratch, moments
 ):
-  """Adds one (tile, splat) pair to the moments of the splat, see `_gradients`.
+  """Adds one (tile, splat) pair to the moments of the splat.
 
+  With h = -dloss/ds at each pixel these are v = sum h z (v1, v2) and
+  V = sum h z z^T (v11, v12, v22), z scaled as in `weight`, then dloss/dcolor.
   Moments of z, not of p - mean: those cancel for elongated splats.
   """
   for i in range(PIXELS):
@@ -247,27 +251,30 @@ def _add_moments(
 
   x = means[n, 0] - F32(left)
   y = means[n, 1] - F32(top)
+  m11, m21, m22 = inverse[n, 0], inverse[n, 1], inverse[n, 2]
   v1 = F32(0)
   v2 = F32(0)
   v11 = F32(0)
   v12 = F32(0)
   v22 = F32(0)
+  # Columns outside, so that z1 is multiplied once a column: LLVM turns the
+  # columns into lanes and unrolls the rows.
   for column in range(TILE):
     dx = F32(column) + F32(0.5) - x
-    z1 = inverse[n, 0] * dx
-    g = F32(0)
-    g2 = F32(0)
+    z1 = m11 * dx
+    h_sum = F32(0)
+    h_z2_sum = F32(0)
     for row in range(TILE):
       i = row * TILE + column
-      z2 = inverse[n, 1] * dx + inverse[n, 2] * (F32(row) + F32(0.5) - y)
+      z2 = m21 * dx + m22 * (F32(row) + F32(0.5) - y)
       h = weight[i] * scratch[i]
-      g += h
-      g2 += h * z2
+      h_sum += h
+      h_z2_sum += h * z2
       v22 += h * z2 * z2
-    v1 += g * z1
-    v2 += g2
-    v11 += g * z1 * z1
-    v12 += g2 * z1
+    v1 += h_sum * z1
+    v2 += h_z2_sum
+    v11 += h_sum * z1 * z1
+    v12 += h_z2_sum * z1
   moments[n, 0] += v1
   moments[n, 1] += v2
   moments[n, 2] += v11
@@ -276,29 +283,29 @@ def _add_moments(
 
 
 @_njit
-def _gradients(
-    inverse, moments, grad_means, grad_cholesky, grad_colors
-):
-  """Writes the gradients that the moments of the splats make up.
+def _gradients(inverse, moments, grad_means, grad_cholesky, grad_colors):
+  """Writes the gradients of the splats from their moments.
 
-  With g = -dloss/ds at each pixel, the moments v = sum g z and V = sum g z z^T
-  give dloss/dmean = L^-T v and dloss/dL = the lower triangle of L^-T V.
+  dloss/dmean = L^-T v, and dloss/dL = the lower triangle of L^-T V.
   """
-  scale = F32(1) / (_Z_SCALE * _Z_SCALE)
+  # L^-1 and z are both scaled.
+  mean_scale = F32(1) / (_Z_SCALE * _Z_SCALE)
+  scale = mean_scale / _Z_SCALE
   for n in range(inverse.shape[0]):
-    i11 = inverse[n, 0] * scale
-    i21 = inverse[n, 1] * scale
-    i22 = inverse[n, 2] * scale
-    grad_means[n, 0] = i11 * moments[n, 0] + i21 * moments[n, 1]
-    grad_means[n, 1] = i22 * moments[n, 1]
-    i11 /= _Z_SCALE
-    i21 /= _Z_SCALE
-    i22 /= _Z_SCALE
-    grad_cholesky[n, 0] = i11 * moments[n, 2] + i21 * moments[n, 3]
-    grad_cholesky[n, 1] = i22 * moments[n, 3]
-    grad_cholesky[n, 2] = i22 * moments[n, 4]
-    for c in range(grad_colors.shape[1]):
-      grad_colors[n, c] = moments[n, 5 + c]
+    if not moments[n].any():  # A splat in no tile may have any parameters.
+      grad_means[n] = F32(0)
+      grad_cholesky[n] = F32(0)
+      grad_colors[n] = F32(0)
+      continue
+    m11, m21, m22 = inverse[n, 0], inverse[n, 1], inverse[n, 2]
+    v1, v2 = moments[n, 0], moments[n, 1]
+    v11, v12, v22 = moments[n, 2], moments[n, 3], moments[n, 4]
+    grad_means[n, 0] = mean_scale * (m11 * v1 + m21 * v2)
+    grad_means[n, 1] = mean_scale * (m22 * v2)
+    grad_cholesky[n, 0] = scale * (m11 * v11 + m21 * v12)
+    grad_cholesky[n, 1] = scale * (m22 * v12)
+    grad_cholesky[n, 2] = scale * (m22 * v22)
+    grad_colors[n] = moments[n, 5:]
 
 
 @_njit(inline='always')
@@ -308,93 +315,114 @@ def _add(tile, total):
       total[c, i] += tile[c, i]
 
 
-def _make_row_copy(interleave):
-  """An intrinsic that copies a row of a tile with three channels.
+# ---- Tiles of interleaved images --------------------------------------------
+# Whole tiles of one or three channels move as vectors with explicit shuffles.
+# Of plain loops LLVM makes 192 scalar moves a tile, since it cannot know that
+# tile and image do not overlap; that was a fifth of three prefix images.
+def _shuffle(builder, a, b, lanes):
+  mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+  return builder.shuffle_vector(a, b, mask)
 
-  As vector shuffles, since LLVM makes 24 scalar moves of the loops: it cannot
-  know that the tile and the image do not overlap.
 
-  Args:
-    interleave: planes to [TILE, 3], else the other way.
+def _row_pointers(builder, planes, pixels, channels):
+  """Pointers to a row of each plane and to the row of TILE pixels."""
+  row = ir.VectorType(ir.FloatType(), TILE).as_pointer()
+  rows = [
+      builder.inttoptr(
+          builder.add(planes, ir.Constant(planes.type, 4 * PIXELS * c)), row
+      )
+      for c in range(channels)
+  ]
+  wide = ir.VectorType(ir.FloatType(), channels * TILE).as_pointer()
+  return rows, builder.inttoptr(pixels, wide)
 
-  Returns:
-    Intrinsic of the addresses of the first plane, the planes being PIXELS
-    apart, and of the [TILE, 3] floats.
-  """
-  vector = ir.VectorType(ir.FloatType(), TILE)
-  pixels = ir.VectorType(ir.FloatType(), 3 * TILE)
 
-  def shuffle(builder, a, b, lanes):
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
-    return builder.shuffle_vector(a, b, mask)
-
-  def codegen(context, builder, signature, args):
-    planes, image = args
-    image = builder.inttoptr(image, pixels.as_pointer())
-    planes = [
-        builder.inttoptr(
-            builder.add(planes, ir.Constant(planes.type, 4 * PIXELS * c)),
-            vector.as_pointer(),
-        )
-        for c in range(3)
-    ]
-    if interleave:
-      r, g, b = (builder.load(plane, align=4) for plane in planes)
-      rg = shuffle(builder, r, g, list(range(2 * TILE)))
-      b = shuffle(builder, b, b, list(range(2 * TILE)))
-      lanes = [TILE * c + x for x in range(TILE) for c in range(3)]
-      builder.store(shuffle(builder, rg, b, lanes), image, align=4)
-    else:
-      value = builder.load(image, align=4)
-      for c, plane in enumerate(planes):
-        lanes = list(range(c, 3 * TILE, 3))
-        builder.store(shuffle(builder, value, value, lanes), plane, align=4)
-    return context.get_dummy_value()
+def _make_split_row(channels):
+  """An intrinsic that copies TILE pixels to planes that are PIXELS apart."""
 
   @intrinsic
-  def copy(typingctx, planes, image):
+  def split_row(typingctx, planes, pixels):
+    def codegen(context, builder, signature, args):
+      rows, pixels = _row_pointers(builder, *args, channels)
+      value = builder.load(pixels, align=4)
+      for c, row in enumerate(rows):
+        lanes = list(range(c, channels * TILE, channels))
+        builder.store(_shuffle(builder, value, value, lanes), row, align=4)
+      return context.get_dummy_value()
+
     return numba.types.void(numba.types.intp, numba.types.intp), codegen
 
-  return copy
+  return split_row
 
 
-_interleave_row = _make_row_copy(True)
-_split_row = _make_row_copy(False)
+_split_row_1 = _make_split_row(1)
+_split_row_3 = _make_split_row(3)
+
+
+@intrinsic
+def _interleave_row_3(typingctx, planes, pixels):
+  """The way back, for three channels."""
+
+  def codegen(context, builder, signature, args):
+    rows, pixels = _row_pointers(builder, *args, 3)
+    r, g, b = (builder.load(row, align=4) for row in rows)
+    rg = _shuffle(builder, r, g, list(range(2 * TILE)))
+    bb = _shuffle(builder, b, b, list(range(2 * TILE)))
+    lanes = [TILE * c + x for x in range(TILE) for c in range(3)]
+    builder.store(_shuffle(builder, rg, bb, lanes), pixels, align=4)
+    return context.get_dummy_value()
+
+  return numba.types.void(numba.types.intp, numba.types.intp), codegen
 
 
 @intrinsic
 def _prefetch(typingctx, address):
+  """Has the cache line of any address fetched for writing."""
+
   def codegen(context, builder, signature, args):
-    i32 = ir.IntType(32)
+    one, three = (ir.Constant(ir.IntType(32), i) for i in (1, 3))
     pointer = ir.IntType(8).as_pointer()
     function = builder.module.declare_intrinsic(
-        'llvm.prefetch', [pointer],
-        ir.FunctionType(ir.VoidType(), [pointer, i32, i32, i32]),
+        'llvm.prefetch',
+        [pointer],
+        ir.FunctionType(ir.VoidType(), [pointer, *3 * [one.type]]),
     )
+    # For writing, to the nearest cache, of data.
     address = builder.inttoptr(args[0], pointer)
-    builder.call(function, [address, i32(1), i32(3), i32(1)])
+    builder.call(function, [address, one, three, one])
     return context.get_dummy_value()
 
   return numba.types.void(numba.types.intp), codegen
 
 
 @_njit(inline='always')
+def _address(image, y, x):
+  """The address of a pixel of a contiguous [H, W, C] image."""
+  _, width, channels = image.shape
+  return image.ctypes.data + 4 * channels * (y * width + x)
+
+
+@_njit(inline='always')
 def _prefetch_tile(image, left, top):
-  height, width, channels = image.shape
-  for y in range(min(TILE, height - top)):
-    pixels = image[top + y, left:].ctypes.data
-    _prefetch(pixels)
-    _prefetch(pixels + 64)
+  """Has what `_store` will write fetched while the splats are summed."""
+  for y in range(min(TILE, image.shape[0] - top)):
+    address = _address(image, top + y, left)
+    _prefetch(address)
+    _prefetch(address + 64)
 
 
 @_njit(inline='always')
 def _load(image, left, top, tile):
   """Copies a tile of an [H, W, C] image to [C, PIXELS]; 0 outside of it."""
   height, width, channels = image.shape
-  if channels == 3 and top + TILE <= height and left + TILE <= width:
+  inside = top + TILE <= height and left + TILE <= width
+  if inside and (channels == 1 or channels == 3):
     for y in range(TILE):
-      pixels = image[top + y, left:].ctypes.data
-      _split_row(tile.ctypes.data + 4 * TILE * y, pixels)
+      row = tile.ctypes.data + 4 * TILE * y
+      if channels == 1:
+        _split_row_1(row, _address(image, top + y, left))
+      else:
+        _split_row_3(row, _address(image, top + y, left))
     return
   tile[:] = F32(0)
   for y in range(min(TILE, height - top)):
@@ -409,8 +437,8 @@ def _store(tile, left, top, image):
   height, width, channels = image.shape
   if channels == 3 and top + TILE <= height and left + TILE <= width:
     for y in range(TILE):
-      pixels = image[top + y, left:].ctypes.data
-      _interleave_row(tile.ctypes.data + 4 * TILE * y, pixels)
+      row = tile.ctypes.data + 4 * TILE * y
+      _interleave_row_3(row, _address(image, top + y, left))
     return
   for y in range(min(TILE, height - top)):
     for x in range(min(TILE, width - left)):
