@@ -131,29 +131,32 @@ def _operator_times(shape: Shape, implementation: str) -> dict[str, dict]:
         implementation=implementation,
     )[0]
 
-  def backward(function, cotangents):
-    def both(*splats):
+  def backward(function):
+    def both(cotangents, *splats):
       primal, vjp = jax.vjp(function, *splats)
       # The images too: XLA drops a forward pass that nobody reads.
       return primal, vjp(cotangents)
 
     return both
 
-  full = np.ones((len(levels), *target.shape), np.float32)
+  arrays = [jax.device_put(x) for x in splats]
+  # Arguments, not constants: those XLA would write anew in every call.
+  one = jax.device_put(np.ones((1, *target.shape), np.float32))
+  full = jax.device_put(np.ones((len(levels), *target.shape), np.float32))
   cases = {
-      'forward, one prefix': top,
-      'forward, all prefixes': images,
-      'forward + backward, one prefix': backward(top, full[:1]),
-      'forward + backward, all prefixes': backward(images, full),
-      'error + gradient, all prefixes': jax.value_and_grad(
-          error, argnums=(0, 1, 2)
+      'forward, one prefix': (top, *arrays),
+      'forward, all prefixes': (images, *arrays),
+      'forward + backward, one prefix': (backward(top), one, *arrays),
+      'forward + backward, all prefixes': (backward(images), full, *arrays),
+      'error + gradient, all prefixes': (
+          jax.value_and_grad(error, argnums=(0, 1, 2)),
+          *arrays,
       ),
   }
-  arrays = [jax.device_put(x) for x in splats]
-  times = {}
-  for name, function in cases.items():
-    times[name] = _time(jax.jit(function), *arrays)
-  return times
+  return {
+      name: _time(jax.jit(function), *args)
+      for name, (function, *args) in cases.items()
+  }
 
 
 def _step_times(shape: Shape, implementation: str, devices: list) -> dict:
