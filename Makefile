@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow test-gpu test-h200 lint format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m launch.demo --output=demo
@@ -17,6 +17,16 @@ test: $(VENV)/.dev
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
+
+# On a machine with a CUDA device, after `pip install -e '.[dev,cuda13]'` into
+# $(VENV).
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -m gpu -v
+
+# Compiles for a GPU on a machine without one; Python >= 3.12, its own
+# environment of 1.5 GB.
+test-h200: $(VENV)-h200/.dev
+	$(VENV)-h200/bin/python -m pytest -m h200 -v -s tests/h200_test.py
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -28,7 +38,7 @@ format: $(VENV)/.dev
 	$(BIN)/pyink -q .
 
 clean:
-	rm -rf $(VENV) build demo *.egg-info
+	rm -rf $(VENV) $(VENV)-h200 build demo *.egg-info
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -44,4 +54,11 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -qq -e '.[dev]'
+	@touch $@
+
+$(VENV)-h200/.dev: pyproject.toml tests/requirements-h200.txt
+	$(PYTHON) -m venv $(VENV)-h200
+	$(VENV)-h200/bin/python -m pip install -qq -e '.[dev]'
+	$(VENV)-h200/bin/python -m pip install -qq --no-deps \
+	  -r tests/requirements-h200.txt
 	@touch $@

@@ -1,270 +1,138 @@
-"""Times the operator and the train step.
+"""Times the operator, the train step and the fit, and counts their work.
 
-python -m launch.benchmark [--shapes=kodak-9k] [--implementations=cpu,xla]
-    [--json]
+python -m launch.benchmark [--shapes=kodak-9k,hd-50k] [--implementations=cpu]
+    [--cases=forward,train_step] [--json | --markdown]
+python -m launch.benchmark --plot=FILE.png [--shapes=kodak-9k]
+python -m launch.benchmark --tune [--shapes=kodak-9k,hd-50k]
 
-Every figure is the median of `--repeats` runs in one process, after one run
-that compiles; the spread is the middle half. Compare figures of one run only.
+Every time is a median after one run to warm up, compilation apart, with the
+middle half of the samples (launch/timing.py says what a sample is); the shares
+are of what the device was measured to do at best (launch/roofline.py). Compare
+figures of one run only.
+
+--plot draws how cost grows with pixels, splats, layers and devices around one
+shape, and prints those points. --tune times variants of the triton
+implementation's `Tuning`, one field at a time, on a CUDA device.
 """
 
-from collections.abc import Callable
-import dataclasses
-import functools
-import shutil
-import statistics
-import subprocess
-import time
+import pathlib
 
 from absl import flags
-import numpy as np
 
 from . import command
 from . import table
+from . import workloads
 
-_SHAPES = flags.DEFINE_list('shapes', ['thumbnail', 'kodak-9k'], 'named shapes')
-_IMPLEMENTATIONS = flags.DEFINE_list(
-    'implementations', ['cpu', 'xla'], 'of the operator'
+_SHAPES = flags.DEFINE_list(
+    'shapes',
+    None,
+    f'of {", ".join(workloads.SHAPES)}; default: the first two; --plot takes'
+    ' one, by default kodak-9k',
 )
-_REPEATS = flags.DEFINE_integer('repeats', 20, 'timed runs of each case')
+_IMPLEMENTATIONS = flags.DEFINE_list(
+    'implementations',
+    None,
+    'of the operator; default: all that suit the device and the shape',
+)
+_CASES = flags.DEFINE_list(
+    'cases',
+    None,
+    f'of {", ".join(workloads.CASES)}; default: all but fit, which takes'
+    ' minutes on CPU',
+)
+_REPEATS = flags.DEFINE_integer(
+    'repeats',
+    None,
+    'samples of each case, fewer of slow ones; default: 20, for --plot 7',
+    lower_bound=2,
+)
+_FIT_STEPS = flags.DEFINE_integer(
+    'fit_steps', 2000, 'of the case fit', lower_bound=1
+)
 _NUM_DEVICES = flags.DEFINE_integer(
     'num_devices',
     0,
-    'for the train step; 0: all, on CPU one a core',
+    'for the train step and the fit; 0: all, on CPU one a core',
     lower_bound=0,
 )
 _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
+_MARKDOWN = flags.DEFINE_bool('markdown', False, 'print Markdown')
+_PLOT = flags.DEFINE_string('plot', None, 'PNG file to draw')
+_TUNE = flags.DEFINE_bool('tune', False, 'vary the Tuning of triton')
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Shape:
-  """A named size: a picture and its layers."""
-
-  height: int
-  width: int
-  layer_sizes: tuple[int, ...]
-
-
-SHAPES = {
-    'thumbnail': Shape(height=128, width=192, layer_sizes=(300, 100, 100)),
-    'kodak-9k': Shape(height=512, width=768, layer_sizes=(5000, 2000, 2000)),
-    'hd-50k': Shape(height=1080, width=1920, layer_sizes=(30000, 10000, 10000)),
-}
-
-
-def _case(shape: Shape) -> tuple[list[np.ndarray], np.ndarray]:
-  """Random splats of the size that a fit ends with, and a target."""
-  rng = np.random.default_rng(0)
-  n = sum(shape.layer_sizes)
-  spread = 0.6 * np.sqrt(shape.height * shape.width / n)
-  splats = [
-      rng.uniform(0, [shape.width, shape.height], (n, 2)),
-      np.stack(
-          [
-              spread * rng.lognormal(0, 0.4, n),
-              spread * rng.normal(0, 0.4, n),
-              spread * rng.lognormal(0, 0.4, n),
-          ],
-          1,
-      ),
-      rng.normal(0.1, 0.2, (n, 3)),
-  ]
-  target = rng.uniform(size=(shape.height, shape.width, 3))
-  return [x.astype(np.float32) for x in splats], target.astype(np.float32)
-
-
-def _time(function: Callable[..., object], *args) -> dict[str, float]:
-  """Milliseconds: the first call (with compilation), median and quartiles."""
-  import jax
-
-  samples = []
-  for _ in range(_REPEATS.value + 1):
-    begin = time.perf_counter()
-    jax.block_until_ready(function(*args))
-    samples.append((time.perf_counter() - begin) * 1e3)
-  first, *rest = samples
-  low, median, high = statistics.quantiles(rest, n=4)
-  return {
-      'first_ms': first,
-      'median_ms': median,
-      'low_ms': low,
-      'high_ms': high,
-  }
-
-
-def _operator_times(shape: Shape, implementation: str) -> dict[str, dict]:
-  import jax
-
-  import pallas_kernels
-
-  splats, target = _case(shape)
-  weights = np.ones(target.shape[:2], np.float32)
-  levels = np.ones(len(shape.layer_sizes), np.float32)
-
-  def images(means, cholesky, colors):
-    return pallas_kernels.composite(
-        means,
-        cholesky,
-        colors,
-        layer_sizes=shape.layer_sizes,
-        height=shape.height,
-        width=shape.width,
-        implementation=implementation,
-    )
-
-  def top(*splats):
-    """One prefix: what a renderer without layers does."""
-    return pallas_kernels.composite(
-        *splats,
-        layer_sizes=(sum(shape.layer_sizes),),
-        height=shape.height,
-        width=shape.width,
-        implementation=implementation,
-    )
-
-  def error(*splats):
-    return pallas_kernels.composite_error(
-        *splats,
-        target,
-        weights,
-        levels,
-        layer_sizes=shape.layer_sizes,
-        implementation=implementation,
-    )[0]
-
-  def backward(function, cotangents):
-    def both(*splats):
-      primal, vjp = jax.vjp(function, *splats)
-      # The images too: XLA drops a forward pass that nobody reads.
-      return primal, vjp(cotangents)
-
-    return both
-
-  full = np.ones((len(levels), *target.shape), np.float32)
-  cases = {
-      'forward, one prefix': top,
-      'forward, all prefixes': images,
-      'forward + backward, one prefix': backward(top, full[:1]),
-      'forward + backward, all prefixes': backward(images, full),
-      'error + gradient, all prefixes': jax.value_and_grad(
-          error, argnums=(0, 1, 2)
-      ),
-  }
-  arrays = [jax.device_put(x) for x in splats]
-  times = {}
-  for name, function in cases.items():
-    times[name] = _time(jax.jit(function), *arrays)
-  return times
-
-
-def _step_times(shape: Shape, implementation: str, devices: list) -> dict:
-  """A whole train step, and what it costs without the operator."""
-  import pallas_kernels
-  from pgsvc_jax import bands as bands_lib
-  from pgsvc_jax import config as config_lib
-  from pgsvc_jax import schedule as schedule_lib
-  from pgsvc_jax import train
-  from pgsvc_jax import types
-
-  splats, target = _case(shape)
-  config = config_lib.FitConfig(
-      layer_splats=shape.layer_sizes, num_births=1, num_steps=10
-  )
-  schedule = schedule_lib.make_schedule(config, shape.height, shape.width)
-  work = bands_lib.row_work(types.Splats(*splats), shape.height, shape.width)
-  edges = bands_lib.cut_rows(work, len(devices))
-  bands = train.place(train.make_bands(target, edges), devices)
-  inputs = train.place([schedule.inputs] * len(devices), devices)
-  state = train.create_train_state(sum(shape.layer_sizes), 3)
-  state = train.add_splats(state, 0, types.Splats(*splats))
-  state = train.place([state] * len(devices), devices)
-  error_fns = {
-      'train step': functools.partial(
-          pallas_kernels.composite_error, implementation=implementation
-      ),
-      'rest of the step': _free_error,
-  }
-  times = {}
-  for name, error_fn in error_fns.items():
-    chunk = train.make_train_chunk(config, schedule, devices, error_fn)
-    chunk_times = _time(chunk, state, inputs, bands)
-    times[name] = {
-        key: value / config.chunk_steps for key, value in chunk_times.items()
-    }
-  return times
-
-
-def _free_error(means, cholesky, colors, *unused, layer_sizes):
-  """Stands in for an operator that costs nothing."""
-  del unused
-  from jax import numpy as jnp
-
-  loss = jnp.sum(means) + jnp.sum(cholesky) + jnp.sum(colors)
-  return loss, jnp.zeros(len(layer_sizes))
-
-
-def _commit() -> str | None:
-  """The commit of the source tree, if it is one."""
-  root = command.CONFIGS.parent
-  if not (root / '.git').exists() or not shutil.which('git'):
-    return None
-  result = subprocess.run(
-      ['git', 'describe', '--always', '--dirty'],
-      cwd=root,
-      capture_output=True,
-      text=True,
-      check=False,
-  )
-  return result.stdout.strip() or None
+def _check_flags() -> None:
+  for kind, names, known in (
+      ('shape', _SHAPES.value, workloads.SHAPES),
+      ('case', _CASES.value, workloads.CASES),
+  ):
+    for name in names or ():
+      if name not in known:
+        raise ValueError(f'unknown {kind} {name!r}, there are {list(known)}')
+  if _JSON.value and _MARKDOWN.value:
+    raise ValueError('--json and --markdown are two ways to print: give one')
+  if _TUNE.value and (_PLOT.value or _CASES.value or _IMPLEMENTATIONS.value):
+    raise ValueError('--tune takes --shapes and --repeats only')
+  if not _PLOT.value:
+    return
+  if _CASES.value is not None or len(_SHAPES.value or ['']) != 1:
+    raise ValueError('--plot takes one of --shapes, and no --cases')
+  if pathlib.Path(_PLOT.value).suffix != '.png':
+    raise ValueError(f'--plot={_PLOT.value} must end in .png')
+  command.check_output(_PLOT.value)
 
 
 def main() -> None:
-  """Times every shape with every implementation."""
-  from . import runtime
+  """Times all cases and prints or draws them."""
+  _check_flags()
 
-  unknown = [name for name in _SHAPES.value if name not in SHAPES]
-  if unknown:
-    raise ValueError(f'unknown shape {unknown[0]!r}, there are {list(SHAPES)}')
-  if _REPEATS.value < 2:
-    raise ValueError('--repeats must be at least 2')
+  # Only now: --help and wrong flags need not wait for JAX.
+  from . import measure
+  from . import report
+  from . import runtime
+  from . import tune
+
+  if _PLOT.value:
+    try:
+      from . import sweeps
+    except ImportError as error:
+      raise ValueError(
+          '--plot needs matplotlib: pip install pgsvc_jax[demo]'
+      ) from error
   devices = runtime.set_up(_NUM_DEVICES.value, use_cache=False)
-  rows = []
-  for name in _SHAPES.value:
-    for implementation in _IMPLEMENTATIONS.value:
-      times = _operator_times(SHAPES[name], implementation)
-      times |= _step_times(SHAPES[name], implementation, devices)
-      rows += [
-          {'shape': name, 'implementation': implementation, 'case': case} | row
-          for case, row in times.items()
-      ]
-  document = {
-      'devices': [str(device) for device in devices],
-      'cores': runtime.num_cores(),
-      'versions': runtime.versions(),
-      'commit': _commit(),
-      'times': rows,
-  }
+  if _TUNE.value:
+    tune.run(
+        _SHAPES.value or ['kodak-9k', 'hd-50k'],
+        devices[0],
+        samples=_REPEATS.value or 20,
+        as_json=_JSON.value,
+    )
+    return
+  if _PLOT.value:
+    (name,) = _SHAPES.value or ['kodak-9k']
+    jobs = measure.plot_jobs(name, _IMPLEMENTATIONS.value, devices)
+  else:
+    jobs = measure.table_jobs(
+        _SHAPES.value or list(workloads.SHAPES)[:2],
+        _IMPLEMENTATIONS.value,
+        _CASES.value or [x for x in workloads.CASES if x != 'fit'],
+        devices,
+    )
+  document = measure.measure(
+      jobs,
+      devices,
+      samples=_REPEATS.value or (7 if _PLOT.value else 20),
+      fit_steps=_FIT_STEPS.value,
+  )
+  if _PLOT.value:
+    picture = sweeps.draw(document['times'], report.headline(document))
+    command.write_bytes(_PLOT.value, picture)
   if _JSON.value:
     table.print_json(document)
-    return
-  print(
-      f'{len(devices)} x {devices[0].device_kind} for the train step, one for'
-      f' the operator; jax {document["versions"]["jax"]},'
-      f' commit {document["commit"]}'
-  )
-  table.print_table(
-      ['shape', 'implementation', 'case', 'median ms', 'middle half', 'first'],
-      [
-          [
-              row['shape'],
-              row['implementation'],
-              row['case'],
-              f'{row["median_ms"]:.2f}',
-              f'{row["low_ms"]:.2f}-{row["high_ms"]:.2f}',
-              f'{row["first_ms"]:.0f}',
-          ]
-          for row in rows
-      ],
-  )
+  elif _MARKDOWN.value:
+    report.print_markdown(document)
+  else:
+    report.print_text(document)
 
 
 if __name__ == '__main__':

@@ -162,16 +162,9 @@ def _failure(name: str, error: Exception, seconds: float = 0.0) -> dict:
   }
 
 
-def _defaults(platform: str) -> tuple[str, ...]:
-  """Implementations that a platform takes by default, best first."""
-  from pallas_kernels import api
-
-  return api._DEFAULTS.get(platform, ('xla',))
-
-
 def _check_operator(report: dict, platform: str) -> None:
   """Checks what there is for a platform, and says why the rest is not."""
-  defaults = _defaults(platform)
+  defaults = pallas_kernels.default_implementations(platform)
   chosen = False
   for name in dict.fromkeys((*defaults, *pallas_kernels.IMPLEMENTATIONS)):
     row = {'platform': platform, 'name': name, 'default': False, 'reason': None}

@@ -9,7 +9,7 @@ VERBS = {
     'info': 'list the layers of a file',
     'extract': 'copy the first layers of a file, without decoding',
     'evaluate': 'measure every operating point against the original',
-    'benchmark': 'time the operator and the train step',
+    'benchmark': 'time the operator, the train step and a fit',
     'doctor': 'say what this machine has, and check that it works',
     'demo': 'encode a sample photograph and show what comes back',
     'study': 'compare configurations and strategies over a folder',

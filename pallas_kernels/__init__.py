@@ -9,11 +9,11 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        'api': [
+        'api': ['composite', 'composite_error'],
+        'dispatch': [
             'IMPLEMENTATIONS',
             'Implementation',
-            'composite',
-            'composite_error',
-        ]
+            'default_implementations',
+        ],
     },
 )

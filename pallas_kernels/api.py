@@ -1,25 +1,15 @@
-"""The operator: one signature, several implementations.
+"""The operator: one signature and one derivative for all implementations.
 
-An implementation is a module with `composite` (and, where it can do better than
-the composition in `_error_from_images`, `composite_error`). It raises
-NotImplementedError for what it cannot do; that is the only error after which
-the next implementation is tried.
+`dispatch` picks the implementation; the rules of differentiation stand here.
 """
 
-from collections.abc import Callable
-import importlib
-from typing import Any, Literal, get_args
+import functools
 
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
-Implementation = Literal['reference', 'xla', 'cpu']
-
-IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
-
-# Best first, by platform; any other platform takes 'xla'.
-_DEFAULTS = {'cpu': ('cpu', 'xla')}
+from pallas_kernels import dispatch
 
 
 def composite(
@@ -30,7 +20,7 @@ def composite(
     layer_sizes: tuple[int, ...],
     height: int,
     width: int,
-    implementation: Implementation | None = None,
+    implementation: dispatch.Implementation | None = None,
 ) -> Float[Array, 'l h w c']:
   """Composites layered 2D Gaussian splats into the images of all prefixes.
 
@@ -50,8 +40,8 @@ def composite(
     layer_sizes: splats per layer, base first; sums to n, zeros are allowed.
     height: of the images, pixels.
     width: of the images, pixels.
-    implementation: a name of `IMPLEMENTATIONS`; None takes the best one for the
-      default backend that can do it.
+    implementation: a name of `IMPLEMENTATIONS`; None takes the best one that
+      can do it, for the platform that the program is lowered for.
 
   Returns:
     The prefix images, not clamped. A splat with a parameter that is not finite
@@ -59,7 +49,8 @@ def composite(
 
   Raises:
     ValueError: wrong shapes, dtypes or sizes.
-    NotImplementedError: the named implementation cannot do it.
+    NotImplementedError: the named implementation cannot do it; when the program
+      is lowered.
 
   Example:
     >>> from jax import numpy as jnp
@@ -72,11 +63,9 @@ def composite(
   _check_splats(means, cholesky, colors, layer_sizes)
   if height < 1 or width < 1:
     raise ValueError(f'an image has at least one pixel: {height=} {width=}')
-  return _dispatch(
-      lambda module: module.composite,
-      (means, cholesky, colors, tuple(layer_sizes), height, width),
-      implementation,
-  )
+  _check_implementation(implementation)
+  static = dispatch.Static(tuple(layer_sizes), height, width)
+  return _images(means, cholesky, colors, static, implementation)
 
 
 def composite_error(
@@ -88,15 +77,15 @@ def composite_error(
     level_weights: Float[Array, ' l'],
     *,
     layer_sizes: tuple[int, ...],
-    implementation: Implementation | None = None,
+    implementation: dispatch.Implementation | None = None,
 ) -> tuple[Float[Array, ''], Float[Array, ' l']]:
   """Weighted squared error of all prefix images against one target.
 
   `errors[k] = sum_p pixel_weights[p] * |R_k[p] - target[p]|^2` with R_k as in
   `composite`, and `loss = sum_k level_weights[k] * errors[k]`: every training
-  strategy of layered splats is a choice of `level_weights` over the steps. The
-  `cpu` implementation computes the gradient in the same pass and never writes a
-  prefix image to memory.
+  strategy of layered splats is a choice of `level_weights` over the steps.
+  Implementations may compute the gradient in the same pass (`cpu` does, and
+  never writes a prefix image to memory).
 
   Args:
     means: as in `composite`.
@@ -134,19 +123,104 @@ def composite_error(
     raise ValueError(f'{pixel_weights.shape=} does not fit {target.shape=}')
   if level_weights.shape != (len(layer_sizes),):
     raise ValueError(f'{level_weights.shape=} does not fit {layer_sizes=}')
-  return _dispatch(
-      _error_function,
-      (
-          means,
-          cholesky,
-          colors,
-          target,
-          pixel_weights,
-          level_weights,
-          tuple(layer_sizes),
-      ),
+  _check_implementation(implementation)
+  static = dispatch.Static(tuple(layer_sizes), *target.shape[:2])
+  return _error(
+      means,
+      cholesky,
+      colors,
+      target,
+      pixel_weights,
+      level_weights,
+      static,
       implementation,
   )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _images(means, cholesky, colors, static, implementation):
+  return dispatch.call(
+      means,
+      cholesky,
+      colors,
+      function='composite',
+      static=static,
+      implementation=implementation,
+  )[0]
+
+
+def _images_fwd(means, cholesky, colors, static, implementation):
+  splats = means, cholesky, colors
+  return _images(*splats, static, implementation), splats
+
+
+def _images_bwd(static, implementation, splats, cotangents):
+  return dispatch.call(
+      *splats,
+      cotangents,
+      function='composite_vjp',
+      static=static,
+      implementation=implementation,
+  )
+
+
+_images.defvjp(_images_fwd, _images_bwd)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6, 7))
+def _error(
+    means,
+    cholesky,
+    colors,
+    target,
+    pixel_weights,
+    level_weights,
+    static,
+    implementation,
+):
+  arrays = means, cholesky, colors, target, pixel_weights, level_weights
+  return _error_fwd(*arrays, static, implementation)[0]
+
+
+def _error_fwd(
+    means,
+    cholesky,
+    colors,
+    target,
+    pixel_weights,
+    level_weights,
+    static,
+    implementation,
+):
+  errors, *gradients = dispatch.call(
+      means,
+      cholesky,
+      colors,
+      target,
+      pixel_weights,
+      level_weights,
+      function='composite_error',
+      static=static,
+      implementation=implementation,
+  )
+  return (jnp.vdot(level_weights, errors), errors), gradients
+
+
+def _error_bwd(static, implementation, gradients, cotangents):
+  del static, implementation
+  # The errors are for reporting; only the loss carries a gradient.
+  scale, _ = cotangents
+  return (*(scale * x for x in gradients), None, None, None)
+
+
+_error.defvjp(_error_fwd, _error_bwd)
+
+
+def _check_implementation(implementation) -> None:
+  if implementation not in (None, *dispatch.IMPLEMENTATIONS):
+    raise ValueError(
+        f'{implementation=} is not one of {dispatch.IMPLEMENTATIONS}'
+    )
 
 
 def _check_splats(means, cholesky, colors, layer_sizes) -> None:
@@ -163,50 +237,3 @@ def _check_splats(means, cholesky, colors, layer_sizes) -> None:
     raise ValueError(f'splats must be floating point: {means.dtype=}')
   if not layer_sizes or min(layer_sizes) < 0 or sum(layer_sizes) != num_splats:
     raise ValueError(f'{layer_sizes=} must sum to {num_splats=}')
-
-
-def _error_function(module: Any) -> Callable:
-  if hasattr(module, 'composite_error'):
-    return module.composite_error
-
-  def error_from_images(
-      means, cholesky, colors, target, pixel_weights, level_weights, layer_sizes
-  ):
-    target, pixel_weights, level_weights = jax.lax.stop_gradient(
-        (target, pixel_weights, level_weights)
-    )
-    height, width, _ = target.shape
-    images = module.composite(
-        means, cholesky, colors, layer_sizes, height, width
-    )
-    squares = (images - target) ** 2
-    errors = jnp.einsum('lhwc,hw->l', squares, pixel_weights)
-    return (
-        jnp.vdot(level_weights, errors),
-        jax.lax.stop_gradient(errors),
-    )
-
-  return error_from_images
-
-
-def _dispatch(
-    choose: Callable[[Any], Callable],
-    args: tuple,
-    implementation: Implementation | None,
-) -> Any:
-  """Calls the named implementation, or the first default that can do it."""
-  if implementation is not None and implementation not in IMPLEMENTATIONS:
-    raise ValueError(f'{implementation=} is not one of {IMPLEMENTATIONS}')
-  names = (
-      _DEFAULTS.get(jax.default_backend(), ('xla',))
-      if implementation is None
-      else (implementation,)
-  )
-  reasons = []
-  for name in names:
-    try:
-      module = importlib.import_module(f'pallas_kernels.{name}')
-      return choose(module)(*args)
-    except NotImplementedError as error:
-      reasons.append(f'{name}: {error}')
-  raise NotImplementedError('; '.join(reasons))

@@ -3,7 +3,8 @@
 The picture is cut into tiles. Every tile has the list of the splats that touch
 it, in layer order, so the running sum after the last splat of layer k is the
 tile of prefix image R_k. Per-pixel values are planar ([channels, pixels of the
-tile]) so that LLVM turns the loops over pixels into vector code.
+tile]) so that LLVM turns the loops over pixels into vector code. All arrays are
+C-contiguous.
 
 In these kernels `weight` is exp(-s), s = |z|^2 / 2, z = L^-1 (p - mean).
 With z scaled by sqrt(log2(e) / 2), weight = 2^-(z1^2 + z2^2).
@@ -61,22 +62,26 @@ _njit = functools.partial(
 
 
 @intrinsic
-def _bits_to_float(typingctx, x):
-  def codegen(context, builder, signature, args):
-    return builder.bitcast(args[0], ir.FloatType())
+def _halve(typingctx, x, times):
+  """Divides x by 2^times on its exponent bits: nothing denormal, in or out."""
 
-  return numba.types.float32(numba.types.int32), codegen
+  def codegen(context, builder, signature, args):
+    bits = builder.bitcast(args[0], ir.IntType(32))
+    shift = builder.shl(args[1], ir.Constant(ir.IntType(32), 23))
+    return builder.bitcast(builder.sub(bits, shift), ir.FloatType())
+
+  return numba.types.float32(numba.types.float32, numba.types.int32), codegen
 
 
 @_njit(inline='always')
 def _exp2_minus(t):
-  """2^-t for 0 <= t <= 126; degree-5 minimax, relative error below 2e-7."""
-  whole = np.floor(F32(0.5) - t)
-  f = -t - whole
-  p = F32(0.00967546) + f * F32(0.0013266971)
-  p = F32(0.24022122) + f * (F32(0.055507425) + f * p)
-  p = F32(1.0000001) + f * (F32(0.69314694) + f * p)
-  return p * _bits_to_float((I32(whole) + I32(127)) << I32(23))
+  """2^-t for 0 <= t <= 126; degree-5 minimax, relative error below 3e-7."""
+  whole = I32(t)
+  f = t - F32(whole)
+  p = F32(0.009188612) - f * F32(0.00093878835)
+  p = F32(0.24017219) + f * (F32(-0.055279724) + f * p)
+  p = F32(0.99999994) + f * (F32(-0.69314224) + f * p)
+  return _halve(p, whole)
 
 
 @_njit
@@ -144,7 +149,7 @@ def _bin_splats(means, cholesky, height, width):
   """
   num_tiles_x = (width + TILE - 1) // TILE
   num_tiles_y = (height + TILE - 1) // TILE
-  starts = np.zeros(num_tiles_x * num_tiles_y + 1, np.int64)
+  num_tiles = num_tiles_x * num_tiles_y
   num_splats = means.shape[0]
 
   rows = np.empty((num_splats, 2), I32)
@@ -155,6 +160,8 @@ def _bin_splats(means, cholesky, height, width):
     num_spans += max(rows[n, 1] - rows[n, 0] + 1, 0)
   spans = np.empty((num_spans, 2), np.int64)
 
+  # How much longer the list of a tile is than that of the tile before.
+  steps = np.zeros(num_tiles + 1, np.int64)
   i = 0
   for n in range(num_splats):
     x, y = means[n, 0], means[n, 1]
@@ -163,12 +170,15 @@ def _bin_splats(means, cholesky, height, width):
       first, last = _tile_span(row, x, y, l11, l21, l22, width)
       spans[i, 0] = row * num_tiles_x + first
       spans[i, 1] = row * num_tiles_x + last
-      for tile in range(spans[i, 0], spans[i, 1] + 1):
-        starts[tile + 1] += 1
+      steps[spans[i, 0]] += 1
+      steps[spans[i, 1] + 1] -= 1
       i += 1
 
-  for tile in range(num_tiles_x * num_tiles_y):
-    starts[tile + 1] += starts[tile]
+  starts = np.zeros(num_tiles + 1, np.int64)
+  length = 0
+  for tile in range(num_tiles):
+    length += steps[tile]
+    starts[tile + 1] = starts[tile] + length
   if starts[-1] > MAX_PAIRS:
     return starts, np.empty(0, I32), False
   ids = np.empty(starts[-1], I32)
@@ -183,23 +193,31 @@ def _bin_splats(means, cholesky, height, width):
   return starts, ids, True
 
 
+@_njit
+def _invert(cholesky):
+  """_Z_SCALE times the lower triangle of L^-1, [N, 3]."""
+  inverse = np.empty(cholesky.shape, F32)
+  for n in range(cholesky.shape[0]):
+    inverse[n, 0] = _Z_SCALE / cholesky[n, 0]
+    inverse[n, 2] = _Z_SCALE / cholesky[n, 2]
+    inverse[n, 1] = -(cholesky[n, 1] / cholesky[n, 0]) * inverse[n, 2]
+  return inverse
+
+
 @_njit(inline='always')
-def _weigh(n, means, cholesky, left, top, weight):
+def _weigh(n, means, inverse, left, top, weight):
   """Weights of splat n at the pixels of the tile with corner (left, top)."""
   # Relative to the tile first: keeps sub-pixel accuracy far from the origin.
   x = means[n, 0] - F32(left)
   y = means[n, 1] - F32(top)
-  m11 = _Z_SCALE / cholesky[n, 0]
-  m22 = _Z_SCALE / cholesky[n, 2]
-  m21 = -(cholesky[n, 1] / cholesky[n, 0]) * m22
+  m11, m21, m22 = inverse[n, 0], inverse[n, 1], inverse[n, 2]
   for i in range(PIXELS):
     dx = _COLUMN[i] - x
-    dy = _ROW[i] - y
     z1 = m11 * dx
-    z2 = m22 * dy + m21 * dx
+    z2 = m21 * dx + m22 * (_ROW[i] - y)
     t = z1 * z1 + z2 * z2
-    # Clamped first: the exponent of a far pixel does not fit a float32.
-    w = _exp2_minus(min(t, _EXPONENT_MAX))
+    # Undefined at a far pixel, where it is not chosen.
+    w = _exp2_minus(t)
     weight[i] = w if t <= _EXPONENT_MAX else F32(0)
 
 
@@ -212,24 +230,13 @@ def _accumulate(n, colors, weight, sums):
 
 
 @_njit(inline='always')
-def _gradient(
-    n,
-    means,
-    cholesky,
-    colors,
-    left,
-    top,
-    weight,
-    cotangent,
-    scratch,
-    grad_means,
-    grad_cholesky,
-    grad_colors,
+def _add_moments(
+    n, means, inverse, colors, left, top, weight, cotangent, scratch, moments
 ):
-  """Adds one (tile, splat) pair to the gradients of the splat.
+  """Adds one (tile, splat) pair to the moments of the splat.
 
-  With g = dloss/ds at each pixel, the moments v = sum g z and V = sum g z z^T
-  give dloss/dmean = -L^-T v and dloss/dL = the lower triangle of -L^-T V.
+  With h = -dloss/ds at each pixel these are v = sum h z (v1, v2) and
+  V = sum h z z^T (v11, v12, v22), z scaled as in `weight`, then dloss/dcolor.
   Moments of z, not of p - mean: those cancel for elongated splats.
   """
   for i in range(PIXELS):
@@ -240,34 +247,65 @@ def _gradient(
     for i in range(PIXELS):
       total += weight[i] * cotangent[c, i]
       scratch[i] += color * cotangent[c, i]
-    grad_colors[n, c] += total
+    moments[n, 5 + c] += total
 
   x = means[n, 0] - F32(left)
   y = means[n, 1] - F32(top)
-  i11 = F32(1) / cholesky[n, 0]
-  i22 = F32(1) / cholesky[n, 2]
-  i21 = -(cholesky[n, 1] * i11) * i22
+  m11, m21, m22 = inverse[n, 0], inverse[n, 1], inverse[n, 2]
   v1 = F32(0)
   v2 = F32(0)
   v11 = F32(0)
   v12 = F32(0)
   v22 = F32(0)
-  for i in range(PIXELS):
-    g = -weight[i] * scratch[i]
-    z1 = i11 * (_COLUMN[i] - x)
-    z2 = i22 * (_ROW[i] - y) + i21 * (_COLUMN[i] - x)
-    g1 = g * z1
-    g2 = g * z2
-    v1 += g1
-    v2 += g2
-    v11 += g1 * z1
-    v12 += g1 * z2
-    v22 += g2 * z2
-  grad_means[n, 0] -= i11 * v1 + i21 * v2
-  grad_means[n, 1] -= i22 * v2
-  grad_cholesky[n, 0] -= i11 * v11 + i21 * v12
-  grad_cholesky[n, 1] -= i22 * v12
-  grad_cholesky[n, 2] -= i22 * v22
+  # Columns outside, so that z1 is multiplied once a column: LLVM turns the
+  # columns into lanes and unrolls the rows.
+  for column in range(TILE):
+    dx = F32(column) + F32(0.5) - x
+    z1 = m11 * dx
+    h_sum = F32(0)
+    h_z2_sum = F32(0)
+    for row in range(TILE):
+      i = row * TILE + column
+      z2 = m21 * dx + m22 * (F32(row) + F32(0.5) - y)
+      h = weight[i] * scratch[i]
+      h_sum += h
+      h_z2_sum += h * z2
+      v22 += h * z2 * z2
+    v1 += h_sum * z1
+    v2 += h_z2_sum
+    v11 += h_sum * z1 * z1
+    v12 += h_z2_sum * z1
+  moments[n, 0] += v1
+  moments[n, 1] += v2
+  moments[n, 2] += v11
+  moments[n, 3] += v12
+  moments[n, 4] += v22
+
+
+@_njit
+def _gradients(inverse, moments, grad_means, grad_cholesky, grad_colors):
+  """Writes the gradients of the splats from their moments.
+
+  dloss/dmean = L^-T v, and dloss/dL = the lower triangle of L^-T V.
+  """
+  # L^-1 and z are both scaled.
+  mean_scale = F32(1) / (_Z_SCALE * _Z_SCALE)
+  scale = mean_scale / _Z_SCALE
+  for n in range(inverse.shape[0]):
+    if not moments[n].any():  # A splat in no tile may have any parameters.
+      grad_means[n] = F32(0)
+      grad_cholesky[n] = F32(0)
+      grad_colors[n] = F32(0)
+      continue
+    m11, m21, m22 = inverse[n, 0], inverse[n, 1], inverse[n, 2]
+    v1, v2 = moments[n, 0], moments[n, 1]
+    v11, v12, v22 = moments[n, 2], moments[n, 3], moments[n, 4]
+    grad_means[n, 0] = mean_scale * (m11 * v1 + m21 * v2)
+    grad_means[n, 1] = mean_scale * (m22 * v2)
+    grad_cholesky[n, 0] = scale * (m11 * v11 + m21 * v12)
+    grad_cholesky[n, 1] = scale * (m22 * v12)
+    grad_cholesky[n, 2] = scale * (m22 * v22)
+    grad_colors[n] = moments[n, 5:]
 
 
 @_njit(inline='always')
@@ -277,14 +315,114 @@ def _add(tile, total):
       total[c, i] += tile[c, i]
 
 
+# ---- Tiles of interleaved images --------------------------------------------
+# Whole tiles of one or three channels move as vectors with explicit shuffles.
+# Of plain loops LLVM makes 192 scalar moves a tile, since it cannot know that
+# tile and image do not overlap; that was a fifth of three prefix images.
+def _shuffle(builder, a, b, lanes):
+  mask = ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes)
+  return builder.shuffle_vector(a, b, mask)
+
+
+def _row_pointers(builder, planes, pixels, channels):
+  """Pointers to a row of each plane and to the row of TILE pixels."""
+  row = ir.VectorType(ir.FloatType(), TILE).as_pointer()
+  rows = [
+      builder.inttoptr(
+          builder.add(planes, ir.Constant(planes.type, 4 * PIXELS * c)), row
+      )
+      for c in range(channels)
+  ]
+  wide = ir.VectorType(ir.FloatType(), channels * TILE).as_pointer()
+  return rows, builder.inttoptr(pixels, wide)
+
+
+def _make_split_row(channels):
+  """An intrinsic that copies TILE pixels to planes that are PIXELS apart."""
+
+  @intrinsic
+  def split_row(typingctx, planes, pixels):
+    def codegen(context, builder, signature, args):
+      rows, pixels = _row_pointers(builder, *args, channels)
+      value = builder.load(pixels, align=4)
+      for c, row in enumerate(rows):
+        lanes = list(range(c, channels * TILE, channels))
+        builder.store(_shuffle(builder, value, value, lanes), row, align=4)
+      return context.get_dummy_value()
+
+    return numba.types.void(numba.types.intp, numba.types.intp), codegen
+
+  return split_row
+
+
+_split_row_1 = _make_split_row(1)
+_split_row_3 = _make_split_row(3)
+
+
+@intrinsic
+def _interleave_row_3(typingctx, planes, pixels):
+  """The way back, for three channels."""
+
+  def codegen(context, builder, signature, args):
+    rows, pixels = _row_pointers(builder, *args, 3)
+    r, g, b = (builder.load(row, align=4) for row in rows)
+    rg = _shuffle(builder, r, g, list(range(2 * TILE)))
+    bb = _shuffle(builder, b, b, list(range(2 * TILE)))
+    lanes = [TILE * c + x for x in range(TILE) for c in range(3)]
+    builder.store(_shuffle(builder, rg, bb, lanes), pixels, align=4)
+    return context.get_dummy_value()
+
+  return numba.types.void(numba.types.intp, numba.types.intp), codegen
+
+
+@intrinsic
+def _prefetch(typingctx, address):
+  """Has the cache line of any address fetched for writing."""
+
+  def codegen(context, builder, signature, args):
+    one, three = (ir.Constant(ir.IntType(32), i) for i in (1, 3))
+    pointer = ir.IntType(8).as_pointer()
+    function = builder.module.declare_intrinsic(
+        'llvm.prefetch',
+        [pointer],
+        ir.FunctionType(ir.VoidType(), [pointer, *3 * [one.type]]),
+    )
+    # For writing, to the nearest cache, of data.
+    address = builder.inttoptr(args[0], pointer)
+    builder.call(function, [address, one, three, one])
+    return context.get_dummy_value()
+
+  return numba.types.void(numba.types.intp), codegen
+
+
+@_njit(inline='always')
+def _address(image, y, x):
+  """The address of a pixel of a contiguous [H, W, C] image."""
+  _, width, channels = image.shape
+  return image.ctypes.data + 4 * channels * (y * width + x)
+
+
+@_njit(inline='always')
+def _prefetch_tile(image, left, top):
+  """Has what `_store` will write fetched while the splats are summed."""
+  for y in range(min(TILE, image.shape[0] - top)):
+    address = _address(image, top + y, left)
+    _prefetch(address)
+    _prefetch(address + 64)
+
+
 @_njit(inline='always')
 def _load(image, left, top, tile):
   """Copies a tile of an [H, W, C] image to [C, PIXELS]; 0 outside of it."""
   height, width, channels = image.shape
-  if top + TILE <= height and left + TILE <= width:
-    for c in range(channels):
-      for i in range(PIXELS):  # A constant count, so it is unrolled.
-        tile[c, i] = image[top + i // TILE, left + i % TILE, c]
+  inside = top + TILE <= height and left + TILE <= width
+  if inside and (channels == 1 or channels == 3):
+    for y in range(TILE):
+      row = tile.ctypes.data + 4 * TILE * y
+      if channels == 1:
+        _split_row_1(row, _address(image, top + y, left))
+      else:
+        _split_row_3(row, _address(image, top + y, left))
     return
   tile[:] = F32(0)
   for y in range(min(TILE, height - top)):
@@ -297,10 +435,10 @@ def _load(image, left, top, tile):
 def _store(tile, left, top, image):
   """Copies [C, PIXELS] to a tile of an [H, W, C] image."""
   height, width, channels = image.shape
-  if top + TILE <= height and left + TILE <= width:
-    for c in range(channels):
-      for i in range(PIXELS):
-        image[top + i // TILE, left + i % TILE, c] = tile[c, i]
+  if channels == 3 and top + TILE <= height and left + TILE <= width:
+    for y in range(TILE):
+      row = tile.ctypes.data + 4 * TILE * y
+      _interleave_row_3(row, _address(image, top + y, left))
     return
   for y in range(min(TILE, height - top)):
     for x in range(min(TILE, width - left)):
@@ -319,6 +457,7 @@ def composite(means, cholesky, colors, layer_ends, images):
   starts, ids, fits = _bin_splats(means, cholesky, height, width)
   if not fits:
     return False
+  inverse = _invert(cholesky)
   weight = np.empty(PIXELS, F32)
   sums = np.empty((channels, PIXELS), F32)
   num_tiles_x = (width + TILE - 1) // TILE
@@ -326,10 +465,12 @@ def composite(means, cholesky, colors, layer_ends, images):
     left = tile % num_tiles_x * TILE
     top = tile // num_tiles_x * TILE
     sums[:] = F32(0)
+    for layer in range(num_layers):
+      _prefetch_tile(images[layer], left, top)
     i = starts[tile]
     for layer in range(num_layers):
       while i < starts[tile + 1] and ids[i] < layer_ends[layer]:
-        _weigh(ids[i], means, cholesky, left, top, weight)
+        _weigh(ids[i], means, inverse, left, top, weight)
         _accumulate(ids[i], colors, weight, sums)
         i += 1
       _store(sums, left, top, images[layer])
@@ -360,9 +501,8 @@ def composite_vjp(
   scratch = np.empty(PIXELS, F32)
   suffix = np.empty((num_layers, channels, PIXELS), F32)
   num_tiles_x = (width + TILE - 1) // TILE
-  grad_means[:] = F32(0)
-  grad_cholesky[:] = F32(0)
-  grad_colors[:] = F32(0)
+  inverse = _invert(cholesky)
+  moments = np.zeros((means.shape[0], 5 + channels), F32)
   for tile in range(starts.shape[0] - 1):
     left = tile % num_tiles_x * TILE
     top = tile // num_tiles_x * TILE
@@ -377,21 +517,20 @@ def composite_vjp(
       n = ids[i]
       while n >= layer_ends[layer]:
         layer += 1
-      _weigh(n, means, cholesky, left, top, weight)
-      _gradient(
+      _weigh(n, means, inverse, left, top, weight)
+      _add_moments(
           n,
           means,
-          cholesky,
+          inverse,
           colors,
           left,
           top,
           weight,
           suffix[layer],
           scratch,
-          grad_means,
-          grad_cholesky,
-          grad_colors,
+          moments,
       )
+  _gradients(inverse, moments, grad_means, grad_cholesky, grad_colors)
   return True
 
 
@@ -440,9 +579,8 @@ def composite_error(
   mask_image = pixel_weights.reshape((*pixel_weights.shape, 1))
   totals = np.zeros(num_layers, np.float64)
   num_tiles_x = (width + TILE - 1) // TILE
-  grad_means[:] = F32(0)
-  grad_cholesky[:] = F32(0)
-  grad_colors[:] = F32(0)
+  inverse = _invert(cholesky)
+  moments = np.zeros((means.shape[0], 5 + channels), F32)
   for tile in range(starts.shape[0] - 1):
     left = tile % num_tiles_x * TILE
     top = tile // num_tiles_x * TILE
@@ -453,7 +591,7 @@ def composite_error(
     i = first
     for layer in range(num_layers):
       while i < starts[tile + 1] and ids[i] < layer_ends[layer]:
-        _weigh(ids[i], means, cholesky, left, top, weights[i - first])
+        _weigh(ids[i], means, inverse, left, top, weights[i - first])
         _accumulate(ids[i], colors, weights[i - first], sums)
         i += 1
       error = F32(0)
@@ -473,20 +611,19 @@ def composite_error(
       n = ids[i]
       while n >= layer_ends[layer]:
         layer += 1
-      _gradient(
+      _add_moments(
           n,
           means,
-          cholesky,
+          inverse,
           colors,
           left,
           top,
           weights[i - first],
           cotangents[layer],
           scratch,
-          grad_means,
-          grad_cholesky,
-          grad_colors,
+          moments,
       )
+  _gradients(inverse, moments, grad_means, grad_cholesky, grad_colors)
   for layer in range(num_layers):
     errors[layer] = F32(totals[layer])
   return True

@@ -1,21 +1,25 @@
 """The `reference` implementation: dense, no tiles, gradient by autodiff."""
 
+import functools
+
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from pallas_kernels import constants
+from pallas_kernels import dispatch
 
 
 def composite(
     means: Float[Array, 'n 2'],
     cholesky: Float[Array, 'n 3'],
     colors: Float[Array, 'n c'],
-    layer_sizes: tuple[int, ...],
-    height: int,
-    width: int,
+    static: dispatch.Static,
+    platform: str = '',
 ) -> Float[Array, 'l h w c']:
   """See `pallas_kernels.composite`; float32 or float64, memory N x H x W."""
+  del platform  # Runs anywhere.
+  layer_sizes, height, width = static
   xs = jnp.arange(width, dtype=means.dtype) + 0.5
   ys = jnp.arange(height, dtype=means.dtype) + 0.5
   dx = xs - means[:, 0, None, None]
@@ -40,3 +44,17 @@ def composite(
     images.append(image)
     first += size
   return jnp.stack(images)
+
+
+def composite_vjp(
+    means: Float[Array, 'n 2'],
+    cholesky: Float[Array, 'n 3'],
+    colors: Float[Array, 'n c'],
+    cotangents: Float[Array, 'l h w c'],
+    static: dispatch.Static,
+    platform: str = '',
+) -> tuple[Array, Array, Array]:
+  """Gradients of sum(images * cotangents), by autodiff."""
+  del platform
+  images = functools.partial(composite, static=static)
+  return jax.vjp(images, means, cholesky, colors)[1](cotangents)

@@ -18,7 +18,6 @@ Values of pixels are flat, [..., PIXELS], row by row.
 """
 
 from collections.abc import Callable
-import functools
 import itertools
 from typing import Any
 
@@ -27,7 +26,9 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 import numpy as np
 
+from pallas_kernels import boxes
 from pallas_kernels import constants
+from pallas_kernels import dispatch
 
 # Measured with 9,000 splats of sigma 4 in 3 layers at 768x512, where a bin
 # holds 15 pairs: forward + backward 155 ms; 170 ms with tiles of 8 (three times
@@ -46,11 +47,6 @@ _ROWS = np.repeat(np.arange(TILE) + 0.5, TILE)
 # Sums over the rows of a tile: [PIXELS] -> [TILE] columns.
 _SUM_ROWS = np.tile(np.eye(TILE), (TILE, 1))
 
-# A box may hold a tile too many but never one too few: it is widened by more
-# than float32 rounding, relative and in pixels.
-_SLACK_RELATIVE = 1 + 1e-5
-_SLACK_PIXELS = 0.01
-
 _HIGHEST = jax.lax.Precision.HIGHEST
 
 
@@ -58,27 +54,17 @@ def _tile_grid(height: int, width: int) -> tuple[int, int]:
   return -(-height // TILE), -(-width // TILE)
 
 
-def _boxes(
+def _tile_boxes(
     means: Float[Array, 'n 2'],
     cholesky: Float[Array, 'n 3'],
     height: int,
     width: int,
 ) -> tuple[Int[Array, 'n 2'], Int[Array, 'n 2']]:
-  """First tile (x, y) that a splat's box touches, and how many along x and y.
-
-  A splat outside the picture or with parameters that are not finite has none.
-  """
-  l11, l21, l22 = cholesky.T
-  sigmas = jnp.stack([jnp.abs(l11), jnp.hypot(l21, l22)], axis=1)
-  extent = constants.CUTOFF_SIGMAS * _SLACK_RELATIVE * sigmas + _SLACK_PIXELS
-  # Clipped as floats: the int of a huge float is undefined.
-  end = np.array([width - 1, height - 1])
-  first = jnp.ceil(jnp.maximum(means - extent - 0.5, 0))
-  last = jnp.floor(jnp.minimum(means + extent - 0.5, end))
-  touches = jnp.all(first <= last, axis=1, keepdims=True)
-  first = jnp.where(touches, first, 0).astype(jnp.int32) // TILE
-  last = jnp.where(touches, last, 0).astype(jnp.int32) // TILE
-  return first, jnp.where(touches, last - first + 1, 0)
+  """First tile (x, y) of a splat's box, and how many along x and y."""
+  first, last = boxes.pixel_boxes(means, cholesky, height, width)
+  touches = first <= last
+  first //= TILE
+  return first, jnp.where(touches, last // TILE - first + 1, 0)
 
 
 def _cut_into_blocks(
@@ -126,7 +112,7 @@ def _for_each_group(
   num_rows, num_columns = _tile_grid(height, width)
   num_tiles = num_rows * num_columns
   num_bins = len(layer_sizes) * num_tiles
-  first, span = _boxes(means, cholesky, height, width)
+  first, span = _tile_boxes(means, cholesky, height, width)
   layers = np.repeat(np.arange(len(layer_sizes), dtype=np.int32), layer_sizes)
   base = first[:, 1] * num_columns + first[:, 0] + layers * num_tiles
 
@@ -220,42 +206,35 @@ def _weigh(
   return weights, i11 * (columns[:TILE] - local[..., :1]), z2
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def composite(
     means: Float[Array, 'n 2'],
     cholesky: Float[Array, 'n 3'],
     colors: Float[Array, 'n c'],
-    layer_sizes: tuple[int, ...],
-    height: int,
-    width: int,
+    static: dispatch.Static,
+    platform: str = '',
 ) -> Float[Array, 'l h w c']:
   """See `pallas_kernels.composite`; float32 or float64."""
+  del platform  # Runs anywhere.
+  layer_sizes, height, width = static
   num_layers, channels = len(layer_sizes), colors.shape[1]
   num_rows, num_columns = _tile_grid(height, width)
+  splats = _pad(means, cholesky, colors)
+  corners = _corners(num_layers, height, width, means.dtype)
 
-  # Sequential: under vmap, a loop with a dynamic trip count would copy its
-  # whole carry at every step.
-  @jax.custom_batching.sequential_vmap
-  def forward(means, cholesky, colors):
-    splats = _pad(means, cholesky, colors)
-    corners = _corners(num_layers, height, width, means.dtype)
+  def body(tiles, bins, ids):
+    group = splats[ids]
+    weights, _, _ = _weigh(group, corners[bins])
+    # As a product and a sum: 4x faster on CPU than a batched matrix product
+    # with 3 columns.
+    product = group[..., 5:, None] * weights[:, :, None]
+    return tiles.at[bins].add(product.sum(axis=1))
 
-    def body(tiles, bins, ids):
-      group = splats[ids]
-      weights, _, _ = _weigh(group, corners[bins])
-      # As a product and a sum: 4x faster on CPU than a batched matrix product
-      # with 3 columns.
-      product = group[..., 5:, None] * weights[:, :, None]
-      return tiles.at[bins].add(product.sum(axis=1))
-
-    tiles = jnp.zeros(
-        (num_layers * num_rows * num_columns, channels, PIXELS), means.dtype
-    )
-    return _for_each_group(
-        body, tiles, means, cholesky, layer_sizes, height, width
-    )
-
-  images = forward(means, cholesky, colors)
+  tiles = jnp.zeros(
+      (num_layers * num_rows * num_columns, channels, PIXELS), means.dtype
+  )
+  images = _for_each_group(
+      body, tiles, means, cholesky, layer_sizes, height, width
+  )
   images = images.reshape(
       num_layers, num_rows, num_columns, channels, TILE, TILE
   )
@@ -265,67 +244,21 @@ def composite(
   return jnp.stack([*itertools.accumulate(images[:, :height, :width])])
 
 
-def _composite_fwd(means, cholesky, colors, layer_sizes, height, width):
-  images = composite(means, cholesky, colors, layer_sizes, height, width)
-  return images, (means, cholesky, colors)
-
-
-def _composite_bwd(layer_sizes, height, width, residuals, cotangents):
-  num_layers, channels = len(layer_sizes), residuals[2].shape[1]
+def composite_vjp(
+    means: Float[Array, 'n 2'],
+    cholesky: Float[Array, 'n 3'],
+    colors: Float[Array, 'n c'],
+    cotangents: Float[Array, 'l h w c'],
+    static: dispatch.Static,
+    platform: str = '',
+) -> tuple[Array, Array, Array]:
+  """Gradients of sum(images * cotangents)."""
+  del platform
+  layer_sizes, height, width = static
+  num_layers, channels = len(layer_sizes), colors.shape[1]
   num_rows, num_columns = _tile_grid(height, width)
-
-  @jax.custom_batching.sequential_vmap
-  def backward(means, cholesky, colors, tiles):
-    splats = _pad(means, cholesky, colors)
-    corners = _corners(num_layers, height, width, means.dtype)
-
-    def body(gradients, bins, ids):
-      group = splats[ids]
-      weights, z1, z2 = _weigh(group, corners[bins])
-      cotangent = tiles[bins]
-      grad_colors = jnp.einsum(
-          'gbp,gcp->gbc', weights, cotangent, precision=_HIGHEST
-      )
-      # g = dloss/ds; its moments v = sum g z, V = sum g z z^T over the pixels
-      # give dloss/dmean = -L^-T v and dloss/dL = -tril(L^-T V).
-      g = -weights * jnp.einsum(
-          'gbc,gcp->gbp', group[..., 5:], cotangent, precision=_HIGHEST
-      )
-      # Summed over rows as one matrix product for the group: on CPU 18 us
-      # against 90 us as reductions.
-      g, g2, g22 = (
-          jnp.matmul(x, _SUM_ROWS.astype(x.dtype), precision=_HIGHEST)
-          for x in (g, g * z2, g * z2 * z2)
-      )
-      v1, v2, v11, v12, v22 = (
-          x.sum(axis=-1) for x in (g * z1, g2, g * z1 * z1, g2 * z1, g22)
-      )
-      l11, l21, l22 = jnp.moveaxis(group[..., 2:5], -1, 0)
-      slope = l21 / l22
-      moments = jnp.stack(
-          [
-              -(v1 - slope * v2) / l11,
-              -v2 / l22,
-              -(v11 - slope * v12) / l11,
-              -v12 / l22,
-              -v22 / l22,
-          ],
-          axis=-1,
-      )
-      return gradients.at[ids].add(
-          jnp.concatenate([moments, grad_colors], axis=-1)
-      )
-
-    return _for_each_group(
-        body,
-        jnp.zeros_like(splats),
-        means,
-        cholesky,
-        layer_sizes,
-        height,
-        width,
-    )[:-1]
-
+  splats = _pad(means, cholesky, colors)
+  corners = _corners(num_layers, height, width, means.dtype)
   # A splat of layer j shows in every prefix k >= j: its cotangent is the suffix
   # sum. Pixels outside the picture keep 0.
   tiles = jnp.pad(
@@ -340,8 +273,52 @@ def _composite_bwd(layer_sizes, height, width, residuals, cotangents):
   tiles = tiles.reshape(
       num_layers, num_rows, TILE, num_columns, TILE, channels
   ).transpose(0, 1, 3, 5, 2, 4)
-  gradients = backward(*residuals, tiles.reshape(-1, channels, PIXELS))
+  tiles = tiles.reshape(-1, channels, PIXELS)
+
+  def body(gradients, bins, ids):
+    group = splats[ids]
+    weights, z1, z2 = _weigh(group, corners[bins])
+    cotangent = tiles[bins]
+    grad_colors = jnp.einsum(
+        'gbp,gcp->gbc', weights, cotangent, precision=_HIGHEST
+    )
+    # g = dloss/ds; its moments v = sum g z, V = sum g z z^T over the pixels
+    # give dloss/dmean = -L^-T v and dloss/dL = -tril(L^-T V).
+    g = -weights * jnp.einsum(
+        'gbc,gcp->gbp', group[..., 5:], cotangent, precision=_HIGHEST
+    )
+    # Summed over rows as one matrix product for the group: on CPU 18 us
+    # against 90 us as reductions.
+    g, g2, g22 = (
+        jnp.matmul(x, _SUM_ROWS.astype(x.dtype), precision=_HIGHEST)
+        for x in (g, g * z2, g * z2 * z2)
+    )
+    v1, v2, v11, v12, v22 = (
+        x.sum(axis=-1) for x in (g * z1, g2, g * z1 * z1, g2 * z1, g22)
+    )
+    l11, l21, l22 = jnp.moveaxis(group[..., 2:5], -1, 0)
+    slope = l21 / l22
+    moments = jnp.stack(
+        [
+            -(v1 - slope * v2) / l11,
+            -v2 / l22,
+            -(v11 - slope * v12) / l11,
+            -v12 / l22,
+            -v22 / l22,
+        ],
+        axis=-1,
+    )
+    return gradients.at[ids].add(
+        jnp.concatenate([moments, grad_colors], axis=-1)
+    )
+
+  gradients = _for_each_group(
+      body,
+      jnp.zeros_like(splats),
+      means,
+      cholesky,
+      layer_sizes,
+      height,
+      width,
+  )[:-1]
   return gradients[:, :2], gradients[:, 2:5], gradients[:, 5:]
-
-
-composite.defvjp(_composite_fwd, _composite_bwd)

@@ -11,7 +11,6 @@ import pytest
 
 from launch import doctor
 import pallas_kernels
-from pallas_kernels import reference
 from pallas_kernels import xla
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -34,7 +33,9 @@ def run(*flags, **environment):
 def report(monkeypatch):
   """A report on `xla` alone, to be filled with one small scene."""
   monkeypatch.setattr(doctor, '_SCENES', (((6, 4), 9, 11, 1),))
-  monkeypatch.setattr(doctor, '_defaults', lambda platform: ('xla',))
+  monkeypatch.setattr(
+      pallas_kernels, 'default_implementations', lambda platform: ('xla',)
+  )
   monkeypatch.setattr(pallas_kernels, 'IMPLEMENTATIONS', ('xla',))
   return {'implementations': [], 'checks': []}
 
@@ -72,7 +73,7 @@ def test_no_device_is_a_line_and_a_status():
 
 
 def test_a_wrong_implementation_fails(report, monkeypatch):
-  right = reference.composite
+  right = xla.composite
   monkeypatch.setattr(xla, 'composite', lambda *args: 1.001 * right(*args))
   doctor._check_operator(report, 'cpu')
   (check,) = report['checks']

@@ -15,11 +15,28 @@ ROOT = pathlib.Path(__file__).parents[1]
 # (and nothing else of the project). A new arrow is a decision, made here.
 ARROWS = {
     'pallas_kernels.constants': set(),
-    'pallas_kernels.reference': {'pallas_kernels.constants'},
-    'pallas_kernels.xla': {'pallas_kernels.constants'},
+    'pallas_kernels.boxes': {'pallas_kernels.constants'},
+    'pallas_kernels.dispatch': set(),
+    'pallas_kernels.reference': {
+        'pallas_kernels.constants',
+        'pallas_kernels.dispatch',
+    },
+    'pallas_kernels.xla': {
+        'pallas_kernels.boxes',
+        'pallas_kernels.constants',
+        'pallas_kernels.dispatch',
+    },
     'pallas_kernels.cpu_kernels': {'pallas_kernels.constants'},
-    'pallas_kernels.cpu': {'pallas_kernels.cpu_kernels'},
-    'pallas_kernels.api': set(),
+    'pallas_kernels.cpu': {
+        'pallas_kernels.cpu_kernels',
+        'pallas_kernels.dispatch',
+    },
+    'pallas_kernels.triton': {
+        'pallas_kernels.boxes',
+        'pallas_kernels.constants',
+        'pallas_kernels.dispatch',
+    },
+    'pallas_kernels.api': {'pallas_kernels.dispatch'},
     'pgsvc_jax.types': set(),
     'pgsvc_jax.media': set(),
     'pgsvc_jax.memory': set(),

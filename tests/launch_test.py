@@ -373,14 +373,6 @@ def test_study_compares_strategies(folder):
   assert run('study', *flags).stdout == result.stdout  # taken from the files
 
 
-def test_benchmark_prints_one_document():
-  result = run('benchmark', '--shapes=thumbnail', '--repeats=2', '--json')
-  document = json.loads(result.stdout)
-  cases = {(row['implementation'], row['case']) for row in document['times']}
-  assert len(cases) == len(document['times']) == 14
-  assert all(row['median_ms'] > 0 for row in document['times'])
-
-
 def test_an_ended_run_says_so_and_leaves_no_file(folder):
   command = [
       sys.executable,

@@ -18,6 +18,7 @@ import pytest
 
 import pallas_kernels
 from pallas_kernels import constants
+from pallas_kernels import dispatch
 from pallas_kernels import xla
 
 
@@ -94,8 +95,18 @@ SCENES = {
 }
 
 
-@pytest.fixture(params=pallas_kernels.IMPLEMENTATIONS)
+# Without a GPU, `triton` runs in the interpreter.
+@pytest.fixture(
+    params=[
+        *pallas_kernels.IMPLEMENTATIONS,
+        pytest.param('triton on a GPU', marks=pytest.mark.gpu),
+    ]
+)
 def implementation(request) -> str:
+  if request.param == 'triton on a GPU':
+    if jax.default_backend() != 'gpu':
+      pytest.skip('needs a CUDA device')
+    return 'triton'
   if request.param == 'cpu' and jax.default_backend() != 'cpu':
     pytest.skip('runs on CPU')
   return request.param
@@ -274,7 +285,7 @@ def test_far_from_the_origin_matches_the_same_scene_at_the_origin(
 
 
 def test_float64(implementation):
-  if implementation == 'cpu':
+  if implementation in ('cpu', 'triton'):
     pytest.skip('computes in float32')
   scene = make_scene(20, 10)
   with jax.enable_x64(True):
@@ -320,10 +331,12 @@ def test_xla_in_many_chunks_and_slices(monkeypatch):
   # 12 tiles: slices of 83 splats with up to 1,000 pairs each.
   monkeypatch.setattr(xla, 'CHUNK', 64)
   monkeypatch.setattr(xla, 'PAIRS_MAX', 1000)
-  images, vjp = jax.vjp(
-      lambda *splats: xla.composite(*splats, *scene[3:]), *scene.splats
+  splats = tuple(map(jnp.asarray, scene.splats))
+  static = dispatch.Static(*scene[3:])
+  actual = (
+      xla.composite(*splats, static),
+      *xla.composite_vjp(*splats, jnp.asarray(expected.cotangent), static),
   )
-  actual = (images, *vjp(jnp.asarray(expected.cotangent)))
   for x, y in zip(actual, expected.results, strict=True):
     assert_close(x, y, 2e-6, 4e-6)
 
@@ -502,7 +515,7 @@ def test_wrong_error_arguments_raise(wrong):
     pallas_kernels.composite_error(**{**good, **wrong})
 
 
-def test_what_the_default_cannot_do_falls_back_to_xla():
+def test_float64_falls_back_to_xla_where_the_default_computes_in_float32():
   scene = make_scene(5, height=9, width=11)
   with jax.enable_x64(True):
     exact = Scene(*(x.astype(np.float64) for x in scene.splats), *scene[3:])
@@ -554,7 +567,7 @@ def _wrong_versions(arrays):
   yield (*arrays, arrays[-1])
 
 
-@pytest.mark.skipif(jax.default_backend() != 'cpu', reason='runs on CPU')
+@pytest.mark.skipif("jax.default_backend() != 'cpu'", reason='runs on CPU')
 @pytest.mark.parametrize('name', _HANDLERS)
 def test_handlers_refuse_wrong_buffers(name):
   pallas_kernels.composite(**_GOOD, implementation='cpu')  # Registers them.
