@@ -1,11 +1,13 @@
 """Sets JAX up: CPU devices, caches, guards. Import before anything uses JAX."""
 
 from collections.abc import Iterator, Sequence
+import ctypes
 import importlib.metadata
 import logging
 import os
 import pathlib
 import platform
+import sys
 import warnings
 
 import jax
@@ -14,6 +16,10 @@ import psutil
 from pgsvc_jax import memory
 
 from . import caches
+
+# Of mallopt(3), and what counts as large: bytes.
+_M_MMAP_THRESHOLD = -3
+_LARGE = 2**20
 
 # Their releases may change the bytes of a file.
 _PACKAGES = ('jax', 'jaxlib', 'numba', 'numpy', 'optax')
@@ -26,6 +32,19 @@ def num_cores() -> int:
       if hasattr(os, 'sched_getaffinity')
       else (os.cpu_count() or 1)
   )
+
+
+def _return_freed_memory() -> None:
+  """Has glibc give large arrays back to the system when they are freed.
+
+  It raises this limit by itself with every large array that is freed, and then
+  keeps memory in pieces that fit nothing: at the end of a fit of 2040x1530 on
+  two devices, 1190 MiB with no array alive; 640 MiB with the limit.
+  """
+  if sys.platform == 'linux':
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+    if mallopt:  # Not of every C library.
+      mallopt(_M_MMAP_THRESHOLD, _LARGE)
 
 
 def _quiet() -> None:
@@ -80,6 +99,7 @@ def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
     ValueError: there are not that many devices.
   """
   _quiet()
+  _return_freed_memory()
   cores = num_cores()
   # More CPU devices than cores are for trying out: up to eight.
   most = max(cores, 8)

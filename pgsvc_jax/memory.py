@@ -2,9 +2,10 @@
 
 Arithmetic only: terms that grow with the pixels and terms that grow with the
 splats. Only the dense `reference` has a term in their product. The factors
-count arrays; the few that do not were measured, as the peak resident memory of
-`encode` on Linux, on pictures of 0.003 to 33 megapixels with 200 to 500,000
-splats on one and two CPU devices (docs/benchmarks.md).
+count arrays or were measured, as the peak resident memory of `encode` on Linux:
+pictures of 0.003 to 33 megapixels with 200 to 500,000 splats on one, two and
+six CPU devices. The estimates were 8 % below to 25 % above; a run with XLA's
+programs not yet cached takes 60 to 90 MiB more than the next one.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import dataclasses
 _MIB = 2**20
 
 # The process with its libraries, and with XLA's programs for the operator.
-_BASE = {'cpu': 370 * _MIB, 'xla': 490 * _MIB, 'reference': 490 * _MIB}
+_BASE = {'cpu': 400 * _MIB, 'xla': 490 * _MIB, 'reference': 490 * _MIB}
 
 # The same while Numba compiles, which it does once on a machine.
 _COMPILING = 600 * _MIB
@@ -21,7 +22,7 @@ _COMPILING = 600 * _MIB
 _CHUNK = 40 * _MIB
 
 # Float arrays of the size of all prefix images that a step holds at a time.
-_PREFIX_IMAGES = {'cpu': 0, 'xla': 2.5, 'reference': 7}
+_PREFIX_IMAGES = {'cpu': 0, 'xla': 1.75, 'reference': 7}
 
 # The same of all splats at all pixels: the weights, and those of autodiff.
 _DENSE = 7
@@ -29,10 +30,10 @@ _DENSE = 7
 # Rows of the arrays of bands that share a picture, over those of the picture.
 _BAND_SLACK = 1.5
 
-# Copies of the train state: on each device, the old, the new and the gradient;
-# on the host, those of a birth, the lists of (tile, splat) pairs and symbols.
-_DEVICE_STATES = 2.5
-_HOST_STATES = 5.5
+# Copies of the train state for each device: the old, the new and the gradient
+# on the device; on the host, those on their way there and back.
+_DEVICE_STATES = 2.6
+_HOST_STATES = 2.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,7 +82,7 @@ def estimate_fit(
   Example:
     >>> estimate = estimate_fit(1530, 2040, 3, (60000, 20000, 20000))
     >>> round(estimate.host_bytes / 2**20)
-    757
+    754
   """
   splats = sum(layer_sizes)
   kind = implementation or ('cpu' if platform == 'cpu' else 'xla')
@@ -99,8 +100,8 @@ def estimate_fit(
     step += num_devices * _CHUNK
   if kind == 'reference':
     step += _DENSE * splats * plane
-  # What the splats show: all of it on every device, and joined on the host.
-  render = slack * image * num_devices / num_pictures
+  # What the splats show: bands, all of them on every device, and joined.
+  render = slack * image * (num_devices / num_pictures + 2) + image
   # The residual and its two derivatives; the density and the planes of the
   # structure tensor.
   birth = 3 * image + 7 * plane
@@ -108,13 +109,13 @@ def estimate_fit(
   decoded = len(layer_sizes) * image / 4 / num_pictures
 
   # The picture, and the last render.
-  host = _BASE[kind] + 2 * image + num_pictures * _HOST_STATES * state
+  host = _BASE[kind] + 2 * image + num_devices * _HOST_STATES * state
   devices = bands + num_devices * _DEVICE_STATES * state
   if platform == 'cpu':
-    host += devices + max(birth, step, image + render, decoded)
+    host += devices + max(birth, step, render, decoded)
     each = 0
   else:
-    host += bands + max(birth, image + render, decoded)
+    host += bands + max(birth, render, decoded)
     each = (devices + max(step, render)) / num_devices
   if compiles:
     host = max(host, _COMPILING + image + bands)

@@ -37,10 +37,19 @@ def test_reference_grows_with_the_product():
   assert dense > 10 * host(HD, 9000)
 
 
-def test_devices_share_the_picture_and_copy_the_splats():
-  one, two, three = (host(HD, 10**6, num_devices=n) for n in (1, 2, 3))
-  assert 0 < two - one == three - two
-  assert host(HD, 0) == host(HD, 0, num_devices=2)
+def test_every_device_copies_the_splats():
+  def splats(num_devices):
+    with_some = host(HD, 10**6, num_devices=num_devices)
+    return with_some - host(HD, 0, num_devices=num_devices)
+
+  assert splats(3) == pytest.approx(3 * splats(1), rel=1e-6)
+
+
+def test_pictures_side_by_side_add_up():
+  one, two, three = (
+      host(HD, 0, num_devices=6, num_pictures=n) for n in (1, 2, 3)
+  )
+  assert one < two < three < 3 * one
 
 
 def test_devices_with_memory_of_their_own_are_counted_apart():
