@@ -30,7 +30,8 @@ def composite(
   the running sum after the last splat of a layer is that layer's image.
   Differentiable in `means`, `cholesky` and `colors` (the exact gradient, the
   cut-off taken as fixed); a `shard_map` around it needs check_vma=False. The
-  form is GaussianImage's accumulated summation (https://arxiv.org/abs/2403.08551, section 3.2).
+  form is GaussianImage's accumulated summation
+  (https://arxiv.org/abs/2403.08551, section 3.2).
 
   Args:
     means: centres (x, y) in pixels; pixel centres are at +0.5. May lie outside.

@@ -477,8 +477,8 @@ def _gradient_kernel(
 ):
   """Sums over the pixels of jobs; program i takes jobs i, i + programs, ...
 
-  With g = dloss/ds at each pixel, s = |z|^2 / 2: the sums of g t and g t t^T, and
-  dloss/dcolor.
+  With g = dloss/ds at each pixel, s = |z|^2 / 2: the sums of g t and g t t^T,
+  and dloss/dcolor.
   """
   program = pl.program_id(0)
   pixels = lax.iota(jnp.int32, PIXELS)
