@@ -17,10 +17,10 @@ from . import workloads
 
 _VALUES = {
     'unroll': (1, 2, 8),
-    'forward_warps': (1, 2, 8),
-    'backward_warps': (1, 4),
+    'forward_warps': (1, 4, 8),
+    'backward_warps': (2, 4),
     'pieces': (2, 4, 16, 32),
-    'programs': (1024, 2048, 8192, 16384),
+    'programs': (2048, 4096, 16384, 65536),
     'pairs_per_splat': (4, 16),
 }
 

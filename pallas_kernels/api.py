@@ -29,7 +29,8 @@ def composite(
   dropped where s_n exceeds `constants.S_MAX`. All prefixes cost one render:
   the running sum after the last splat of a layer is that layer's image.
   Differentiable in `means`, `cholesky` and `colors` (the exact gradient, the
-  cut-off taken as fixed); the form is GaussianImage's accumulated summation
+  cut-off taken as fixed); a `shard_map` around it needs check_vma=False. The
+  form is GaussianImage's accumulated summation
   (https://arxiv.org/abs/2403.08551, section 3.2).
 
   Args:

@@ -152,6 +152,14 @@ for _platform in _DEFAULTS:
   mlir.register_lowering(_operator_p, _lower_for(_platform), platform=_platform)
 
 
+@_operator_p.def_impl
+def _run_eagerly(*arrays: Array, **params: Any) -> tuple[Array, ...]:
+  """Where jit is turned off: for the platform of the first array."""
+  device, *_ = jnp.asarray(arrays[0]).devices()
+  platform = 'cuda' if device.platform == 'gpu' else device.platform
+  return _run(*map(jnp.asarray, arrays), platform=platform, **params)
+
+
 @functools.partial(
     jax.jit, static_argnames=('function', 'static', 'implementation')
 )

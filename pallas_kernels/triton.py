@@ -47,6 +47,9 @@ PIXELS = TILE * TILE
 
 # More channels than these are composited in groups.
 _CHANNELS = 3
+# weight = exp(-|z|^2 / 2) = 2^-|t|^2 with t = _SCALE z, both kept in t.
+_SCALE = math.sqrt(0.5 * math.log2(math.e))
+_T_MAX = constants.S_MAX * math.log2(math.e)
 # Numbers that a job leaves: 5 moments and a sum per channel.
 _SUMS = 8
 # Pairs that one round counts in 32 bits; one splat has at most 2^23.
@@ -66,14 +69,17 @@ class Tuning:
 
   # Splats that a program of the forward pass has in flight.
   unroll: int = 4
-  # Warps of a program: a tile of 256 pixels forward, backward as many at once.
-  forward_warps: int = 4
-  backward_warps: int = 2
+  # Warps of a program, for 256 pixels at a time. Few: a warp that has several
+  # pixels a thread loads a splat once for all of them, and one warp alone sums
+  # over its threads without shared memory.
+  forward_warps: int = 2
+  backward_warps: int = 1
   # Pieces of 16x16 pixels that one job sums before it reduces over its threads.
   pieces: int = 8
-  # Programs of the backward pass, each of which takes jobs in turn: what fits
-  # on the device at one time. More than that start late and find nothing.
-  programs: int = 4096
+  # Programs of the backward pass, each of which takes jobs in turn. Some times
+  # as many as fit on the device at one time (18 a multiprocessor, 2,376 on an
+  # H200), so that what is left when the first ones end is dealt out evenly.
+  programs: int = 8192
   # Capacity of a window of pairs: as many per splat and per tile.
   pairs_per_splat: int = 8
   pairs_per_tile: int = 32
@@ -85,7 +91,11 @@ def _power_of_two(number: int) -> int:
   return 1 << max(number - 1, 0).bit_length()
 
 
-def _require_support(colors: Array, static: dispatch.Static) -> None:
+def _require_support(
+    colors: Array, static: dispatch.Static, platform: str
+) -> None:
+  if platform not in ('cuda', 'cpu'):
+    raise NotImplementedError(f'runs on CUDA devices, not {platform}')
   if colors.dtype != jnp.float32:
     raise NotImplementedError(f'computes in float32, not {colors.dtype}')
   layer_sizes, height, width = static
@@ -235,10 +245,10 @@ def _pack(
     cholesky: Float[Array, 'n 3'],
     colors: Float[Array, 'n c'],
 ) -> Float[Array, ' n*8']:
-  """(x, y, m11, m21, m22, colors...) of each splat, z = M (p - mean)."""
+  """(x, y, m11, m21, m22, colors...) of each splat, t = M (p - mean)."""
   l11, l21, l22 = cholesky.T
-  m11, m22 = 1 / l11, 1 / l22
-  columns = [*means.T, m11, -(l21 * m11) * m22, m22, *colors.T]
+  m11, m22 = _SCALE / l11, _SCALE / l22
+  columns = [*means.T, m11, -(l21 / l11) * m22, m22, *colors.T]
   columns += [jnp.zeros_like(l11)] * (_SUMS - len(columns))
   return jnp.stack(columns, axis=1).ravel()
 
@@ -263,6 +273,8 @@ def _touches(
   left at v = -k l21.
   """
   l11, l21, l22 = cholesky.T
+  # Of a factor with negative diagonals, the one with positive ones.
+  l11, l21, l22 = jnp.abs(l11), l21 * jnp.sign(l11), jnp.abs(l22)
   k = constants.CUTOFF_SIGMAS * boxes.SLACK_RELATIVE
   slack = boxes.SLACK_PIXELS
   sigma = jnp.hypot(l21, l22)
@@ -308,9 +320,6 @@ def _composite_kernel(
   place = (top + row) * width + left + column
   x = column.astype(jnp.float32) + 0.5
   y = row.astype(jnp.float32) + 0.5
-  # weight = exp(-(z1^2 + z2^2) / 2) = 2^-(t1^2 + t2^2) with t = scale z.
-  scale = math.sqrt(0.5 * math.log2(math.e))
-  t_max = constants.S_MAX * math.log2(math.e)
 
   def add_splats(first, stop, sums):
     for i in range(unroll):
@@ -320,10 +329,10 @@ def _composite_kernel(
       # origin.
       dx = x - (splats_ref[at] - left.astype(jnp.float32))
       dy = y - (splats_ref[at + 1] - top.astype(jnp.float32))
-      t1 = splats_ref[at + 2] * scale * dx
-      t2 = splats_ref[at + 4] * scale * dy + splats_ref[at + 3] * scale * dx
+      t1 = splats_ref[at + 2] * dx
+      t2 = splats_ref[at + 4] * dy + splats_ref[at + 3] * dx
       t = t1 * t1 + t2 * t2
-      weight = jnp.where((t <= t_max) & live, jnp.exp2(-t), 0.0)
+      weight = jnp.where((t <= _T_MAX) & live, jnp.exp2(-t), 0.0)
       sums = tuple(
           total + splats_ref[at + 5 + c] * weight
           for c, total in enumerate(sums)
@@ -357,7 +366,7 @@ def _composite_planes(
     tuning: Tuning,
 ) -> Float[Array, 'l c h w']:
   """Prefix images, channels first: so the threads of a row write neighbours."""
-  _require_support(colors, static)
+  _require_support(colors, static, platform)
   interpret = platform != 'cuda'
   layer_sizes, height, width = static
   num_splats, channels = colors.shape
@@ -386,8 +395,12 @@ def _composite_planes(
         splat
     ]
     bins = jnp.where((ids < num_splats) & keep, bins, num_bins)
-    # Stable: pairs of a bin stay in the order of the splats.
-    bins, splat = lax.sort((bins, splat), num_keys=1, is_stable=True)
+    # Stable: pairs of a bin stay in the order of the splats. Unsigned and short
+    # if possible: XLA hands such pairs to CUB's radix sort, a pass for every
+    # eight bits.
+    keys = bins.astype(jnp.uint16 if num_bins < 2**16 else jnp.uint32)
+    keys, splat = lax.sort((keys, splat), num_keys=1, is_stable=True)
+    bins = keys.astype(jnp.int32)
     edges = _search(
         bins, jnp.int32(0), num_bins + 1, right=False, interpret=interpret
     )
@@ -464,8 +477,8 @@ def _gradient_kernel(
 ):
   """Sums over the pixels of jobs; program i takes jobs i, i + programs, ...
 
-  With g = dloss/ds at each pixel: v1, v2 (sums of g z), v11, v12, v22 (of
-  g z z^T), and dloss/dcolor.
+  With g = dloss/ds at each pixel, s = |z|^2 / 2: the sums of g t and g t t^T,
+  and dloss/dcolor.
   """
   program = pl.program_id(0)
   pixels = lax.iota(jnp.int32, PIXELS)
@@ -482,19 +495,21 @@ def _gradient_kernel(
     first = ranks_ref[job] * pieces
 
     def add_piece(piece, sums):
-      piece_left = left + piece % across * TILE
-      piece_top = top + piece // across * TILE
+      # Python's // and % round down, with five times as many instructions.
+      down = lax.div(piece, across)
+      piece_left = left + (piece - down * across) * TILE
+      piece_top = top + down * TILE
       inside = (piece_left + column < width) & (piece_top + row < height)
       place = (piece_top + row) * width + piece_left + column
       dx = column.astype(jnp.float32) + (
           0.5 - (x - piece_left.astype(jnp.float32))
       )
       dy = row.astype(jnp.float32) + (0.5 - (y - piece_top.astype(jnp.float32)))
-      z1 = m11 * dx
-      z2 = m22 * dy + m21 * dx
-      s = (z1 * z1 + z2 * z2) * 0.5
-      inside &= s <= constants.S_MAX
-      weight = jnp.where(inside, jnp.exp2(s * -math.log2(math.e)), 0.0)
+      t1 = m11 * dx
+      t2 = m22 * dy + m21 * dx
+      t = t1 * t1 + t2 * t2
+      inside &= t <= _T_MAX
+      weight = jnp.where(inside, jnp.exp2(-t), 0.0)
       shade = jnp.zeros(PIXELS, jnp.float32)
       in_colors = []
       for c in range(channels):
@@ -503,7 +518,7 @@ def _gradient_kernel(
         in_colors.append(weight * cotangent)
         shade += colors[c] * cotangent
       g = -weight * shade
-      terms = g * z1, g * z2, g * z1 * z1, g * z1 * z2, g * z2 * z2, *in_colors
+      terms = g * t1, g * t2, g * t1 * t1, g * t1 * t2, g * t2 * t2, *in_colors
       return tuple(total + term for total, term in zip(sums, terms))
 
     zero = jnp.zeros(PIXELS, jnp.float32)
@@ -564,7 +579,7 @@ def _vjp_of_planes(
     tuning: Tuning,
 ) -> tuple[Array, Array, Array]:
   """Gradients of sum(planes * cotangents)."""
-  _require_support(colors, static)
+  _require_support(colors, static, platform)
   layer_sizes, height, width = static
   num_splats, channels = colors.shape
   if not num_splats:
@@ -638,8 +653,11 @@ def _vjp_of_planes(
       capacity,
       interpret,
   )
-  # dloss/dmean = -M^T v, dloss/dL = the lower triangle of -M^T V.
-  v1, v2, v11, v12, v22 = sum(group[:, :5] for group in groups).T
+  # v = sum g z and V = sum g z z^T give dloss/dmean = -L^-T v and dloss/dL =
+  # the lower triangle of -L^-T V.
+  moments = sum(group[:, :5] for group in groups)
+  v1, v2 = moments[:, :2].T / _SCALE
+  v11, v12, v22 = moments[:, 2:].T / _SCALE**2
   l11, l21, l22 = cholesky.T
   slope = l21 / l22
   grad_means = [(slope * v2 - v1) / l11, -v2 / l22]

@@ -147,6 +147,7 @@ def compile_train_steps(num_devices: str) -> None:
       target=np.zeros((rows, width, 3), np.float32),
       pixel_weights=np.ones((rows, width), np.float32),
       top=np.float32(0),
+      bottom=np.float32(rows),
   )
 
   def steps(state, inputs, band):

@@ -459,6 +459,20 @@ def test_descent_in_a_scan_is_a_loop(implementation):
   assert np.all(np.diff(losses) < 0)
 
 
+def test_runs_where_jit_is_turned_off():
+  scene = make_scene(6, 4, height=9, width=11)
+  images = functools.partial(
+      pallas_kernels.composite,
+      *scene.splats,
+      layer_sizes=scene.layer_sizes,
+      height=scene.height,
+      width=scene.width,
+  )
+  with jax.disable_jit():
+    eager = images()
+  np.testing.assert_array_equal(eager, images())
+
+
 # ---- Wrong input and choice of implementation --------------------------------
 _GOOD = {
     'means': np.ones((4, 2), np.float32),
@@ -588,8 +602,14 @@ def test_handlers_refuse_wrong_buffers(name):
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf, 1e30, -1e30])
 @pytest.mark.parametrize('place', range(5))
-def test_native_kernels_survive_any_parameter(value, place):
+@pytest.mark.parametrize(
+    'kernels', ['cpu', 'triton', pytest.param('gpu', marks=pytest.mark.gpu)]
+)
+def test_kernels_survive_any_parameter(value, place, kernels):
   """One wild splat of three: no crash, and far pixels are not touched."""
+  if (kernels, jax.default_backend()) in (('cpu', 'gpu'), ('gpu', 'cpu')):
+    pytest.skip('for the other device')
+  implementation = 'triton' if kernels == 'gpu' else kernels
   means = np.float32([[5, 5], [20, 20], [35, 30]])
   cholesky = np.float32([[2, 0.5, 2]] * 3)
   (means if place < 2 else cholesky)[
@@ -602,14 +622,14 @@ def test_native_kernels_survive_any_parameter(value, place):
       (1, 2),
       40,
       40,
-      'cpu',
+      implementation,
   )
   others = pallas_kernels.composite(
       *(jnp.asarray(x[[0, 2]]) for x in (means, cholesky, colors)),
       layer_sizes=(1, 1),
       height=40,
       width=40,
-      implementation='cpu',
+      implementation=implementation,
   )
   # Color 0: what the wild splat adds is 0, or not a number.
   finite = np.isfinite(images)

@@ -28,8 +28,15 @@ def random_splats(n, height, width, seed=0):
 
 
 # ---- Windows -----------------------------------------------------------------
+@pytest.mark.parametrize(
+    'platform', ['cpu', pytest.param('cuda', marks=pytest.mark.gpu)]
+)
 @pytest.mark.parametrize('round_size', [2**30, 60], ids=['one round', 'rounds'])
-def test_a_small_capacity_costs_rounds_and_no_splat(monkeypatch, round_size):
+def test_a_small_capacity_costs_rounds_and_no_splat(
+    monkeypatch, round_size, platform
+):
+  if platform == 'cuda' and jax.default_backend() != 'gpu':
+    pytest.skip('needs a CUDA device')
   monkeypatch.setattr(triton, '_ROUND', round_size)
   static = dispatch.Static((20, 0, 13), 21, 50)
   splats = random_splats(33, 21, 50)
@@ -45,8 +52,10 @@ def test_a_small_capacity_costs_rounds_and_no_splat(monkeypatch, round_size):
 
   @jax.jit
   def both(*splats):
-    images = triton.composite(*splats, static, 'cpu', small)
-    gradients = triton.composite_vjp(*splats, cotangents, static, 'cpu', small)
+    images = triton.composite(*splats, static, platform, small)
+    gradients = triton.composite_vjp(
+        *splats, cotangents, static, platform, small
+    )
     return images, *gradients
 
   expected = (
@@ -79,6 +88,12 @@ def test_windows_number_all_items_once(monkeypatch, round_size):
       interpret=True,
   )
   np.testing.assert_array_equal(seen, np.arange(40) < counts[:, None])
+
+
+def test_platforms_without_triton_are_refused():
+  splats = tuple(map(jnp.asarray, random_splats(3, 8, 8)))
+  with pytest.raises(NotImplementedError, match='not tpu'):
+    triton.composite(*splats, dispatch.Static((3,), 8, 8), 'tpu')
 
 
 def test_more_values_than_32_bits_count_are_left_to_xla():
