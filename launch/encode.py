@@ -158,6 +158,7 @@ def main() -> None:
         _COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value
     )
   devices = runtime.set_up(_NUM_DEVICES.value, caches.KEEP.value)
+  runtime.return_freed_memory()
   leads = runtime.is_leader()
   if leads and not alone:
     _check_outputs(jobs)
