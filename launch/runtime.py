@@ -1,7 +1,6 @@
 """Sets JAX up: CPU devices, caches, guards. Import before anything uses JAX."""
 
 import logging
-import os
 import platform
 import warnings
 
@@ -9,14 +8,7 @@ import jax
 import jaxlib
 import platformdirs
 
-
-def num_cores() -> int:
-  """Cores this process may use."""
-  return (
-      len(os.sched_getaffinity(0))
-      if hasattr(os, 'sched_getaffinity')
-      else (os.cpu_count() or 1)
-  )
+from . import host
 
 
 def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
@@ -34,7 +26,7 @@ def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
   """
   # At INFO, JAX tells of every backend that this machine does not have.
   logging.getLogger('jax').setLevel(logging.WARNING)
-  cores = num_cores()
+  cores = host.num_cores()
   # More CPU devices than cores are for trying out: up to eight.
   most = max(cores, 8)
   jax.config.update('jax_num_cpu_devices', min(num_devices or cores, most))
