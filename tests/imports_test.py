@@ -131,7 +131,9 @@ def test_the_decoder_loads_no_training_stack(name):
   assert not loaded & TRAINING_STACK
 
 
-@pytest.mark.parametrize('name', ['info', 'extract', 'encode', 'benchmark'])
+@pytest.mark.parametrize(
+    'name', ['info', 'extract', 'encode', 'report', 'benchmark']
+)
 def test_commands_start_without_jax(name):
   loaded = loaded_after(f'import launch.{name}')
   assert not loaded & (TRAINING_STACK | {'matplotlib', 'rich'})
