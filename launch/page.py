@@ -127,6 +127,8 @@ def make(document: dict, folder: pathlib.Path) -> str:
   order = [f'point {point}' for point in points]
   mean = curves.means(document)
   own = [curve for curve in mean if curve.kind == 'point']
+  names = [f'pgsvc {point}' for point in points]
+  names += [codec['title'] for codec in document['codecs'].values()]
   published = curves.published_set(document, curves.load_published())
   most = max(len(file['layers']) for file in document['files'])
   by_splats = published['by_splats']
@@ -135,7 +137,7 @@ def make(document: dict, folder: pathlib.Path) -> str:
   ).from_string(_TEMPLATE.read_text(encoding='utf-8'))
   return template.render(
       document=document,
-      left_out=[x for x in points if f'point {x}' not in {y.key for y in own}],
+      left_out=[name for name in names if name not in {x.name for x in mean}],
       mean_plot=plots.rate_distortion(
           mean + published['curves'], order, 'mean'
       ),
