@@ -87,8 +87,8 @@ def main() -> None:
   _check_flags()
 
   # Only now: --help and wrong flags need not wait for JAX.
+  from . import benchmark_table
   from . import measure
-  from . import report
   from . import runtime
   from . import tune
 
@@ -125,14 +125,14 @@ def main() -> None:
       fit_steps=_FIT_STEPS.value,
   )
   if _PLOT.value:
-    picture = sweeps.draw(document['times'], report.headline(document))
+    picture = sweeps.draw(document['times'], benchmark_table.headline(document))
     command.write_bytes(_PLOT.value, picture)
   if _JSON.value:
     table.print_json(document)
   elif _MARKDOWN.value:
-    report.print_markdown(document)
+    benchmark_table.print_markdown(document)
   else:
-    report.print_text(document)
+    benchmark_table.print_text(document)
 
 
 if __name__ == '__main__':

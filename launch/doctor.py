@@ -27,6 +27,7 @@ from pgsvc_jax import types
 
 from . import caches
 from . import command
+from . import host
 from . import table
 
 _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
@@ -80,7 +81,7 @@ def _describe_machine(report: dict) -> list:
   from . import runtime
 
   report['versions'] = runtime.versions() | _gpu_versions()
-  report['cores'] = runtime.num_cores()
+  report['cores'] = host.num_cores()
   report['memory'] = runtime.host_memory()
   devices = runtime.set_up(0, caches.KEEP.value)
   report['devices'] = [

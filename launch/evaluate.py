@@ -1,61 +1,204 @@
-"""Measures every operating point of a .pgsvc file against the original.
+"""Measures every operating point of .pgsvc files against the originals.
 
 python -m launch.evaluate --input=FILE.pgsvc --reference=PICTURE [--json]
+python -m launch.evaluate --input=FOLDER[,FOLDER] --reference=FOLDER \
+    --output=results.json [--anchors=jpeg,jpeg2000,webp,avif]
 
 Pictures are compared as decoded, at 8 bits: PSNR over all channels, and the
 five-scale MS-SSIM (none for pictures under 161 pixels).
+
+A folder holds NAME.pgsvc, or POINT/NAME.pgsvc for several operating points;
+NAME is the original's, without its suffix. Every file is cut after each layer
+and decoded from what is left. results.json also holds the anchors, classical
+codecs at several qualities on the same pictures; those that an older
+results.json has are taken from it. `report` turns it into a page.
 """
 
-import math
+from collections.abc import Iterator
+import importlib.metadata
+import json
+import os
 import pathlib
+import platform
+import statistics
+import sys
 
 from absl import flags
 import numpy as np
+import PIL
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import media
-from pgsvc_jax import metrics
 from pgsvc_jax import render
 
+from . import anchors
 from . import caches
 from . import command
+from . import host
+from . import operating_points
+from . import results
 from . import table
 
-_INPUT = flags.DEFINE_string('input', None, 'a .pgsvc file', required=True)
+_INPUT = flags.DEFINE_string(
+    'input',
+    None,
+    'a .pgsvc file; with --output, a folder or several, separated by commas',
+    required=True,
+)
 _REFERENCE = flags.DEFINE_string(
-    'reference', None, 'the original picture', required=True
+    'reference', None, 'the original; with --output, a folder', required=True
+)
+_OUTPUT = flags.DEFINE_string('output', None, 'results.json to write')
+_ANCHORS = flags.DEFINE_list(
+    'anchors',
+    list(anchors.CODECS),
+    f'codecs to compare with, of {", ".join(anchors.CODECS)}; default: all that'
+    ' the installed Pillow has; needs --output',
 )
 _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
-
 flags.declare_key_flag('cache')
 
 
-def main() -> None:
-  """Decodes all prefixes and prints the table."""
-  data = pathlib.Path(_INPUT.value).read_bytes()
+def _evaluate_file(name: str) -> None:
+  """Measures one file and prints its table."""
+  data = pathlib.Path(name).read_bytes()
   reference = media.read_picture(_REFERENCE.value).pixels
-  with command.about(_INPUT.value):
+  with command.about(name):
     document = table.describe(data)
     caches.announce()
     layered = bitstream.read_layers(data)
-  # Before anything of the claimed size is allocated.
-  size = (document['height'], document['width'], document['channels'])
-  if size != reference.shape:
-    raise ValueError(
-        f'{_REFERENCE.value} is {reference.shape}, {_INPUT.value} {size}'
-        ' (height, width, channels)'
-    )
+  operating_points.check_size(document, name, reference, _REFERENCE.value)
   images = render.render_prefixes(layered)
   for row, image in zip(document['layers'], images):
-    decoded = image.astype(np.float32) / 255
-    psnr_db = metrics.psnr_db(decoded, reference)
-    # JSON has no infinity: null where the pictures are identical.
-    row['psnr_db'] = psnr_db if math.isfinite(psnr_db) else None
-    row['ms_ssim'] = metrics.ms_ssim(decoded, reference)
+    operating_points.add_quality(row, image, reference)
   if _JSON.value:
     table.print_json(document)
     return
   table.print_layers(document['layers'])
+
+
+def _known_anchors(path: pathlib.Path) -> dict[tuple, dict]:
+  """Rows of an older file, by picture, codec and setting.
+
+  Only those that today's codecs would give again.
+  """
+  if not path.exists():
+    return {}
+  old = results.load(str(path))
+  hashes = {x['name']: x['sha256'] for x in old['pictures']}
+  return {
+      (hashes[row['picture']], row['codec'], row['setting']): row
+      for row in old['anchors']
+      if old['codecs'][row['codec']] == anchors.describe(row['codec'])
+  }
+
+
+def _measure_anchors(
+    picture: dict, reference: np.ndarray, codecs: list[str], known: dict
+) -> Iterator[dict]:
+  """Rows of all codecs for one picture."""
+  if not anchors.suits(picture['channels']):
+    return
+  pixels = media.to_uint8(reference)
+  for codec in codecs:
+    for setting in anchors.CODECS[codec].settings:
+      row = known.get((picture['sha256'], codec, setting))
+      row = row or anchors.measure(codec, setting, pixels, reference)
+      yield row | {'picture': picture['name'], 'codec': codec}
+
+
+def _evaluate_folders(output: pathlib.Path) -> dict:
+  """Measures all files and anchors."""
+  for name in _ANCHORS.value:
+    if name not in anchors.CODECS:
+      raise ValueError(
+          f'unknown anchor {name!r}, there are {list(anchors.CODECS)}'
+      )
+  entries = operating_points.find(_INPUT.value.split(','), _REFERENCE.value)
+  known = _known_anchors(output)
+  codecs = [name for name in _ANCHORS.value if anchors.available(name)]
+  caches.announce()
+  document = {
+      'version': results.VERSION,
+      'processor': host.processor(),
+      'cores': host.num_cores(),
+      'versions': {
+          'python': platform.python_version(),
+          'numpy': np.__version__,
+          'numba': importlib.metadata.version('numba'),
+          'pillow': PIL.__version__,
+      },
+      'pictures': [],
+      'files': [],
+      'anchors': [],
+      'codecs': {name: anchors.describe(name) for name in codecs},
+      'missing': [name for name in _ANCHORS.value if name not in codecs],
+  }
+  originals = sorted({entry.reference for entry in entries})
+  for i, path in enumerate(originals):
+    print(f'{i + 1}/{len(originals)} {path.name}', file=sys.stderr)
+    reference = media.read_picture(path).pixels
+    height, width, channels = reference.shape
+    picture = {
+        'name': path.stem,
+        'path': os.path.relpath(path, output.parent),
+        'sha256': operating_points.sha256(path),
+        'width': width,
+        'height': height,
+        'channels': channels,
+    }
+    document['pictures'].append(picture)
+    for entry in (entry for entry in entries if entry.reference == path):
+      row = {
+          'point': entry.point,
+          'picture': path.stem,
+          'path': os.path.relpath(entry.file, output.parent),
+          'sha256': operating_points.sha256(entry.file),
+      }
+      row |= operating_points.measure(entry, reference)
+      document['files'].append(row)
+    document['anchors'] += _measure_anchors(picture, reference, codecs, known)
+  return document
+
+
+def _print_means(document: dict) -> None:
+  """Prints the mean of every prefix of every point over its pictures."""
+  names = ('bytes', 'bpp', 'psnr_db', 'ms_ssim')
+  forms = ('.0f', '.4f', '.2f', '.4f')
+  groups = {}
+  for file in document['files']:
+    for row in file['layers']:
+      if row['available']:
+        groups.setdefault((file['point'], row['layer']), []).append(row)
+  rows = []
+  for (point, layer), members in groups.items():
+    cells = [point, str(layer), str(len(members))]
+    for name, form in zip(names, forms):
+      values = [row[name] for row in members]
+      cells.append(
+          '-' if None in values else format(statistics.fmean(values), form)
+      )
+    rows.append(cells)
+  table.print_table(['point', 'layer', 'pictures', *names], rows)
+
+
+def main() -> None:
+  """Measures, and prints or writes."""
+  if not _OUTPUT.value:
+    if pathlib.Path(_INPUT.value).is_dir():
+      raise ValueError('folders need --output=results.json')
+    if flags.FLAGS['anchors'].present:
+      raise ValueError('--anchors needs folders and --output=results.json')
+    _evaluate_file(_INPUT.value)
+    return
+  command.check_output(_OUTPUT.value)
+  document = _evaluate_folders(pathlib.Path(_OUTPUT.value))
+  text = json.dumps(document, indent=1, allow_nan=False)
+  command.write_bytes(_OUTPUT.value, text.encode())
+  if _JSON.value:
+    table.print_json(document)
+  else:
+    _print_means(document)
 
 
 if __name__ == '__main__':

@@ -10,13 +10,14 @@ matplotlib.use('agg')
 from matplotlib import collections as mpl_collections
 from matplotlib import pyplot as plt
 import numpy as np
-from scipy import ndimage
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import media
 from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import types
+
+from . import strips
 
 _DPI = 80
 
@@ -103,14 +104,7 @@ def draw_bases(
     titles.append(f'{name}\nbase layer, {psnr_db:.2f} dB')
   # The crop is where they differ most from the original.
   size = max(1, min(reference.shape[:2]) // 6)
-  error = sum(
-      ((image / np.float32(255) - reference) ** 2).mean(-1) for image in images
-  )
-  blurred = ndimage.uniform_filter(error, size, mode='constant')
-  half = size // 2
-  inside = blurred[half : blurred.shape[0] - half, half : -half or None]
-  top, left = np.unravel_index(inside.argmax(), inside.shape)
-  window = slice(top, top + size), slice(left, left + size)
+  window = strips.worst_window(images, reference, size)
   _draw_columns(
       [*images, reference],
       [*titles, f'original\n{original.name}'],

@@ -11,6 +11,7 @@ import sys
 import jax
 
 from . import command
+from . import host
 from . import runtime
 
 
@@ -21,9 +22,9 @@ def describe(devices: Sequence[jax.Device]) -> dict:
   return {
       'command': _command_line(),
       'platform': device.platform,
-      'device': (_processor() if on_cpu else None) or device.device_kind,
+      'device': host.processor() if on_cpu else device.device_kind,
       'num_devices': len(devices),
-      'cores': runtime.num_cores(),
+      'cores': host.num_cores(),
       'driver': None if on_cpu else _driver(),
       'runtime': device.client.platform_version,
       'versions': runtime.versions()
@@ -45,14 +46,6 @@ def _output(arguments: list[str], **kwargs) -> str | None:
       arguments, capture_output=True, text=True, check=False, **kwargs
   )
   return result.stdout.strip() or None if result.returncode == 0 else None
-
-
-def _processor() -> str | None:
-  """The processor's name, where Linux tells it."""
-  path = pathlib.Path('/proc/cpuinfo')
-  lines = path.read_text().splitlines() if path.exists() else []
-  names = [x.partition(':')[2].strip() for x in lines if 'model name' in x]
-  return names[0] if names else None
 
 
 def _driver() -> str | None:

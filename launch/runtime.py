@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 import ctypes
 import importlib.metadata
 import logging
-import os
 import pathlib
 import platform
 import sys
@@ -16,6 +15,7 @@ import psutil
 from pgsvc_jax import memory
 
 from . import caches
+from . import host
 
 # Of mallopt(3), and what counts as large: bytes.
 _M_MMAP_THRESHOLD = -3
@@ -23,15 +23,6 @@ _LARGE = 2**20
 
 # Their releases may change the bytes of a file.
 _PACKAGES = ('jax', 'jaxlib', 'numba', 'numpy', 'optax')
-
-
-def num_cores() -> int:
-  """Cores this process may use."""
-  return (
-      len(os.sched_getaffinity(0))
-      if hasattr(os, 'sched_getaffinity')
-      else (os.cpu_count() or 1)
-  )
 
 
 def return_freed_memory() -> None:
@@ -101,7 +92,7 @@ def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
     ValueError: there are not that many devices.
   """
   _quiet()
-  cores = num_cores()
+  cores = host.num_cores()
   # More CPU devices than cores are for trying out: up to eight.
   most = max(cores, 8)
   jax.config.update('jax_num_cpu_devices', min(num_devices or cores, most))
@@ -137,7 +128,7 @@ def versions() -> dict[str, str]:
       'python': platform.python_version(),
       **{name: importlib.metadata.version(name) for name in _PACKAGES},
       'platform': platform.platform(),
-      'processor': platform.processor() or platform.machine(),
+      'processor': host.processor(),
   }
 
 

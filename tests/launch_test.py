@@ -328,6 +328,7 @@ def test_the_installed_command_runs_the_verbs(folder):
         'info',
         'extract',
         'evaluate',
+        'report',
         'benchmark',
         'doctor',
         'demo',
@@ -419,5 +420,11 @@ def test_the_wheel_has_no_generic_names(tmp_path):
       'pgsvc_jax',
       'pallas_kernels',
   }
-  for name in ('launch/encode.py', 'launch/main.py', 'configs/image.py'):
+  for name in (
+      'launch/encode.py',
+      'launch/main.py',
+      'launch/page.html',
+      'configs/image.py',
+      'configs/published.json',
+  ):
     assert f'pgsvc_jax/{name}' in names

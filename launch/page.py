@@ -1,0 +1,186 @@
+"""The page of a report: what stands in page.html."""
+
+import pathlib
+
+import jinja2
+
+from . import bd_rate
+from . import curves
+from . import plots
+from . import strips
+
+_TEMPLATE = pathlib.Path(__file__).with_name('page.html')
+
+
+def _number(value: float | None, form: str) -> str:
+  return '-' if value is None else format(value, form)
+
+
+def _cell(result: bd_rate.BdRate, remark: str = '') -> dict:
+  """A cell of a BD table: a percentage with a remark, or why there is none."""
+  if result.percent is None:
+    return {'text': '', 'remark': result.reason, 'better': None}
+  return {
+      'text': f'{result.percent:+.1f} %',
+      'remark': remark,
+      'better': result.percent < 0,
+  }
+
+
+def _means_table(own: list[curves.Curve]) -> list[list[str]]:
+  forms = {
+      'splats': ',.0f',
+      'bytes': ',.0f',
+      'bpp': '.4f',
+      'psnr_db': '.2f',
+      'ms_ssim': '.4f',
+      'entropy_ms': '.1f',
+      'render_ms': '.1f',
+      'write_ms': '.1f',
+  }
+  return [
+      [curve.name, str(i + 1)]
+      + [_number(row[name], form) for name, form in forms.items()]
+      for curve in own
+      for i, row in enumerate(curve.rows)
+  ]
+
+
+def _bd_table(
+    document: dict, mean: list[curves.Curve], published: dict, metric: str
+) -> dict:
+  """A row for each curve compared with, a column for each of our own."""
+  own = [x for x in mean if x.kind in ('front', 'point')]
+  total = len(document['pictures'])
+  rows = []
+  for anchor in [x for x in mean if x.kind != 'front'] + published['curves']:
+    cells = []
+    for test in own:
+      if test.key == anchor.key:
+        cells.append({'text': '', 'remark': '', 'better': None})
+      elif anchor.kind == 'published':
+        result = curves.compare(anchor, test, metric)
+        cells.append(_cell(result, anchor.note))
+      else:
+        result, number = curves.compare_means(
+            document, anchor.key, test.key, metric
+        )
+        remark = '' if number == total else f'{number} of {total} pictures'
+        cells.append(_cell(result, remark))
+    rows.append((anchor.name, cells))
+  return {
+      'title': curves.METRICS[metric],
+      'columns': [x.name for x in own],
+      'rows': rows,
+  }
+
+
+def _picture(
+    document: dict,
+    picture: dict,
+    order: list[str],
+    folder: pathlib.Path,
+    name: str,
+) -> dict:
+  """The section of one picture."""
+  lines = curves.of_picture(document, picture['name'])
+  main = lines[0]
+  bd = [
+      (
+          curve.name,
+          [_cell(curves.compare(curve, main, x)) for x in curves.METRICS],
+      )
+      for curve in lines
+      if curve.kind == 'anchor'
+  ]
+  files = [x for x in document['files'] if x['picture'] == picture['name']]
+  # The strip is of the file that has most to show.
+  file = max(files, key=lambda x: x['file_bytes'])
+  strip, missing = [], ''
+  try:
+    strip = strips.make(folder, file, picture)
+  except (OSError, ValueError) as error:
+    missing = str(error)
+  return {
+      'name': picture['name'],
+      'size': f'{picture["width"]} x {picture["height"]}',
+      'plot': plots.rate_distortion(lines, order, name),
+      'main': main.name,
+      'bd': bd,
+      'point': file['point'],
+      'strip': strip,
+      'missing': missing,
+  }
+
+
+def make(document: dict, folder: pathlib.Path) -> str:
+  """The page.
+
+  Args:
+    document: results.
+    folder: of results.json, to which its paths are relative.
+
+  Returns:
+    HTML without any reference to another file.
+  """
+  points = curves.points(document)
+  order = [f'point {point}' for point in points]
+  mean = curves.means(document)
+  own = [curve for curve in mean if curve.kind == 'point']
+  names = [f'pgsvc {point}' for point in points]
+  names += [codec['title'] for codec in document['codecs'].values()]
+  published = curves.published_set(document, curves.load_published())
+  most = max(len(file['layers']) for file in document['files'])
+  by_splats = published['by_splats']
+  template = jinja2.Environment(
+      autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+  ).from_string(_TEMPLATE.read_text(encoding='utf-8'))
+  return template.render(
+      document=document,
+      left_out=[name for name in names if name not in {x.name for x in mean}],
+      mean_plot=plots.rate_distortion(
+          mean + published['curves'], order, 'mean'
+      ),
+      splats_plot=by_splats
+      and plots.quality_by_splats(own, by_splats, order, 'splats'),
+      published=published,
+      published_entries=[
+          x
+          for kind in ('curves', 'by_splats')
+          for x in curves.load_published()[kind]
+          if x['set'] == published['title']
+      ],
+      bd_tables=[
+          _bd_table(document, mean, published, x) for x in curves.METRICS
+      ],
+      layer_plots=[
+          (
+              point,
+              plots.layer_bytes(
+                  [x for x in document['files'] if x['point'] == point],
+                  most,
+                  f'layers{i}',
+              ),
+          )
+          for i, point in enumerate(points)
+      ],
+      time_plot=own
+      and plots.decode_times(
+          [
+              (f'{curve.name}, {i + 1} layer{"s" if i else ""}', row)
+              for curve in own
+              for i, row in enumerate(curve.rows)
+          ],
+          'times',
+      ),
+      anchor_times=[
+          (curve.name, [_number(x['decode_ms'], '.1f') for x in curve.rows])
+          for curve in mean
+          if curve.kind == 'anchor'
+      ],
+      means=_means_table(own),
+      pictures=[
+          _picture(document, picture, order, folder, f'picture{i}')
+          for i, picture in enumerate(document['pictures'])
+      ],
+  )

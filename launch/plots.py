@@ -1,0 +1,257 @@
+"""The plots of a report, as SVG that stands inside a page.
+
+A codec, an operating point or a layer has one color in all plots of a report.
+"""
+
+from collections.abc import Sequence
+import io
+import re
+
+import matplotlib as mpl
+from matplotlib import axes as mpl_axes
+from matplotlib import figure as mpl_figure
+from matplotlib import ticker
+import numpy as np
+
+from . import curves
+
+_ANCHORS = {
+    'anchor jpeg': '#7f7f7f',
+    'anchor jpeg2000': '#8c564b',
+    'anchor webp': '#2ca02c',
+    'anchor avif': '#9467bd',
+    'published GaussianImage': '#17a2b8',
+    'published GaussianImage++': '#b5a300',
+    'published P-GSVC': '#e377c2',
+    'published LIG': '#a0522d',
+}
+_POINTS = ('#1f77b4', '#ff7f0e', '#d62728', '#4c4cff', '#c71585', '#008b8b')
+_PARTS = {
+    'entropy_ms': ('entropy decoding', '#4c78a8'),
+    'render_ms': ('rendering', '#f58518'),
+    'write_ms': ('writing PNG', '#d9d9d9'),
+}
+_HEADER = '#222222'
+_MS_SSIM_TICKS = (
+    0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999
+)  # fmt: skip
+_RATE_TICKS = (
+    0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20
+)  # fmt: skip
+_STYLE = {
+    # Text stays text, in whatever sans-serif the reader has.
+    'svg.fonttype': 'none',
+    'font.family': ['DejaVu Sans', 'sans-serif'],
+    'font.size': 9,
+    'axes.grid': True,
+    'axes.grid.which': 'both',
+    'grid.color': '#e6e6e6',
+    'grid.linewidth': 0.7,
+    'axes.axisbelow': True,
+    'axes.spines.top': False,
+    'axes.spines.right': False,
+    'axes.edgecolor': '#888888',
+    'axes.titlesize': 10,
+    'axes.titleweight': 'bold',
+    'legend.frameon': False,
+}
+
+
+def _plain(text: str) -> str:
+  """Keeps matplotlib from reading names as formulas."""
+  return text.replace('$', r'\$')
+
+
+def _svg(figure: mpl_figure.Figure, name: str) -> str:
+  """The SVG element alone: no header, no metadata, ids of its own."""
+  file = io.StringIO()
+  with mpl.rc_context(_STYLE | {'svg.hashsalt': name}):
+    figure.savefig(file, format='svg', metadata={'Date': None})
+  text = file.getvalue()
+  text = text[text.index('<svg') :]
+  text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
+  # An element of an HTML page needs no namespaces.
+  text = re.sub(r' xmlns(:\w+)?="[^"]*"', '', text)
+  return re.sub(r'( id="|"#|\(#)', rf'\g<1>{name}-', text)
+
+
+def _figure(width: float, height: float) -> mpl_figure.Figure:
+  return mpl_figure.Figure(figsize=(width, height), layout='constrained')
+
+
+def _line(curve: curves.Curve, order: Sequence[str]) -> dict:
+  """How a curve is drawn; `order` are the points' keys in order."""
+  if curve.kind == 'front':
+    return {'color': '#c9d3dd', 'lw': 7, 'solid_capstyle': 'round', 'zorder': 1}
+  if curve.kind == 'point':
+    color = _POINTS[order.index(curve.key) % len(_POINTS)]
+    return {'color': color, 'lw': 1.6, 'marker': 'o', 'ms': 4, 'zorder': 4}
+  color = _ANCHORS.get(curve.key, '#555555')
+  if curve.kind == 'published':
+    return {'color': color, 'lw': 1.3, 'ls': '--', 'marker': 'D', 'ms': 3.5}
+  return {'color': color, 'lw': 1.3, 'marker': '.', 'ms': 4}
+
+
+def _rate_axis(axis: mpl_axes.Axes) -> None:
+  axis.set_xscale('log')
+  low, high = axis.get_xlim()
+  ticks = [x for x in _RATE_TICKS if low <= x <= high]
+  axis.xaxis.set_major_locator(ticker.FixedLocator(ticks))
+  axis.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+  axis.xaxis.set_minor_locator(ticker.NullLocator())
+  axis.set_xlabel('bits per pixel')
+
+
+def _ms_ssim_axis(axis: mpl_axes.Axes) -> None:
+  """Values at their places in decibels."""
+  low, high = axis.get_ylim()
+  ticks = [x for x in _MS_SSIM_TICKS if low <= curves.to_db(x) <= high]
+  axis.set_yticks([curves.to_db(x) for x in ticks], [f'{x:g}' for x in ticks])
+
+
+def rate_distortion(
+    lines: Sequence[curves.Curve], order: Sequence[str], name: str
+) -> str:
+  """PSNR and MS-SSIM over the rate, side by side, one legend.
+
+  Args:
+    lines: what to draw.
+    order: keys of all points of the report, which give them their colors.
+    name: of the figure, for its ids.
+
+  Returns:
+    SVG.
+  """
+  with mpl.rc_context(_STYLE):
+    figure = _figure(10.6, 4.0)
+    axes = figure.subplots(1, 2)
+    handles = {}
+    for axis, (metric, title) in zip(axes, curves.METRICS.items()):
+      drawn = False
+      for curve in lines:
+        points = curve.points(metric)
+        if points:
+          label = _plain(curve.name)
+          if curve.kind == 'published':
+            label += ' (published)'
+          (handles[label],) = axis.plot(*zip(*points), **_line(curve, order))
+          drawn = True
+      if not drawn:
+        axis.text(0.5, 0.5, 'no figures', ha='center')
+        axis.set_axis_off()
+        continue
+      axis.set_title(
+          title + (', dB' if metric == 'psnr_db' else ''), loc='left'
+      )
+      _rate_axis(axis)
+      if metric == 'ms_ssim':
+        _ms_ssim_axis(axis)
+    figure.legend(handles.values(), handles.keys(), loc='outside right center')
+    return _svg(figure, name)
+
+
+def quality_by_splats(
+    own: Sequence[curves.Curve],
+    published: Sequence[dict],
+    order: Sequence[str],
+    name: str,
+) -> str:
+  """PSNR over the number of splats, which papers report without rates."""
+  with mpl.rc_context(_STYLE):
+    figure = _figure(7.2, 3.6)
+    axis = figure.subplots()
+    for curve in own:
+      points = [(row['splats'], row['psnr_db']) for row in curve.rows]
+      points = sorted(x for x in points if x[1] is not None)
+      if not points:
+        continue
+      label = _plain(curve.name)
+      axis.plot(*zip(*points), label=label, **_line(curve, order))
+    for entry in published:
+      color = _ANCHORS.get(f'published {entry["codec"]}', '#555555')
+      axis.plot(
+          entry['splats'],
+          entry['psnr_db'],
+          label=f'{entry["codec"]} (published)',
+          color=color,
+          ls='--',
+          lw=1.3,
+          marker='D',
+          ms=3.5,
+      )
+    axis.set_title('PSNR, dB', loc='left')
+    axis.set_xlabel('splats')
+    axis.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+    figure.legend(loc='outside right center')
+    return _svg(figure, name)
+
+
+def _layer_color(layer: int, number: int) -> tuple:
+  """Dark for the base, lighter for each enhancement layer."""
+  shades = mpl.colormaps['viridis'](np.linspace(0.15, 0.9, max(number, 2)))
+  return tuple(shades[layer])
+
+
+def _bars(rows: int) -> tuple[mpl_figure.Figure, mpl_axes.Axes]:
+  """A figure of horizontal bars, the first at the top."""
+  figure = _figure(10.6, 0.95 + 0.27 * rows)
+  axis = figure.subplots()
+  axis.set_ylim(rows - 0.4, -0.6)
+  axis.grid(False, axis='y')
+  axis.tick_params(axis='y', length=0)
+  return figure, axis
+
+
+def layer_bytes(files: Sequence[dict], number: int, name: str) -> str:
+  """Bits per pixel of header and layers, a bar for each file.
+
+  Args:
+    files: rows of results.json.
+    number: layers of the largest file of the report, for its colors.
+    name: of the figure, for its ids.
+
+  Returns:
+    SVG.
+  """
+  with mpl.rc_context(_STYLE):
+    figure, axis = _bars(len(files))
+    labels = {}
+    for i, file in enumerate(files):
+      bits = 8 / (file['width'] * file['height'])
+      left = file['header_bytes']
+      bar = axis.barh(i, left * bits, color=_HEADER, height=0.72)
+      labels.setdefault('header', bar)
+      for row in (x for x in file['layers'] if x['available']):
+        size = (row['bytes'] - left) * bits
+        color = _layer_color(row['layer'], number)
+        bar = axis.barh(i, size, left=left * bits, color=color, height=0.72)
+        labels.setdefault(f'layer {row["layer"]}', bar)
+        left = row['bytes']
+      text = f'  {left * bits:.3f} bpp, {left:,} bytes'
+      axis.text(left * bits, i, text, va='center', color='#444444')
+    axis.set_yticks(range(len(files)), [_plain(x['picture']) for x in files])
+    axis.set_xlim(0, axis.get_xlim()[1] * 1.16)
+    axis.set_xlabel('bits per pixel')
+    figure.legend(labels.values(), labels.keys(), loc='outside right center')
+    return _svg(figure, name)
+
+
+def decode_times(rows: Sequence[tuple[str, dict]], name: str) -> str:
+  """Milliseconds of the parts of decoding, a bar for each prefix."""
+  with mpl.rc_context(_STYLE):
+    figure, axis = _bars(len(rows))
+    handles = {}
+    for i, (_, row) in enumerate(rows):
+      left = 0
+      for part, (title, color) in _PARTS.items():
+        bar = axis.barh(i, row[part], left=left, color=color, height=0.72)
+        handles.setdefault(title, bar)
+        left += row[part]
+      work = row['entropy_ms'] + row['render_ms']
+      text = f'  {work:.0f} ms, written {left:.0f} ms'
+      axis.text(left, i, text, va='center', color='#444444')
+    axis.set_yticks(range(len(rows)), [_plain(label) for label, _ in rows])
+    axis.set_xlim(0, axis.get_xlim()[1] * 1.2)
+    axis.set_xlabel('milliseconds, mean over the pictures')
+    figure.legend(handles.values(), handles.keys(), loc='outside right center')
+    return _svg(figure, name)

@@ -1,0 +1,64 @@
+"""The file that `evaluate` writes and `report` reads: results.json.
+
+All lists are of plain rows:
+  pictures: name, path, sha256, width, height, channels.
+  files: point, picture, path, sha256, file_bytes, header_bytes and layers, the
+    rows that a single `evaluate --json` prints, with decode times.
+  anchors: picture, codec, setting, bytes, bpp, psnr_db, ms_ssim, decode_ms.
+  codecs: title, note and version of every codec in anchors, by name.
+  missing: codecs that the installed Pillow lacks.
+Paths are relative to the folder of the file.
+"""
+
+import json
+import pathlib
+
+VERSION = 1
+_FIELDS = {
+    'processor': str,
+    'cores': int,
+    'versions': dict,
+    'pictures': list,
+    'files': list,
+    'anchors': list,
+    'codecs': dict,
+    'missing': list,
+}
+_QUALITY = {'bytes', 'bpp', 'psnr_db', 'ms_ssim'}
+_ROW_FIELDS = {
+    'pictures': {'name', 'path', 'sha256', 'width', 'height', 'channels'},
+    'files': {'point', 'picture', 'path', 'sha256', 'header_bytes', 'layers'},
+    'anchors': {'picture', 'codec', 'setting', 'decode_ms'} | _QUALITY,
+}
+
+
+def load(path: str) -> dict:
+  """Reads results.
+
+  Args:
+    path: of the file.
+
+  Returns:
+    The document.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: it is something else.
+  """
+  try:
+    document = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
+  except ValueError as error:
+    raise ValueError(f'{path}: not results of `evaluate` ({error})') from error
+  if not isinstance(document, dict) or document.get('version') != VERSION:
+    raise ValueError(f'{path}: not results of this version of `evaluate`')
+  for name, kind in _FIELDS.items():
+    if not isinstance(document.get(name), kind):
+      raise ValueError(f'{path}: not results of `evaluate` (no {name!r})')
+  for name, fields in _ROW_FIELDS.items():
+    for row in document[name]:
+      if lacking := fields - set(row):
+        raise ValueError(
+            f'{path}: not results of `evaluate` ({min(lacking)!r} is missing'
+            f' in {name!r})'
+        )
+  return document

@@ -1,0 +1,95 @@
+"""Prefixes of a file beside the original, as small pictures in data URIs."""
+
+import base64
+import io
+import pathlib
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from pgsvc_jax import bitstream
+from pgsvc_jax import media
+from pgsvc_jax import render
+
+from . import operating_points
+
+_WIDTH = 300
+_CROP = 100
+
+
+def worst_window(
+    images: list[np.ndarray], reference: np.ndarray, size: int
+) -> tuple[slice, slice]:
+  """The square where 8-bit pictures differ most from the original."""
+  error = sum(
+      ((image / np.float32(255) - reference) ** 2).mean(-1) for image in images
+  )
+  blurred = ndimage.uniform_filter(error, size, mode='constant')
+  half = size // 2
+  inside = blurred[half : blurred.shape[0] - half, half : -half or None]
+  top, left = np.unravel_index(inside.argmax(), inside.shape)
+  return slice(top, top + size), slice(left, left + size)
+
+
+def _uri(image: Image.Image, quality: int) -> str:
+  file = io.BytesIO()
+  image.save(file, 'JPEG', quality=quality, optimize=True, subsampling='4:4:4')
+  return 'data:image/jpeg;base64,' + base64.b64encode(file.getvalue()).decode()
+
+
+def _cells(image: np.ndarray, window: tuple[slice, slice]) -> dict:
+  """The whole picture, made smaller, and a part of it, enlarged by the page."""
+  channels = image.shape[2]
+  # Alpha is left out.
+  shown = Image.fromarray(image[..., 0] if channels < 3 else image[..., :3])
+  height = max(1, round(_WIDTH * shown.height / shown.width))
+  small = shown.width > _WIDTH
+  whole = shown.resize((_WIDTH, height), Image.Resampling.LANCZOS)
+  rows, columns = window
+  crop = shown.crop((columns.start, rows.start, columns.stop, rows.stop))
+  return {'whole': _uri(whole if small else shown, 85), 'crop': _uri(crop, 92)}
+
+
+def _caption(row: dict) -> str:
+  quality = 'exact' if row['psnr_db'] is None else f'{row["psnr_db"]:.2f} dB'
+  return (
+      f'{row["layer"] + 1} layer{"s" if row["layer"] else ""}:'
+      f' {row["splats"]:,} splats, {row["bytes"]:,} bytes,'
+      f' {row["bpp"]:.3f} bpp, {quality}'
+  )
+
+
+def make(folder: pathlib.Path, file: dict, picture: dict) -> list[dict]:
+  """Decodes every prefix of a file.
+
+  Args:
+    folder: of results.json, to which its paths are relative.
+    file: its row of the file.
+    picture: its row of the original.
+
+  Returns:
+    {whole, crop, caption} of each prefix and of the original.
+
+  Raises:
+    ValueError: a file is not there, or not the one that was measured.
+  """
+  paths = [folder / row['path'] for row in (file, picture)]
+  for path, row in zip(paths, (file, picture)):
+    if not path.is_file():
+      raise ValueError(f'{row["path"]} is not there')
+    if operating_points.sha256(path) != row['sha256']:
+      raise ValueError(f'{row["path"]} has changed since it was measured')
+  layered = bitstream.read_layers(paths[0].read_bytes())
+  reference = media.read_picture(paths[1]).pixels
+  images = list(render.render_prefixes(layered))
+  size = min(_CROP, *reference.shape[:2])
+  window = worst_window(images, reference, size)
+  captions = [_caption(row) for row, _ in zip(file['layers'], images)] + [
+      f'original {picture["name"]}'
+  ]
+  images.append(media.to_uint8(reference))
+  return [
+      _cells(image, window) | {'caption': caption}
+      for image, caption in zip(images, captions)
+  ]
