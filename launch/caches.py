@@ -7,6 +7,7 @@ it is imported, hence nothing imports Numba before the flags are known.
 """
 
 import atexit
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -52,7 +53,9 @@ def is_empty() -> bool:
 
 def announce() -> None:
   """Says on a terminal that compilation is ahead, if it is."""
-  if sys.stderr.isatty() and is_empty():
+  # Without Numba, nothing is compiled; it must not be imported to find out.
+  has_numba = importlib.util.find_spec('numba') is not None
+  if sys.stderr.isatty() and has_numba and is_empty():
     later = '; later runs start at once' if KEEP.value else ''
     print(f'compiling, about 10 s{later}', file=sys.stderr)
 

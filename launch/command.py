@@ -35,6 +35,9 @@ USER_ERRORS = (
     RuntimeError,
 )
 
+# Packages that the decoder does without.
+_JAX_EXTRA = ('jax', 'flax', 'optax', 'psutil', 'rich')
+
 # Of several processes, one that fails leaves at once: JAX would have it wait at
 # its end for the others, and those wait for it.
 _leaves_at_once = False
@@ -116,6 +119,10 @@ def _guarded(main: Callable[[], None]) -> None:
     main()
   except KeyboardInterrupt:
     _fail('interrupted; the output was not written', 130)
+  except ModuleNotFoundError as error:
+    if error.name not in _JAX_EXTRA:
+      raise
+    _fail(f"this command needs {error.name}: pip install 'pgsvc_jax[jax]'")
   except USER_ERRORS as error:
     if logging.get_verbosity() >= logging.DEBUG:
       traceback.print_exc()

@@ -1,6 +1,7 @@
 """Layered splats to 8-bit pictures, on the host.
 
-The decoder's renderer: Numba kernels on NumPy arrays, no JAX and no device.
+The decoder's: Numba kernels, or plain NumPy where there is no Numba; no JAX and
+no device.
 """
 
 import concurrent.futures
@@ -67,7 +68,11 @@ def render_prefixes(
     ...     splats=splats, layer_sizes=(1,), height=1, width=2)).tolist()
     [[[[255], [155]]]]
   """
-  from pallas_kernels import cpu_kernels  # Numba: only where it is needed.
+  # Numba: imported only where it is needed, and not everywhere installed.
+  try:
+    from pallas_kernels import cpu_kernels as kernels
+  except ImportError:
+    from pallas_kernels import numpy_kernels as kernels
 
   height, width = layered.height, layered.width
   means, cholesky, colors = (
@@ -80,7 +85,7 @@ def render_prefixes(
     bottom = min(top + _ROWS, height)
     band = np.empty((len(ends), bottom - top, *images.shape[2:]), np.float32)
     shifted = means - np.float32([0, top])
-    if not cpu_kernels.composite(shifted, cholesky, colors, ends, band):
+    if not kernels.composite(shifted, cholesky, colors, ends, band):
       raise MemoryError('too many splats cover too many tiles')
     images[:, top:bottom] = media.to_uint8(band)
 

@@ -27,6 +27,7 @@ ARROWS = {
         'pallas_kernels.dispatch',
     },
     'pallas_kernels.cpu_kernels': {'pallas_kernels.constants'},
+    'pallas_kernels.numpy_kernels': {'pallas_kernels.constants'},
     'pallas_kernels.cpu': {
         'pallas_kernels.cpu_kernels',
         'pallas_kernels.dispatch',
@@ -50,6 +51,7 @@ ARROWS = {
     },
     'pgsvc_jax.render': {
         'pallas_kernels.cpu_kernels',
+        'pallas_kernels.numpy_kernels',
         'pgsvc_jax.media',
         'pgsvc_jax.types',
     },

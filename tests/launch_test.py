@@ -35,6 +35,25 @@ def run(verb, *flags, status=0, **kwargs):
   return result
 
 
+def run_without(packages, verb, *flags, status=0):
+  """Runs where these packages are not installed."""
+  program = (
+      'import runpy, sys\n'
+      f'sys.modules.update(dict.fromkeys({packages}))\n'
+      f'sys.argv = {[verb, *map(str, flags)]}\n'
+      f'runpy.run_module("launch.{verb}", run_name="__main__")'
+  )
+  result = subprocess.run(
+      [sys.executable, '-c', program],
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert result.returncode == status, result.stderr
+  return result
+
+
 def source(verb):
   return (ROOT / 'launch' / f'{verb}.py').read_text()
 
@@ -428,3 +447,28 @@ def test_the_wheel_has_no_generic_names(tmp_path):
       'configs/published.json',
   ):
     assert f'pgsvc_jax/{name}' in names
+
+
+_JAX = ['jax', 'jaxlib', 'flax', 'optax', 'psutil', 'rich']
+
+
+@pytest.mark.parametrize('missing', [_JAX, [*_JAX, 'numba', 'llvmlite']])
+def test_files_are_read_where_jax_and_numba_are_not(tmp_path, missing):
+  whole = ROOT / 'tests' / 'golden' / 'v1_three_layers.pgsvc'
+  cut = tmp_path / 'cut.pgsvc'
+  info = run_without(missing, 'info', f'--input={whole}', '--json')
+  assert len(json.loads(info.stdout)['layers']) == 3
+  run_without(
+      missing, 'extract', f'--input={whole}', f'--output={cut}', '--layers=2'
+  )
+  here, there = tmp_path / 'here.png', tmp_path / 'there.png'
+  run('decode', f'--input={cut}', f'--output={here}')
+  run_without(missing, 'decode', f'--input={cut}', f'--output={there}')
+  pictures = [np.asarray(Image.open(x)).astype(int) for x in (here, there)]
+  assert np.abs(pictures[0] - pictures[1]).max() <= 1
+  refused = run_without(
+      missing, 'encode', f'--input={here}', f'--output={cut}', status=1
+  )
+  assert refused.stderr.splitlines()[-1].startswith(
+      'encode: this command needs'
+  )

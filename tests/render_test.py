@@ -1,5 +1,7 @@
 """The decoder's renderer against the reference."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -26,9 +28,16 @@ def random_layers(height, width, channels=3, sizes=(20, 0, 15)):
   )
 
 
+@pytest.mark.parametrize('with_numba', [True, False])
 @pytest.mark.parametrize('shape', [(150, 40), (64, 33), (1, 1)])
-def test_prefixes_agree_with_the_reference_within_one_code_value(shape):
+def test_prefixes_agree_with_the_reference_within_one_code_value(
+    monkeypatch, shape, with_numba
+):
   layered = random_layers(*shape)
+  if not with_numba:
+    # What an import finds where the package is missing.
+    monkeypatch.delattr(pallas_kernels, 'cpu_kernels', raising=False)
+    monkeypatch.setitem(sys.modules, 'pallas_kernels.cpu_kernels', None)
   images = render.render_prefixes(layered)
   expected = pallas_kernels.composite(
       *layered.splats,
