@@ -79,6 +79,7 @@ def main() -> None:
     layered = fit.fit_picture(
         picture.pixels,
         config.fit,
+        step_sizes=config.step_sizes,
         devices=devices,
         implementation=_IMPLEMENTATION.value,
         report=report,

@@ -11,6 +11,8 @@ import numpy as np
 import pallas_kernels
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import initialize
+from pgsvc_jax import quantize
+from pgsvc_jax import rounding
 from pgsvc_jax import schedule as schedule_lib
 from pgsvc_jax import train
 from pgsvc_jax import types
@@ -43,6 +45,7 @@ def fit_picture(
     image: Float[np.ndarray, 'h w c'],
     config: config_lib.FitConfig,
     *,
+    step_sizes: quantize.StepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     report: Callable[[Progress], None] | None = None,
@@ -52,6 +55,9 @@ def fit_picture(
   Args:
     image: the picture, float32 in [0, 1].
     config: the settings.
+    step_sizes: those that the file will have; with them, and `rounding_steps`,
+      the last steps fit what remains to what is already rounded, and the
+      result is one that `bitstream.write` does not change. None: not rounded.
     devices: one band of rows each; None takes all local ones.
     implementation: of the operator; None takes the best.
     report: called after every chunk.
@@ -74,7 +80,9 @@ def fit_picture(
     raise ValueError(f'a picture is [h, w, c]: {image.shape=}')
   height, width, channels = image.shape
   image = np.asarray(image, np.float32)
-  schedule = schedule_lib.make_schedule(config, height, width)
+  schedule = schedule_lib.make_schedule(
+      config, height, width, rounding=step_sizes is not None
+  )
   devices = list(devices or jax.local_devices())
   # A band is at least one row of tiles.
   devices = devices[: max(1, -(-height // 8))]
@@ -91,11 +99,18 @@ def fit_picture(
       sharding,
   )
   births = list(schedule.births)
+  roundings = list(schedule.roundings)
+  if step_sizes is not None:
+    step_sizes = quantize.reaching(step_sizes, height, width)
+    rounder = rounding.Rounder(config, step_sizes, sum(schedule.layer_sizes))
   for step in range(0, schedule.num_steps, config.chunk_steps):
     while births and births[0].step == step:
       state = _give_birth(
           train.fetch(state), births.pop(0), image, config.seed, implementation
       )
+      state = train.replicate(state, sharding)
+    while roundings and roundings[0].step == step:
+      state = rounder.round(train.fetch(state), roundings.pop(0))
       state = train.replicate(state, sharding)
     state, errors = chunk(state, inputs, bands)
     progress = _progress(
@@ -107,8 +122,11 @@ def fit_picture(
       )
     if report:
       report(progress)
+  state = train.fetch(state)
+  for last in roundings:
+    state = rounder.round(state, last)
   layered = types.LayeredSplats(
-      splats=train.fetch(state).params,
+      splats=state.params,
       layer_sizes=schedule.layer_sizes,
       height=height,
       width=width,
