@@ -345,6 +345,7 @@ def _fit(
     fitted = fit.fit_pictures(
         images,
         run.config.fit,
+        step_sizes=run.config.step_sizes,
         devices=run.devices,
         implementation=_IMPLEMENTATION.value,
         report=report,

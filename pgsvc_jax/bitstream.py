@@ -1,4 +1,4 @@
-"""The exact byte syntax of a .pgsvc file, version 1.
+"""The exact byte syntax of a .pgsvc file, version 2; version 1 is read too.
 
   header   magic, version, size, directory of the layers, metadata, checksum
   packets  one a layer, base layer first, nothing else
@@ -20,11 +20,12 @@ import numpy as np
 
 from pgsvc_jax import quantize
 from pgsvc_jax import types
+from pgsvc_jax import version1
 
 # As PNG's: not ASCII, a line end of either kind and an end-of-file character,
 # so that a transfer in text mode shows at once.
 MAGIC = b'\x89PGS\r\n\x1a\n'
-VERSION = 1
+VERSION = 2
 
 MAX_CHANNELS = 4
 MAX_LAYERS = 255
@@ -39,7 +40,7 @@ _FIXED = struct.Struct('<8sBBHIIBB')
 # Splats, packet size, packet checksum, step sizes.
 _ENTRY = struct.Struct('<IIIHHHH')
 _CHECKSUM = struct.Struct('<I')
-# Where the layer's Morton curve starts, in symbols.
+# Where the layer's Morton curve starts, in cells.
 _ORIGIN = struct.Struct('<ii')
 
 
@@ -61,7 +62,7 @@ class LayerEntry:
   num_splats: int
   packet_size: int
   checksum: int
-  step_sizes: quantize.StepSizes
+  step_sizes: quantize.StepSizes | version1.StepSizes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class Header:
     channels: colors a splat.
     layers: the directory, base layer first.
     metadata: bytes for the user, UTF-8 JSON by convention; decoding needs none.
+    version: of the syntax of its packets.
   """
 
   width: int
@@ -81,6 +83,7 @@ class Header:
   channels: int
   layers: tuple[LayerEntry, ...]
   metadata: bytes = b''
+  version: int = VERSION
 
   @property
   def header_size(self) -> int:
@@ -111,55 +114,133 @@ class Header:
     return tuple(8 * size / pixels for size in self.truncation_points)
 
 
-def _encode_packet(symbols: Int[np.ndarray, 'n k']) -> bytes:
-  """Codes the symbols of one layer, sorted by quantize.order.
+def _color_contexts(
+    colors: list[Int[np.ndarray, ' n']],
+    classes: Int[np.ndarray, ' n'],
+) -> Int[np.ndarray, ' n']:
+  """Contexts of the next color symbol, from those before it.
 
-  Position is coded as the distance to the previous splat along the curve; that
-  it never is negative is what saves the log2(n!) bits of the order.
+  The first is about as large as the size class says, the others as the first
+  ones are.
   """
-  if not len(symbols):
-    return b''
-  origin = quantize.origin(symbols)
-  codes = quantize.morton_codes(symbols[:, :2] - origin)
-  gaps = np.diff(codes, prepend=0)
+  if not colors:
+    return np.clip(classes + 8 >> 1, 0, 15)
+  sizes = np.abs(colors[0])
+  if len(colors) > 1:
+    sizes = (sizes >> 1) + 2 * np.abs(colors[1])
+  return np.minimum(quantize.bit_lengths(sizes), 6)
+
+
+def _sign(symbols: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' n']:
+  return np.where(symbols < 0, -1, 1)
+
+
+def _aspect_contexts(
+    precision: Int[np.ndarray, ' n'],
+    shears: Int[np.ndarray, ' n'],
+    step_sizes: quantize.StepSizes,
+) -> Int[np.ndarray, ' n']:
+  steps = quantize.shape_steps(precision, step_sizes)
+  halves = np.abs(shears) * steps >> 27
+  return 5 * (precision >> 1) + np.minimum(quantize.bit_lengths(halves), 4)
+
+
+def _encode_packet(
+    symbols: quantize.Symbols, step_sizes: quantize.StepSizes
+) -> bytes:
+  """Codes the symbols of one layer, in any order.
+
+  Splats are sorted along a Morton curve of cells, and the cell is coded as the
+  distance to the splat before. That it never is negative is what saves the
+  log2(n!) bits of the order.
+  """
   from pgsvc_jax import range_coder  # Numba: only where it is needed.
 
-  coded = range_coder.encode_symbols(
-      np.concatenate([gaps[:, np.newaxis], symbols[:, 2:]], axis=1)
+  num_splats = len(symbols.classes)
+  if not num_splats:
+    return b''
+  precision = quantize.precisions(symbols.colors)
+  bits = quantize.cell_bits(
+      symbols.classes, precision, symbols.aspects, step_sizes
   )
-  packet = _ORIGIN.pack(*origin.tolist()) + coded
-  return packet.ljust(-(-len(symbols) // _SPLATS_PER_BYTE), b'\0')
+  cells = symbols.positions >> bits
+  origin = cells.min(axis=0)
+  codes = quantize.morton_codes(cells - origin)
+  order = np.argsort(codes, kind='stable')
+  gaps = np.diff(codes[order], prepend=0)
+  symbols = quantize.Symbols(*(x[order] for x in symbols))
+  precision, bits = precision[order], bits[order]
+
+  encoder = range_coder.Encoder()
+  encoder.column(gaps, np.zeros_like(gaps))
+  encoder.column(symbols.classes, np.minimum(quantize.bit_lengths(gaps), 7))
+  colors = list(symbols.colors.T)
+  for k, color in enumerate(colors):
+    sign = _sign(colors[0]) if k else 1
+    encoder.column(color * sign, _color_contexts(colors[:k], symbols.classes))
+  encoder.column(symbols.sizes, precision)
+  encoder.column(symbols.shears, precision >> 1)
+  encoder.column(
+      symbols.aspects, _aspect_contexts(precision, symbols.shears, step_sizes)
+  )
+  for axis in (0, 1):
+    encoder.bits(symbols.positions[:, axis], bits[:, axis])
+  packet = _ORIGIN.pack(*origin.tolist()) + encoder.finish()
+  return packet.ljust(-(-num_splats // _SPLATS_PER_BYTE), b'\0')
 
 
 def _decode_packet(
-    packet: bytes, num_splats: int, channels: int
-) -> Int[np.ndarray, 'n k']:
+    packet: bytes,
+    num_splats: int,
+    channels: int,
+    step_sizes: quantize.StepSizes,
+) -> quantize.Symbols:
   """Raises ValueError where the packet cannot come from _encode_packet."""
   if not num_splats:
-    return np.zeros((0, 5 + channels), np.int64)
+    empty = np.zeros(0, np.int64)
+    pairs, colors = np.zeros((0, 2), np.int64), np.zeros(
+        (0, channels), np.int64
+    )
+    return quantize.Symbols(pairs, empty, colors, empty, empty, empty)
   if len(packet) < _ORIGIN.size:
     raise ValueError('packet ends inside its origin')
   from pgsvc_jax import range_coder
 
-  coded = range_coder.decode_symbols(
-      packet[_ORIGIN.size :], num_splats, 4 + channels
+  decoder = range_coder.Decoder(packet[_ORIGIN.size :])
+  gaps = decoder.column(np.zeros(num_splats, np.int64))
+  cells = quantize.from_gaps(gaps) + _ORIGIN.unpack_from(packet)
+  classes = decoder.column(np.minimum(quantize.bit_lengths(gaps), 7))
+  _check_symbols(classes, quantize.CLASS_LIMIT)
+  colors = []
+  for k in range(channels):
+    color = decoder.column(_color_contexts(colors, classes))
+    _check_symbols(color, quantize.COLOR_LIMIT)
+    colors.append(color * _sign(colors[0]) if k else color)
+  precision = quantize.precisions(np.stack(colors, -1))
+  sizes = decoder.column(precision)
+  shears = decoder.column(precision >> 1)
+  _check_symbols(shears, quantize.SHEAR_LIMIT)
+  aspects = decoder.column(_aspect_contexts(precision, shears, step_sizes))
+  _check_symbols(aspects, quantize.ASPECT_LIMIT)
+  bits = quantize.cell_bits(classes, precision, aspects, step_sizes)
+  low = np.stack([decoder.bits(bits[:, axis]) for axis in (0, 1)], -1)
+  decoder.finish()
+  positions = (cells << bits) + low
+  return quantize.Symbols(
+      positions, classes, np.stack(colors, -1), sizes, aspects, shears
   )
-  gaps, rest = coded[:, 0], coded[:, 1:]
-  # The gaps are checked one by one first: then no sum of them can wrap around
-  # before it has passed the end of the curve.
-  if ((gaps < 0) | (gaps >= quantize.MORTON_END)).any():
-    raise ValueError('position off the curve')
-  codes = np.cumsum(gaps)
-  if (codes >= quantize.MORTON_END).any():
-    raise ValueError('position off the curve')
-  positions = quantize.from_morton_codes(codes) + _ORIGIN.unpack_from(packet)
-  return np.concatenate([positions, rest], axis=1)
+
+
+def _check_symbols(symbols: Int[np.ndarray, ' n'], limit: int) -> None:
+  """Before they decide anything, so that nothing can wrap around."""
+  if ((symbols > limit) | (symbols < -limit)).any():
+    raise ValueError('symbols out of range')
 
 
 def _pack_header(header: Header) -> bytes:
   size, layers = header.header_size, len(header.layers)
   frame = header.width, header.height, header.channels
-  fixed = _FIXED.pack(MAGIC, VERSION, 0, size, *frame, layers)
+  fixed = _FIXED.pack(MAGIC, header.version, 0, size, *frame, layers)
   directory = b''.join(
       _ENTRY.pack(
           entry.num_splats,
@@ -202,8 +283,8 @@ def write(
 
   Args:
     layered: NumPy splats in layer order.
-    step_sizes: one for all layers, or one a layer; positions get larger steps
-      where a picture of over 65,535 pixels needs them (`quantize.reaching`).
+    step_sizes: one for all layers, or one a layer; cells are larger
+      where a picture of over 32,766 pixels needs it (`quantize.reaching`).
     metadata: stored in the header as it is.
 
   Returns:
@@ -226,7 +307,7 @@ def write(
     >>> read_header(data).truncation_points == (len(data),)
     True
     >>> read_layers(data).splats.means
-    array([[1.5, 2. ]], dtype=float32)
+    array([[1.5, 1.5]], dtype=float32)
   """
   sizes = layered.layer_sizes
   if isinstance(step_sizes, quantize.StepSizes):
@@ -244,8 +325,7 @@ def write(
   for size, steps in zip(sizes, step_sizes, strict=True):
     start, end = end, end + size
     layer = types.Splats(*(array[start:end] for array in layered.splats))
-    symbols = quantize.quantize(layer, steps)
-    packet = _encode_packet(symbols[quantize.order(symbols)])
+    packet = _encode_packet(quantize.quantize(layer, steps), steps)
     packets.append(packet)
     entries.append(
         LayerEntry(
@@ -267,14 +347,17 @@ def write(
 
 
 def _read_entry(
-    num_splats: int, packet_size: int, checksum: int, *steps: int
+    version: int, num_splats: int, packet_size: int, checksum: int, *steps: int
 ) -> LayerEntry:
-  names = (field.name for field in dataclasses.fields(quantize.StepSizes))
+  cls = (
+      version1.StepSizes if version == version1.VERSION else quantize.StepSizes
+  )
+  names = (field.name for field in dataclasses.fields(cls))
   return LayerEntry(
       num_splats=num_splats,
       packet_size=packet_size,
       checksum=checksum,
-      step_sizes=quantize.StepSizes(**dict(zip(names, steps, strict=True))),
+      step_sizes=cls(**dict(zip(names, steps, strict=True))),
   )
 
 
@@ -302,7 +385,7 @@ def read_header(data: bytes) -> Header:
     raise BitstreamError(f'file ends inside the header (has {len(data)} bytes)')
   fixed = _FIXED.unpack_from(data)
   _, version, flags, header_size, width, height, channels, num_layers = fixed
-  if version != VERSION:
+  if version not in (version1.VERSION, VERSION):
     raise BitstreamError(f'version {version} is not supported')
   directory_end = _FIXED.size + num_layers * _ENTRY.size
   if header_size < directory_end + _CHECKSUM.size:
@@ -323,8 +406,9 @@ def read_header(data: bytes) -> Header:
         width=width,
         height=height,
         channels=channels,
-        layers=tuple(itertools.starmap(_read_entry, directory)),
+        layers=tuple(_read_entry(version, *entry) for entry in directory),
         metadata=data[directory_end:body_size],
+        version=version,
     )
     _check(header)
   except ValueError as error:
@@ -381,6 +465,17 @@ def _checked_packets(
   return packets
 
 
+def _decode_layer(
+    packet: bytes, entry: LayerEntry, channels: int
+) -> types.Splats:
+  steps = entry.step_sizes
+  if isinstance(steps, version1.StepSizes):
+    rows = version1.decode_packet(packet, entry.num_splats, channels)
+    return version1.dequantize(rows, steps)
+  symbols = _decode_packet(packet, entry.num_splats, channels, steps)
+  return quantize.dequantize(symbols, steps)
+
+
 def read_layers(
     data: bytes, num_layers: int | None = None
 ) -> types.LayeredSplats:
@@ -403,8 +498,7 @@ def read_layers(
   for layer, packet in enumerate(_checked_packets(data, header, num_layers)):
     entry = header.layers[layer]
     try:
-      symbols = _decode_packet(packet, entry.num_splats, header.channels)
-      layers.append(quantize.dequantize(symbols, entry.step_sizes))
+      layers.append(_decode_layer(packet, entry, header.channels))
     except ValueError as error:
       message = f'packet of layer {layer} is damaged ({error})'
       raise BitstreamError(message) from None

@@ -51,6 +51,13 @@ class FitConfig:
   # Adam's decay of the mean gradient and of its square.
   adam_b1: float = 0.9
   adam_b2: float = 0.97
+  # Steps after those, in which attributes are rounded group by group and what
+  # is not yet rounded makes up for it. 0: round at the end, all at once.
+  rounding_steps: int = 360
+  # Parts that the splats are rounded in, of each attribute.
+  rounding_groups: int = 4
+  # Factor of the step sizes of Adam while rounding, first and last.
+  rounding_rates: tuple[float, float] = (0.15, 0.05)
   # Smallest l11 and l22, pixels: thinner splats fall between pixel centres.
   min_cholesky: float = 0.3
   # The one source of randomness.
@@ -63,7 +70,11 @@ class FitConfig:
       raise ValueError(
           f'strategy {self.strategy!r} is not one of {get_args(Strategy)}'
       )
-    for name in ('num_steps', 'chunk_steps', 'num_births'):
+    if self.rounding_steps < 0:
+      raise ValueError('rounding_steps must not be negative')
+    if len(self.rounding_rates) != 2 or not min(self.rounding_rates) > 0:
+      raise ValueError('rounding_rates must be two positive factors')
+    for name in ('num_steps', 'chunk_steps', 'num_births', 'rounding_groups'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} must be at least 1')
     for name in ('growth_fraction', 'lower_weight', 'final_rate'):

@@ -15,6 +15,8 @@ import pallas_kernels
 from pgsvc_jax import bands
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import initialize
+from pgsvc_jax import quantize
+from pgsvc_jax import rounding
 from pgsvc_jax import schedule as schedule_lib
 from pgsvc_jax import train
 from pgsvc_jax import types
@@ -47,6 +49,7 @@ def fit_picture(
     image: Float[np.ndarray, 'h w c'],
     config: config_lib.FitConfig,
     *,
+    step_sizes: quantize.StepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     report: Callable[[Progress], None] | None = None,
@@ -56,6 +59,9 @@ def fit_picture(
   Args:
     image: the picture, float32 in [0, 1].
     config: the settings.
+    step_sizes: those that the file will have; with them, and `rounding_steps`,
+      the last steps fit what remains to what is already rounded, and the
+      result is one that `bitstream.write` does not change. None: not rounded.
     devices: one band of rows each; None takes all local ones. Of several
       processes (`jax.distributed`), each makes the same call with all devices,
       equally many of each process, and gets the same result.
@@ -79,6 +85,7 @@ def fit_picture(
   (layered,) = fit_pictures(
       [image],
       config,
+      step_sizes=step_sizes,
       devices=devices,
       implementation=implementation,
       report=report and (lambda states: report(states[0])),
@@ -90,6 +97,7 @@ def fit_pictures(
     images: Sequence[Float[np.ndarray, 'h w c']],
     config: config_lib.FitConfig,
     *,
+    step_sizes: quantize.StepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     report: Callable[[list[Progress]], None] | None = None,
@@ -103,6 +111,7 @@ def fit_pictures(
   Args:
     images: the pictures, float32 in [0, 1]; at most as many as devices.
     config: the settings.
+    step_sizes: as in `fit_picture`.
     devices: dealt out evenly, the remainder is idle; None takes all local ones.
     implementation: as in `fit_picture`.
     report: called after every chunk, with one entry a picture.
@@ -121,14 +130,16 @@ def fit_pictures(
     raise ValueError(f'pictures of several sizes: {set(map(np.shape, images))}')
   images = [np.asarray(image, np.float32) for image in images]
   height, width, channels = shape
-  schedule = schedule_lib.make_schedule(config, height, width)
+  schedule = schedule_lib.make_schedule(
+      config, height, width, rounding=step_sizes is not None
+  )
   devices = list(devices or jax.local_devices())
   num_bands = len(devices) // len(images)
   if not num_bands:
     raise ValueError(f'{len(devices)} devices for {len(images)} pictures')
   devices = devices[: num_bands * len(images)]
   if _spread(devices):
-    _require_agreement(images, config, len(devices))
+    _require_agreement(images, (config, step_sizes), len(devices))
 
   error_fn = functools.partial(
       pallas_kernels.composite_error, implementation=implementation
@@ -143,25 +154,27 @@ def fit_pictures(
           image,
           train.create_train_state(sum(schedule.layer_sizes), channels),
           bands.cut_evenly(height, num_bands),
+          _make_rounder(config, step_sizes, schedule),
       )
       for image in images
   ]
   state = cut = None
-  births = list(schedule.births)
+  births, roundings = list(schedule.births), list(schedule.roundings)
   for step in range(0, schedule.num_steps, config.chunk_steps):
     while births and births[0].step == step:
       if state is not None:
         _fetch_into(fits, state, render(state, cut))
       before = [x.edges for x in fits]
       _give_births(fits, births.pop(0), config.seed, devices)
-      state = train.place(
-          [x.state for x in fits for _ in range(num_bands)], devices
-      )
+      state = _place(fits, devices)
       if cut is None or before != [x.edges for x in fits]:
         cut = train.place(
             [band for x in fits for band in train.make_bands(x.image, x.edges)],
             devices,
         )
+    while roundings and roundings[0].step == step:
+      _round(fits, train.fetch(state, len(fits)), roundings.pop(0), devices)
+      state = _place(fits, devices)
     state, errors = chunk(state, inputs, cut)
     states = [
         _progress(schedule, step + config.chunk_steps, x, images[0].size)
@@ -174,10 +187,14 @@ def fit_pictures(
         )
     if report:
       report(states)
+  states = train.fetch(state, len(fits))
+  for last in roundings:
+    _round(fits, states, last, devices)
+    states = [x.state for x in fits]
   results = []
-  for fitted in train.fetch(state.params, len(images)):
+  for fitted in states:
     layered = types.LayeredSplats(
-        splats=fitted,
+        splats=fitted.params,
         layer_sizes=schedule.layer_sizes,
         height=height,
         width=width,
@@ -197,13 +214,32 @@ class _Fit:
     image: the picture.
     state: of the fit (NumPy).
     edges: of its bands.
+    rounder: what is rounded already; None: nothing will be.
     render: what the splats alive show; None before the first birth.
   """
 
   image: np.ndarray
   state: train.TrainState
   edges: list[int]
+  rounder: rounding.Rounder | None
   render: np.ndarray | None = None
+
+
+def _make_rounder(
+    config: config_lib.FitConfig,
+    step_sizes: quantize.StepSizes | None,
+    schedule: schedule_lib.Schedule,
+) -> rounding.Rounder | None:
+  if step_sizes is None:
+    return None
+  step_sizes = quantize.reaching(step_sizes, schedule.height, schedule.width)
+  return rounding.Rounder(config, step_sizes, sum(schedule.layer_sizes))
+
+
+def _place(fits: list[_Fit], devices: Sequence[jax.Device]) -> train.TrainState:
+  """Puts the states on the devices, as many of them for each picture."""
+  num_bands = len(devices) // len(fits)
+  return train.place([x.state for x in fits for _ in range(num_bands)], devices)
 
 
 def _spread(devices: Sequence[jax.Device]) -> bool:
@@ -211,9 +247,7 @@ def _spread(devices: Sequence[jax.Device]) -> bool:
   return len({device.process_index for device in devices}) > 1
 
 
-def _require_agreement(
-    images: list, config: config_lib.FitConfig, num_devices: int
-) -> None:
+def _require_agreement(images: list, settings: tuple, num_devices: int) -> None:
   """Compares the fit with that of the other processes.
 
   Different programs would wait for each other forever, and bands of different
@@ -224,7 +258,7 @@ def _require_agreement(
   """
   if len(images) > 1:
     raise ValueError('several processes fit one picture at a time')
-  text = f'{images[0].shape} {config} {num_devices}'.encode()
+  text = f'{images[0].shape} {settings} {num_devices}'.encode()
   digest = np.uint32(zlib.crc32(images[0].tobytes(), zlib.crc32(text)))
   with jax.transfer_guard('allow'):  # It places its arrays implicitly.
     digests = multihost_utils.process_allgather(digest)
@@ -258,6 +292,22 @@ def _give_births(
           (x.state, np.int32(x.edges))
       )
     x.edges = [int(edge) for edge in edges]
+
+
+def _round(
+    fits: list[_Fit],
+    states: list[train.TrainState],
+    event: schedule_lib.Rounding,
+    devices: Sequence[jax.Device],
+) -> None:
+  """Rounds one attribute of one group of splats in every picture."""
+  for x, state in zip(fits, states):
+    x.state = x.rounder.round(state, event)
+  if _spread(devices):
+    # As with births.
+    (x,) = fits
+    with jax.transfer_guard('allow'):
+      x.state = multihost_utils.broadcast_one_to_all(x.state)
 
 
 def _give_birth(x: _Fit, birth: schedule_lib.Birth, seed: int) -> None:

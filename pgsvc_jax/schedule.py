@@ -5,6 +5,7 @@ learning rate of every layer. The train step knows nothing else of strategies.
 """
 
 import dataclasses
+import itertools
 from typing import NamedTuple
 
 from jaxtyping import Float
@@ -34,6 +35,23 @@ class Birth:
   last: int
 
 
+# Colors first: they decide the steps of the others. Positions last, because
+# the steps of the shape decide theirs.
+ROUNDED = ('colors', 'cholesky', 'means')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rounding:
+  """Before step `step`, one attribute of every `groups`-th splat is rounded.
+
+  The splats are those at `group`, `group + groups`, ... of a random order.
+  """
+
+  step: int
+  attribute: str
+  group: int
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
   """A whole fit, fixed before it starts.
@@ -43,6 +61,7 @@ class Schedule:
     width: of the picture, pixels.
     layer_sizes: splats per layer as they are fitted.
     births: in order of steps.
+    roundings: in order of steps, the last one behind the last step.
     inputs: one row a step; a whole number of chunks.
   """
 
@@ -50,6 +69,7 @@ class Schedule:
   width: int
   layer_sizes: tuple[int, ...]
   births: tuple[Birth, ...]
+  roundings: tuple[Rounding, ...]
   inputs: StepInputs
 
   @property
@@ -80,7 +100,11 @@ def layer_sizes(
 
 
 def make_schedule(
-    config: config_lib.FitConfig, height: int, width: int
+    config: config_lib.FitConfig,
+    height: int,
+    width: int,
+    *,
+    rounding: bool = False,
 ) -> Schedule:
   """Lays out a fit of a picture of the given size.
 
@@ -92,6 +116,7 @@ def make_schedule(
     config: the settings.
     height: pixels.
     width: pixels.
+    rounding: whether `rounding_steps` follow.
 
   Returns:
     The schedule; steps are rounded to whole chunks.
@@ -136,12 +161,59 @@ def make_schedule(
       weights[step, step % top] = config.lower_weight
     elif top and config.strategy == 'all_levels':
       weights[step, :top] = config.lower_weight
+  stages = _stages(config) if rounding else ()
+  roundings, more = _roundings(config, stages, num_steps, num_layers)
   return Schedule(
       height=height,
       width=width,
       layer_sizes=sizes,
       births=births,
-      inputs=StepInputs(weights, rates),
+      roundings=roundings,
+      inputs=StepInputs(
+          np.concatenate([weights, more.level_weights]),
+          np.concatenate([rates, more.layer_rates]),
+      ),
+  )
+
+
+def _stages(config: config_lib.FitConfig) -> tuple[tuple[str, int], ...]:
+  """What is rounded one after the other: an attribute of a group each."""
+  if not config.rounding_steps:
+    return ()
+  return tuple(itertools.product(ROUNDED, range(config.rounding_groups)))
+
+
+def _roundings(
+    config: config_lib.FitConfig,
+    stages: tuple[tuple[str, int], ...],
+    first_step: int,
+    num_layers: int,
+) -> tuple[tuple[Rounding, ...], StepInputs]:
+  """The steps of rounding: a stage for each attribute and group.
+
+  All layers move, whatever the strategy: each step lowers the error of the
+  full picture and of one lower prefix in turn, or else the layers below would
+  pay for the rounding of those above.
+  """
+  # Nothing is left to refit after the last one.
+  refits = max(0, len(stages) - 1)
+  chunks = config.rounding_steps / config.chunk_steps / max(1, refits)
+  stage_steps = max(1, round(chunks)) * config.chunk_steps
+  roundings = tuple(
+      Rounding(
+          step=first_step + k * stage_steps, attribute=attribute, group=group
+      )
+      for k, (attribute, group) in enumerate(stages)
+  )
+  num_steps = refits * stage_steps
+  weights = np.zeros((num_steps, num_layers), np.float32)
+  weights[:, -1] = 1
+  for step in range(num_steps if num_layers > 1 else 0):
+    weights[step, step % (num_layers - 1)] = config.lower_weight
+  rates = np.geomspace(*config.rounding_rates, max(1, refits))[:refits]
+  rates = np.repeat(rates, stage_steps).astype(np.float32)
+  return roundings, StepInputs(
+      weights, np.tile(rates[:, np.newaxis], (1, num_layers))
   )
 
 

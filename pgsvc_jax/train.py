@@ -50,6 +50,8 @@ class TrainState:
   params: types.Splats
   opt_state: optimizer.AgedAdamState
   active: Bool[Array, ' n']
+  # Attributes that are rounded and stay as they are, [n, 1] each.
+  frozen: types.Splats
 
 
 @flax.struct.dataclass
@@ -98,6 +100,7 @@ def create_train_state(num_splats: int, channels: int) -> TrainState:
       params=params,
       opt_state=opt_state,
       active=np.zeros(num_splats, bool),
+      frozen=types.Splats(*(np.zeros((num_splats, 1), bool) for _ in range(3))),
   )
 
 
@@ -192,7 +195,12 @@ def make_train_step(
     updates, opt_state = tx.update(
         grads, state.opt_state, state.params, rates=rates
     )
-    params = optax.apply_updates(state.params, updates)
+    params = jax.tree.map(
+        jnp.where,
+        state.frozen,
+        state.params,
+        optax.apply_updates(state.params, updates),
+    )
     state = state.replace(
         step=state.step + 1, params=params, opt_state=opt_state
     )

@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import skimage.data
 
+import pallas_kernels
+from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import fit
 from pgsvc_jax import metrics
+from pgsvc_jax import quantize
 from pgsvc_jax import render
 
 CONFIG = config_lib.FitConfig(
@@ -124,3 +127,29 @@ def test_divergence_stops_the_fit():
 def test_what_is_no_picture_is_refused():
   with pytest.raises(ValueError, match='h, w, c'):
     fit.fit_picture(np.zeros((4, 4), np.float32), CONFIG)
+
+
+def test_a_rounded_fit_is_what_the_file_holds():
+  image = scene()
+  config = config_lib.FitConfig(
+      layer_splats=(30, 12), num_steps=60, rounding_steps=110
+  )
+  steps = quantize.StepSizes(color=600)
+  staged = fit.fit_picture(image, config, step_sizes=steps)
+  decoded = bitstream.read_layers(bitstream.write(staged, steps))
+  layers = np.cumsum(staged.layer_sizes)[:-1]
+  for array, other in zip(staged.splats, decoded.splats, strict=True):
+    pairs = zip(np.split(array, layers), np.split(other, layers), strict=True)
+    for x, y in pairs:
+      np.testing.assert_array_equal(np.sort(x, 0), np.sort(y, 0))
+  plain = fit.fit_picture(image, config)
+  rounded = bitstream.read_layers(bitstream.write(plain, steps))
+  error = lambda x: np.square(
+      np.asarray(
+          pallas_kernels.composite(
+              *x.splats, layer_sizes=x.layer_sizes, height=40, width=56
+          )
+      )[-1]
+      - image
+  ).sum()
+  assert error(decoded) < error(rounded)

@@ -44,10 +44,16 @@ ARROWS = {
     'pgsvc_jax.metrics': set(),
     'pgsvc_jax.quantize': {'pgsvc_jax.types'},
     'pgsvc_jax.range_coder': set(),
+    'pgsvc_jax.version1': {
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.range_coder',
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.bitstream': {
         'pgsvc_jax.quantize',
         'pgsvc_jax.range_coder',
         'pgsvc_jax.types',
+        'pgsvc_jax.version1',
     },
     'pgsvc_jax.render': {
         'pallas_kernels.cpu_kernels',
@@ -69,11 +75,19 @@ ARROWS = {
         'pgsvc_jax.schedule',
         'pgsvc_jax.types',
     },
+    'pgsvc_jax.rounding': {
+        'pgsvc_jax.config',
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.schedule',
+        'pgsvc_jax.train',
+    },
     'pgsvc_jax.fit': {
         'pallas_kernels',
         'pgsvc_jax.bands',
         'pgsvc_jax.config',
         'pgsvc_jax.initialize',
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.rounding',
         'pgsvc_jax.schedule',
         'pgsvc_jax.train',
         'pgsvc_jax.types',

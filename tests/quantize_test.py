@@ -15,10 +15,10 @@ SETTINGS = hypothesis.settings(
 
 STEP_SIZES = st.builds(
     quantize.StepSizes,
-    position=st.integers(1, quantize.MAX_STEP),
-    cholesky=st.integers(1, quantize.MAX_STEP),
-    shear=st.integers(1, quantize.MAX_STEP),
     color=st.integers(1, quantize.MAX_STEP),
+    shape=st.integers(1, quantize.MAX_STEP),
+    position=st.integers(1, quantize.MAX_STEP),
+    cell=st.integers(0, quantize.MAX_CELL),
 )
 
 
@@ -62,57 +62,99 @@ def test_quantize_takes_back_what_dequantize_gives(splats, step_sizes):
     assert array.dtype == np.float32
     assert np.isfinite(array).all()
   assert (decoded.cholesky[:, [0, 2]] > 0).all()
-  assert np.abs(symbols).max(initial=0) < 2**25
-  np.testing.assert_array_equal(quantize.quantize(decoded, step_sizes), symbols)
+  again = quantize.quantize(decoded, step_sizes)
+  for array, expected in zip(again, symbols, strict=True):
+    np.testing.assert_array_equal(array, expected)
 
 
 def test_error_is_at_most_half_a_step():
   splats = make_splats(2000)
-  step_sizes = quantize.StepSizes(position=512, cholesky=200, color=33)
-  decoded = quantize.dequantize(
-      quantize.quantize(splats, step_sizes), step_sizes
-  )
-  unit = quantize.STEP_UNIT
+  step_sizes = quantize.StepSizes(color=33, cell=6)
+  symbols = quantize.quantize(splats, step_sizes)
+  decoded = quantize.dequantize(symbols, step_sizes)
   slack = 1.001
-  means_error = np.abs(decoded.means - splats.means)
-  assert means_error.max() <= 256 * unit * slack
-  assert np.abs(decoded.colors - splats.colors).max() <= 16.5 * unit * slack
-  logs = np.log(decoded.cholesky[:, [0, 2]] / splats.cholesky[:, [0, 2]])
-  assert np.abs(logs).max() <= 100 * unit * slack
-  # The slope of the splat's axis is what survives the rounding of l11.
-  l11, l21, l22 = splats.cholesky.T
-  decoded_l11, decoded_l21, decoded_l22 = decoded.cholesky.T
-  shear = (decoded_l21 - l21 * decoded_l11 / l11) / decoded_l22
-  assert np.abs(shear).max() <= step_sizes.shear / 2 * unit * slack
+  color = 33 * quantize.STEP_UNIT * 2 ** (-symbols.classes / 2)
+  error = np.linalg.norm(decoded.colors - splats.colors, axis=1)
+  assert (error <= math.sqrt(3) / 2 * color * slack).all()
+
+  precision = quantize.precisions(symbols.colors)
+  shape = quantize.shape_steps(precision, step_sizes) / 2**28
+  log = lambda x: np.log(np.float64(x.cholesky[:, [0, 2]]))
+  size = np.abs(log(decoded).sum(1) - log(splats).sum(1))
+  levels = quantize.size_levels(precision, step_sizes)
+  assert (size <= math.log(2) / levels / 2 * slack).all()
+  aspect = np.abs(np.diff(log(decoded) - log(splats))[:, 0])
+  assert (aspect <= shape / 2 * slack).all()
+  # The slope of the splat's axis is what survives the rounding of the aspect.
+  slope = lambda x: x.cholesky[:, 1] / x.cholesky[:, 0]
+  ratio = decoded.cholesky[:, 0] / decoded.cholesky[:, 2]
+  shear = np.abs((slope(decoded) - slope(splats)) * ratio)
+  assert (shear <= shape / 2 * slack).all()
+
+  bits = quantize.cell_bits(
+      symbols.classes, precision, symbols.aspects, step_sizes
+  )
+  x, y = (decoded.means - splats.means).T
+  lean = slope(decoded) * x
+  steps = 2.0 ** (6 - bits)
+  assert (np.abs(x) <= steps[:, 0] / 2 * slack).all()
+  assert (np.abs(y - lean) <= steps[:, 1] / 2 * slack).all()
 
 
-def test_symbols_match_their_definition():
-  splats = types.Splats(
-      means=np.float32([[-3.25, 700.5]]),
-      cholesky=np.float32([[math.e, -1.0, 1.0]]),
-      colors=np.float32([[0.5, 0.25, -0.125, 1.0]]),
+def test_equal_error_for_every_attribute():
+  """The header's formulas, against pictures summed over a fine grid."""
+  means = np.float64([0.3, -0.2])
+  cholesky = np.float64([3, 2, 1.5])
+  colors = np.float64([0.5, -0.2, 0.4])
+  grid = np.stack(np.meshgrid(*[np.arange(-40, 40, 0.25)] * 2), -1)
+
+  def picture(means, cholesky, colors):
+    l11, l21, l22 = cholesky
+    u, v = np.moveaxis(grid - means, -1, 0)
+    z1 = u / l11
+    z2 = (v - l21 * z1) / l22
+    return np.exp(-(z1**2 + z2**2) / 2)[..., None] * colors
+
+  def error(**changes):
+    splat = dict(means=means, cholesky=cholesky, colors=colors)
+    change = picture(**(splat | changes)) - picture(**splat)
+    return (change**2).sum() / 16
+
+  area = math.pi * 3 * 1.5
+  energy = area * (colors**2).sum()
+  d = 1e-3
+  grow = cholesky * math.exp(d / 2)
+  lean = cholesky + [0, d * 1.5, 0]
+  # The slope l21 / l11 is kept.
+  widen = cholesky * np.exp([d / 2, d / 2, -d / 2])
+  moved = means + d * np.float64([3, 2])
+  assert error(colors=colors + [d, 0, 0]) == pytest.approx(
+      area * d**2, rel=1e-3
   )
-  step_sizes = quantize.StepSizes(
-      position=1024, cholesky=1024, shear=1024, color=512
+  assert error(cholesky=grow) == pytest.approx(energy / 2 * d**2, rel=2e-3)
+  assert error(cholesky=widen) == pytest.approx(energy / 4 * d**2, rel=2e-3)
+  assert error(cholesky=lean) == pytest.approx(energy / 4 * d**2, rel=2e-3)
+  assert error(means=moved) == pytest.approx(energy / 2 * d**2, rel=2e-3)
+
+
+def test_cells_of_position_are_as_fine_as_the_rule_says():
+  """sigma 8, S = 2^10, no aspect: 1.19 * 8 / 32 is nearest to 1/4 pixel."""
+  bits = quantize.cell_bits(
+      np.array([6]), np.array([11]), np.array([0]), quantize.StepSizes(cell=3)
   )
-  # RGB are 4, 2, -1: Co = 5, t = -1 + 2 = 1, Cg = 1, Y = 1 + 0.
-  assert quantize.quantize(splats, step_sizes).tolist() == [
-      [-13, 2802, 4, -4, 0, 1, 5, 1, 8]
-  ]
+  assert bits.tolist() == [[5, 5]]
 
 
 @pytest.mark.parametrize('channels', [1, 2, 3, 4])
-def test_lifting_leaves_other_channels_alone(channels):
+def test_rotated_colors_come_back(channels):
   splats = make_splats(50, channels)
-  step_sizes = quantize.StepSizes()
+  step_sizes = quantize.StepSizes(color=1)
   symbols = quantize.quantize(splats, step_sizes)
-  colors = np.rint(np.float64(splats.colors) / (6 * quantize.STEP_UNIT))
-  start = 3 if channels >= 3 else 0
-  np.testing.assert_array_equal(symbols[:, 5 + start :], colors[:, start:])
   decoded = quantize.dequantize(symbols, step_sizes)
-  np.testing.assert_array_equal(
-      decoded.colors, np.float32(colors * 6 * quantize.STEP_UNIT)
-  )
+  np.testing.assert_allclose(decoded.colors, splats.colors, atol=3e-4)
+  gray = splats._replace(colors=np.full((50, channels), 0.5, np.float32))
+  chroma = quantize.quantize(gray, step_sizes).colors[:, 1:3]
+  assert channels < 3 or not chroma.any()
 
 
 @pytest.mark.parametrize('field', ['means', 'cholesky', 'colors'])
@@ -134,17 +176,22 @@ def test_diagonals_that_are_not_positive_are_refused(value):
 
 @pytest.mark.parametrize('value', [0, -1, 2**16])
 def test_step_sizes_out_of_range_are_refused(value):
-  with pytest.raises(ValueError, match='shear'):
-    quantize.StepSizes(shear=value)
+  with pytest.raises(ValueError, match='shape'):
+    quantize.StepSizes(shape=value)
 
 
-@pytest.mark.parametrize('column', range(8))
-@pytest.mark.parametrize('value', [2**24, -(2**24), 2**61, -(2**63)])
-def test_symbols_out_of_range_are_refused(column, value):
-  symbols = np.zeros((2, 8), np.int64)
-  symbols[1, column] = value
+@pytest.mark.parametrize('field', quantize.Symbols._fields)
+@pytest.mark.parametrize('value', [2**24, -(2**24), 2**61, -(2**61)])
+def test_symbols_out_of_range_are_refused(field, value):
+  zeros = np.zeros(2, np.int64)
+  pairs, colors = np.zeros((2, 2), np.int64), np.zeros((2, 3), np.int64)
+  symbols = quantize.Symbols(pairs, zeros, colors, zeros, zeros, zeros)
+  changed = getattr(symbols, field).copy()
+  changed[-1] = value
   with pytest.raises(ValueError, match='out of range'):
-    quantize.dequantize(symbols, quantize.StepSizes())
+    quantize.dequantize(
+        symbols._replace(**{field: changed}), quantize.StepSizes()
+    )
 
 
 @SETTINGS
@@ -161,19 +208,3 @@ def test_morton_codes_interleave_and_come_back(positions):
     bits = ''.join(b + a for a, b in zip(f'{x:024b}', f'{y:024b}', strict=True))
     assert code == int(bits, 2) < quantize.MORTON_END
   np.testing.assert_array_equal(quantize.from_morton_codes(codes), positions)
-
-
-def test_order_makes_codes_increase_and_keeps_ties():
-  splats = make_splats(500)
-  symbols = quantize.quantize(splats, quantize.StepSizes(position=65535))
-  order = quantize.order(symbols)
-  assert sorted(order.tolist()) == list(range(500))
-  codes = quantize.morton_codes(symbols[order, :2] - quantize.origin(symbols))
-  steps = np.diff(codes)
-  assert (steps >= 0).all()
-  assert (steps == 0).any()
-  assert (np.diff(order)[steps == 0] > 0).all()
-
-
-def test_order_of_no_splats_is_empty():
-  assert quantize.order(np.zeros((0, 8), np.int64)).shape == (0,)

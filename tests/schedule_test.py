@@ -103,3 +103,24 @@ def test_settings_out_of_range_are_refused():
   ):
     with pytest.raises(ValueError, match=next(iter(changes))):
       dataclasses.replace(CONFIG, **changes)
+
+
+@pytest.mark.parametrize('strategy', ['joint', 'sequential', 'single'])
+def test_rounding_follows_the_fit_and_reaches_every_group(strategy):
+  config = config_lib.FitConfig(
+      layer_splats=(5, 2, 2), strategy=strategy, num_steps=100,
+      rounding_steps=110, rounding_groups=2,
+  )  # fmt: skip
+  plain = schedule.make_schedule(config, 8, 8)
+  rounded = schedule.make_schedule(config, 8, 8, rounding=True)
+  assert rounded.births == plain.births
+  assert not plain.roundings
+  assert plain.num_steps == 100
+  # Five refits between six roundings, in whole chunks.
+  assert [x.step for x in rounded.roundings] == list(range(100, 201, 20))
+  assert rounded.num_steps == 200
+  assert len({(x.attribute, x.group) for x in rounded.roundings}) == 6
+  for array, other in zip(rounded.inputs, plain.inputs, strict=True):
+    np.testing.assert_array_equal(array[:100], other)
+  assert (rounded.inputs.layer_rates[100:] > 0).all()
+  assert (rounded.inputs.level_weights[100:, -1] == 1).all()
