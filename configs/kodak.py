@@ -29,5 +29,7 @@ def get_config(preset: str = '') -> config_dict.ConfigDict:
     config.fit.num_births = 72
     config.fit.growth_fraction = 0.75
   smoke = preset == 'smoke'
+  if smoke:
+    config.fit.rounding_steps = 0
   config.fit.layer_splats = (50, 20, 20) if smoke else (5000, 2000, 2000)
   return config

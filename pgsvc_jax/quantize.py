@@ -384,7 +384,7 @@ def dequantize(symbols: Symbols, step_sizes: StepSizes) -> types.Splats:
     ...   colors=np.float32([[0.25]]),
     ... )
     >>> dequantize(quantize(splats, StepSizes()), StepSizes()).means
-    array([[1.5, 1.5]], dtype=float32)
+    array([[1.625, 2.25 ]], dtype=float32)
   """
   symbols = Symbols(*(np.asarray(x, np.int64) for x in symbols))
   # In this order: each check makes the next rule safe from wrapping around.
