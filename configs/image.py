@@ -26,4 +26,5 @@ def get_config(preset: str = 'medium') -> config_dict.ConfigDict:
     config.fit.num_births = 18
   if preset == 'smoke':
     config.fit.layer_density = (0.002, 0.001, 0.001)
+    config.fit.rounding_steps = 0
   return config

@@ -27,6 +27,8 @@ from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import media
 from pgsvc_jax import memory
+from pgsvc_jax import quantize
+from pgsvc_jax import rate
 from pgsvc_jax import schedule
 from pgsvc_jax import types
 
@@ -47,6 +49,9 @@ _OUTPUT = flags.DEFINE_string(
 )
 _CONFIG = command.define_config()
 flags.declare_key_flag('config')
+_TARGET_BPP = flags.DEFINE_float(
+    'target_bpp', None, 'bits per pixel of the file, as config.target_bpp'
+)
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
@@ -133,6 +138,8 @@ def main() -> None:
   """Reads, fits, writes, and says what each layer holds."""
   begin = time.perf_counter()
   config = config_lib.from_mapping(config_lib.EncodeConfig, _CONFIG.value)
+  if _TARGET_BPP.value is not None:
+    config = dataclasses.replace(config, target_bpp=_TARGET_BPP.value)
   _check_process_flags()
   jobs = _list_jobs(_INPUT.value, _OUTPUT.value, _WORKDIR.value)
   alone = not (_DISTRIBUTED.value or _COORDINATOR.value)
@@ -286,7 +293,7 @@ class _Failures:
 def _encode(run: _Run, jobs: list[_Job]) -> None:
   """Fits pictures of one size at the same time, and writes their files."""
   try:
-    fitted, first_step = _fit(run, jobs)
+    fitted, step_sizes, first_step = _fit(run, jobs)
   except command.USER_ERRORS as error:
     if len(jobs) == 1:
       run.failures.note(jobs[0], error)
@@ -297,15 +304,15 @@ def _encode(run: _Run, jobs: list[_Job]) -> None:
       _encode(run, [job])
     return
   if run.leads:
-    for job, layered in zip(jobs, fitted):
+    for job, layered, steps in zip(jobs, fitted, step_sizes):
       with run.failures.of(job):
-        _write(run, job, layered, first_step)
+        _write(run, job, layered, steps, first_step)
 
 
 def _fit(
     run: _Run, jobs: list[_Job]
-) -> tuple[list[types.LayeredSplats], float]:
-  """Returns the fits, and when the first steps were done."""
+) -> tuple[list[types.LayeredSplats], list[quantize.StepSizes], float]:
+  """Returns the fits, their step sizes, and when the first steps were done."""
   import jax
 
   from pgsvc_jax import fit
@@ -340,23 +347,35 @@ def _fit(
       for log, state in zip(logs, states):
         log.append(dataclasses.asdict(state))
 
+    height, width, _ = images[0].shape
+    config = dataclasses.replace(
+        run.config.fit,
+        layer_splats=rate.layer_splats(run.config, height, width),
+    )
+    chosen = {}
+
+    def choose(i: int, layered, error: float) -> quantize.StepSizes:
+      chosen[i] = rate.choose_step_sizes(run.config, layered, error)
+      return chosen[i]
+
     # A transfer that nobody asked for would stop the devices at every step.
     stack.enter_context(jax.transfer_guard('disallow'))
     fitted = fit.fit_pictures(
         images,
-        run.config.fit,
-        step_sizes=run.config.step_sizes,
+        config,
+        step_sizes=choose,
         devices=run.devices,
         implementation=_IMPLEMENTATION.value,
         report=report,
     )
-  return fitted, first_step
+  return fitted, [chosen[i] for i in range(len(jobs))], first_step
 
 
 def _estimate(run: _Run, images: list, num_devices: int) -> memory.Estimate:
   """The memory of this process while it fits these pictures."""
   height, width, channels = images[0].shape
-  sizes = schedule.layer_sizes(run.config.fit, height, width)
+  sizes = rate.layer_splats(run.config, height, width)
+  sizes = sizes or schedule.layer_sizes(run.config.fit, height, width)
   return memory.estimate_fit(
       height,
       width,
@@ -381,14 +400,18 @@ def _mean(states: list) -> Any:
 
 
 def _write(
-    run: _Run, job: _Job, layered: types.LayeredSplats, first_step: float
+    run: _Run,
+    job: _Job,
+    layered: types.LayeredSplats,
+    step_sizes: quantize.StepSizes,
+    first_step: float,
 ) -> None:
   """Writes a file and says what it holds."""
   from pgsvc_jax import metrics
   from pgsvc_jax import render
 
   pixels = _read(job.picture).pixels
-  data = bitstream.write(layered, run.config.step_sizes)
+  data = bitstream.write(layered, step_sizes)
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.
   images = render.render_prefixes(bitstream.read_layers(data))

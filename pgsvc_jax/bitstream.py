@@ -307,7 +307,7 @@ def write(
     >>> read_header(data).truncation_points == (len(data),)
     True
     >>> read_layers(data).splats.means
-    array([[1.5, 1.5]], dtype=float32)
+    array([[1.5625, 2.125 ]], dtype=float32)
   """
   sizes = layered.layer_sizes
   if isinstance(step_sizes, quantize.StepSizes):

@@ -97,6 +97,13 @@ class EncodeConfig:
   """
 
   fit: FitConfig = FitConfig()
+  # Bits per pixel of the file, within some percent: decides the color step, and
+  # the splats where `fit.layer_splats` is empty. 0: no target.
+  target_bpp: float = 0.0
+  # Otherwise, the squared error that rounding may add, as a share of that of
+  # the fit: decides the color step. The refit takes back about half. 0: the
+  # color step is the one below.
+  rounding_noise: float = 0.15
   # Of the quantiser, the same in all layers.
   step_sizes: quantize.StepSizes = quantize.StepSizes()
 

@@ -41,6 +41,12 @@ class Progress:
   psnr_db: tuple[float, ...]
 
 
+# (picture, its fit before rounding, squared error) -> step sizes.
+ChooseStepSizes = Callable[
+    [int, types.LayeredSplats, float], quantize.StepSizes
+]
+
+
 class DivergenceError(ArithmeticError):
   """The fit produced numbers that are not finite."""
 
@@ -97,7 +103,7 @@ def fit_pictures(
     images: Sequence[Float[np.ndarray, 'h w c']],
     config: config_lib.FitConfig,
     *,
-    step_sizes: quantize.StepSizes | None = None,
+    step_sizes: quantize.StepSizes | ChooseStepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     report: Callable[[list[Progress]], None] | None = None,
@@ -111,7 +117,8 @@ def fit_pictures(
   Args:
     images: the pictures, float32 in [0, 1]; at most as many as devices.
     config: the settings.
-    step_sizes: as in `fit_picture`.
+    step_sizes: as in `fit_picture`, or what chooses them before the rounding
+      (at the end, if there is none); called with the index of the picture.
     devices: dealt out evenly, the remainder is idle; None takes all local ones.
     implementation: as in `fit_picture`.
     report: called after every chunk, with one entry a picture.
@@ -154,7 +161,6 @@ def fit_pictures(
           image,
           train.create_train_state(sum(schedule.layer_sizes), channels),
           bands.cut_evenly(height, num_bands),
-          _make_rounder(config, step_sizes, schedule),
       )
       for image in images
   ]
@@ -173,7 +179,12 @@ def fit_pictures(
             devices,
         )
     while roundings and roundings[0].step == step:
-      _round(fits, train.fetch(state, len(fits)), roundings.pop(0), devices)
+      hosted = train.fetch(state, len(fits))
+      if fits[0].rounder is None:
+        hosted = _begin_rounding(
+            fits, hosted, states, step_sizes, config, schedule
+        )
+      _round(fits, hosted, roundings.pop(0), devices)
       state = _place(fits, devices)
     state, errors = chunk(state, inputs, cut)
     states = [
@@ -187,21 +198,20 @@ def fit_pictures(
         )
     if report:
       report(states)
-  states = train.fetch(state, len(fits))
+  hosted = train.fetch(state, len(fits))
+  if step_sizes is not None and fits[0].rounder is None:
+    _begin_rounding(fits, hosted, states, step_sizes, config, schedule)
   for last in roundings:
-    _round(fits, states, last, devices)
-    states = [x.state for x in fits]
+    _round(fits, hosted, last, devices)
+    hosted = [x.state for x in fits]
   results = []
-  for fitted in states:
-    layered = types.LayeredSplats(
-        splats=fitted.params,
-        layer_sizes=schedule.layer_sizes,
-        height=height,
-        width=width,
-    )
+  for fitted in hosted:
+    layered = _layered(fitted, schedule)
     if config.strategy == 'prune':
       sizes = schedule_lib.layer_sizes(config, height, width)
-      layered = rank_into_layers(layered, sizes)
+      # Of the last layer are those that rounding has taken out.
+      ends = np.minimum(np.cumsum(sizes), sum(layered.layer_sizes))
+      layered = rank_into_layers(layered, np.diff(ends, prepend=0).tolist())
     results.append(layered)
   return results
 
@@ -221,19 +231,43 @@ class _Fit:
   image: np.ndarray
   state: train.TrainState
   edges: list[int]
-  rounder: rounding.Rounder | None
+  rounder: rounding.Rounder | None = None
   render: np.ndarray | None = None
 
 
-def _make_rounder(
+def _layered(
+    state: train.TrainState, schedule: schedule_lib.Schedule
+) -> types.LayeredSplats:
+  """The splats alive, in their layers."""
+  ends = np.cumsum(schedule.layer_sizes)
+  alive = np.concatenate([[0], np.cumsum(state.active)])[[0, *ends]]
+  return types.LayeredSplats(
+      splats=types.Splats(*(x[state.active] for x in state.params)),
+      layer_sizes=tuple(np.diff(alive).tolist()),
+      height=schedule.height,
+      width=schedule.width,
+  )
+
+
+def _begin_rounding(
+    fits: list[_Fit],
+    states: list[train.TrainState],
+    progress: list[Progress],
+    step_sizes: quantize.StepSizes | ChooseStepSizes,
     config: config_lib.FitConfig,
-    step_sizes: quantize.StepSizes | None,
     schedule: schedule_lib.Schedule,
-) -> rounding.Rounder | None:
-  if step_sizes is None:
-    return None
-  step_sizes = quantize.reaching(step_sizes, schedule.height, schedule.width)
-  return rounding.Rounder(config, step_sizes, sum(schedule.layer_sizes))
+) -> list[train.TrainState]:
+  """Decides the steps of every picture; returns the states to be rounded."""
+  results = []
+  for i, (x, state) in enumerate(zip(fits, states)):
+    steps = step_sizes
+    if not isinstance(steps, quantize.StepSizes):
+      error = progress[i].loss * x.image.size
+      steps = steps(i, _layered(state, schedule), error)
+    steps = quantize.reaching(steps, schedule.height, schedule.width)
+    x.rounder = rounding.Rounder(config, steps, len(state.active))
+    results.append(x.rounder.drop_weak(state))
+  return results
 
 
 def _place(fits: list[_Fit], devices: Sequence[jax.Device]) -> train.TrainState:

@@ -30,6 +30,11 @@ class Rounder:
     self._precision = np.ones(num_splats, np.int64)
     self._aspects = np.zeros(num_splats, np.int64)
 
+  def drop_weak(self, state: train.TrainState) -> train.TrainState:
+    """Takes out the splats that would round to next to nothing."""
+    weak = quantize.weak(state.params, self._step_sizes)
+    return state.replace(active=state.active & ~weak)
+
   def round(
       self, state: train.TrainState, rounding: schedule_lib.Rounding
   ) -> train.TrainState:

@@ -81,6 +81,12 @@ ARROWS = {
         'pgsvc_jax.schedule',
         'pgsvc_jax.train',
     },
+    'pgsvc_jax.rate': {
+        'pgsvc_jax.bitstream',
+        'pgsvc_jax.config',
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.fit': {
         'pallas_kernels',
         'pgsvc_jax.bands',

@@ -472,3 +472,13 @@ def test_files_are_read_where_jax_and_numba_are_not(tmp_path, missing):
   assert refused.stderr.splitlines()[-1].startswith(
       'encode: this command needs'
   )
+
+
+def test_a_target_rate_is_met(folder):
+  encode(
+      folder, 'rate.pgsvc', '--target_bpp=1.5', '--config.fit.rounding_steps=60'
+  )
+  flags = (f'--input={folder / "rate.pgsvc"}', '--json')
+  *_, top = json.loads(run('info', *flags).stdout)['layers']
+  # The header alone is 0.3 bits a pixel here.
+  assert 1.2 < top['bpp'] < 1.6
