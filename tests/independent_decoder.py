@@ -1,0 +1,347 @@
+"""A second decoder of .pgsvc files, from docs/format.md and format_v1.md alone.
+
+It shares no line with `pgsvc_jax` and needs only NumPy: what it decodes is
+what the page says, not what the library happens to do. It is slow and plain on
+purpose, with Python integers wherever a file decides their size. Names are
+those of the page.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import math
+import struct
+import zlib
+
+import numpy as np
+
+_MAGIC = b'\x89PGS\r\n\x1a\n'
+
+
+class FormatError(ValueError):
+  """The bytes are not what the page allows."""
+
+
+def _require(condition: bool, what: str) -> None:
+  if not condition:
+    raise FormatError(what)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layer:
+  """One layer: integers of the file, and the splats that they stand for.
+
+  Attributes:
+    symbols: one row a splat, of the names in the table of the page; `x` and `y`
+      are whole symbols, not only their lowest bits.
+    cholesky: float32 [N, 3], l11, l21, l22.
+    means: float32 [N, 2], pixels.
+    colors: float32 [N, C].
+  """
+
+  symbols: list[dict[str, int]]
+  means: np.ndarray
+  cholesky: np.ndarray
+  colors: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Picture:
+  """A file, as far as it was decoded."""
+
+  version: int
+  width: int
+  height: int
+  channels: int
+  metadata: bytes
+  truncation_points: list[int]
+  layers: list[Layer]
+
+
+class _RangeDecoder:
+  """The binary range coder, its contexts and its binarisation."""
+
+  def __init__(self, data: bytes):
+    self._data = data
+    self._position = 0
+    self._width = 1 << 32
+    self._code = 0
+    for _ in range(4):
+      self._code = self._code * 256 + self._next_byte()
+
+  def _next_byte(self) -> int:
+    self._position += 1
+    if self._position <= len(self._data):
+      return self._data[self._position - 1]
+    return 0
+
+  def bit(self, chance: int = 1 << 15) -> int:
+    bound = (self._width * chance) >> 16
+    bit = int(self._code >= bound)
+    if bit:
+      self._code -= bound
+      self._width -= bound
+    else:
+      self._width = bound
+    while self._width < 1 << 24:
+      self._code = self._code * 256 + self._next_byte()
+      self._width *= 256
+    return bit
+
+  def _learned_bit(self, column: dict, key: tuple) -> int:
+    fast, slow, count = column.get(key, (1 << 19, 1 << 19, 0))
+    bit = self.bit((fast + slow) >> 5)
+    learned = []
+    for p, limit in ((fast, 32), (slow, 512)):
+      d = min(count + 2, limit)
+      learned.append(p - p // d if bit else p + ((1 << 20) - p) // d)
+    column[key] = (*learned, count + (count + 2 < 512))
+    return bit
+
+  def value(self, column: dict, which: int = 0) -> int:
+    """One value, with the set `which` of the contexts of its column."""
+    size = 0
+    while size < 61 and self._learned_bit(column, (which, 'prefix', size)):
+      size += 1
+    m, node = 1, 0
+    for _ in range(size):
+      if node < 3:
+        bit = self._learned_bit(column, (which, 'mantissa', size, node))
+        node = 2 * node + 1 + bit
+      else:
+        bit = self.bit()
+      m = 2 * m + bit
+    value = m - 1
+    if value and self._learned_bit(column, (which, 'sign')):
+      value = -value
+    return value
+
+  def finish(self) -> None:
+    _require(self._position <= len(self._data) + 4, 'packet: too short')
+    _require(not any(self._data[self._position :]), 'packet: bytes left')
+
+
+def _bits(n: int) -> int:
+  return n.bit_length()
+
+
+def _clamp(n: int, low: int, high: int) -> int:
+  return max(low, min(n, high))
+
+
+def _even_bits(code: int) -> int:
+  return sum((code >> 2 * i & 1) << i for i in range(24))
+
+
+def _next_code(code: int, gap: int) -> int:
+  _require(0 <= gap < 1 << 48, f'{gap=}')
+  _require(code + gap < 1 << 48, f'code={code + gap}')
+  return code + gap
+
+
+def _symbols_v2(
+    coder: _RangeDecoder, n: int, channels: int, origin: tuple, entry: tuple
+) -> list[dict[str, int]]:
+  """The symbols of one packet, and the bits and steps that follow from them."""
+  s_shape, s_position, log2_cell = entry[1:]
+  rows = [{} for _ in range(n)]
+
+  def column(name: str, which: Callable, valid: Callable) -> None:
+    contexts = {}
+    for s in rows:
+      value = coder.value(contexts, which(s))
+      if name in ('c1', 'c2', 'c3') and s['c0'] < 0:
+        value = -value
+      _require(valid(s, value), f'{name}={value}')
+      s[name] = value
+
+  contexts, code = {}, 0
+  for s in rows:
+    s['gap'] = coder.value(contexts)
+    code = _next_code(code, s['gap'])
+    s['cell_x'] = origin[0] + _even_bits(code)
+    s['cell_y'] = origin[1] + _even_bits(code >> 1)
+    for name in ('cell_x', 'cell_y'):
+      _require(1 - 2**14 <= s[name] <= 2**14 - 2, f'{name}={s[name]}')
+  column('K', lambda s: min(_bits(s['gap']), 7), lambda s, v: abs(v) <= 46)
+  color_sets = (
+      lambda s: _clamp((s['K'] + 8) >> 1, 0, 15),
+      lambda s: min(_bits(abs(s['c0'])), 6),
+      lambda s: min(_bits((abs(s['c0']) >> 1) + 2 * abs(s['c1'])), 6),
+  )
+  for i in range(channels):
+    column(f'c{i}', color_sets[min(i, 2)], lambda s, v: abs(v) < 1 << 22)
+  for s in rows:
+    energy = sum(s[f'c{i}'] ** 2 for i in range(channels))
+    t = s['T'] = _clamp(_bits(energy), 1, 32)
+    d = s_shape * (65536 if t % 2 else 46341) >> ((t - 1) >> 1)
+    d = s['D'] = max(d, 1 << 12)
+    s['n'] = max(1, (263136042 + (d >> 1)) // d)
+  column('j', lambda s: s['T'], lambda s, v: 0 <= v < s['n'])
+  column('h', lambda s: s['T'] >> 1, lambda s, v: abs(v) < 1 << 20)
+  column(
+      'b',
+      lambda s: 5 * (s['T'] >> 1) + min(_bits(abs(s['h']) * s['D'] >> 27), 4),
+      lambda s, v: abs(v) <= 12 * 2**28 // s['D'],
+  )
+  o = _bits(s_position) - 1
+  p = 256 * (o - 12) + (s_position * 256 >> o) - 256
+  for s in rows:
+    q = p + 128 * (s['K'] - s['T'] + 1)
+    r = s['b'] * s['D'] * 185 >> 28
+    s['bits_x'] = _clamp(log2_cell - ((q + r + 128) >> 8), 0, 8)
+    s['bits_y'] = _clamp(log2_cell - ((q - r + 128) >> 8), 0, 8)
+  for axis in 'xy':
+    for s in rows:
+      symbol = s['cell_' + axis]
+      for _ in range(s['bits_' + axis]):
+        symbol = 2 * symbol + coder.bit()
+      s[axis] = symbol
+  return rows
+
+
+def _reconstruct_v2(
+    s: dict[str, int], channels: int, entry: tuple
+) -> tuple[list[float], list[float]]:
+  s_color, _, _, log2_cell = entry
+  d = s['D'] * 2.0**-28
+  a = math.log(2) * (s['K'] - 0.5 + (s['j'] + 0.5) / s['n'])
+  l11 = math.exp((a + s['b'] * d) / 2)
+  l22 = math.exp((a - s['b'] * d) / 2)
+  x, y = (
+      (s[axis] + 0.5) * 2.0 ** (log2_cell - s['bits_' + axis]) for axis in 'xy'
+  )
+  color = [
+      s[f'c{i}'] * s_color * 2.0**-12 * 2.0 ** (-s['K'] / 2)
+      for i in range(channels)
+  ]
+  if channels >= 3:
+    e, f, g = (c / math.sqrt(k) for c, k in zip(color, (3, 2, 6)))
+    color[:3] = [e + f - g, e + 2 * g, e - f - g]
+  return [x, y, l11, s['h'] * d * l22, l22], color
+
+
+def _symbols_v1(
+    coder: _RangeDecoder, n: int, channels: int, origin: tuple, entry: tuple
+) -> list[dict[str, int]]:
+  names = ['gap', 'l11', 'shear', 'l22', *(f'c{i}' for i in range(channels))]
+  contexts = {name: {} for name in names}
+  limits = dict.fromkeys(('x', 'y', 'shear', 'c0', 'c1', 'c2', 'c3'), 2**22 - 1)
+  limits |= dict.fromkeys(('l11', 'l22'), 2**16 // entry[1])
+  rows, code = [], 0
+  for _ in range(n):
+    s = {name: coder.value(contexts[name]) for name in names}
+    code = _next_code(code, s['gap'])
+    s['x'] = origin[0] + _even_bits(code)
+    s['y'] = origin[1] + _even_bits(code >> 1)
+    if channels >= 3:
+      s['Y'], s['Co'], s['Cg'] = (s[f'c{i}'] for i in range(3))
+      t = s['Y'] - (s['Cg'] >> 1)
+      s['c1'] = s['Cg'] + t
+      s['c2'] = t - (s['Co'] >> 1)
+      s['c0'] = s['c2'] + s['Co']
+    for name, limit in limits.items():
+      _require(abs(s.get(name, 0)) <= limit, f'{name}={s.get(name)}')
+    rows.append(s)
+  return rows
+
+
+def _reconstruct_v1(
+    s: dict[str, int], channels: int, entry: tuple
+) -> tuple[list[float], list[float]]:
+  s_position, s_log, s_shear, s_color = (size * 2.0**-12 for size in entry)
+  l11, l22 = (float(np.float32(math.exp(s[k] * s_log))) for k in ('l11', 'l22'))
+  color = [s[f'c{i}'] * s_color for i in range(channels)]
+  l21 = s['shear'] * s_shear * l22
+  return [s['x'] * s_position, s['y'] * s_position, l11, l21, l22], color
+
+
+def _layer(
+    version: int, packet: bytes, n: int, channels: int, entry: tuple
+) -> Layer:
+  rows = []
+  if n:
+    _require(len(packet) >= 8, 'packet: too short')
+    coder = _RangeDecoder(packet[8:])
+    read = _symbols_v1 if version == 1 else _symbols_v2
+    rows = read(coder, n, channels, struct.unpack_from('<ii', packet), entry)
+    coder.finish()
+  make = _reconstruct_v1 if version == 1 else _reconstruct_v2
+  splats = [make(s, channels, entry) for s in rows]
+  geometry = np.array([g for g, _ in splats], np.float32).reshape(n, 5)
+  colors = np.array([c for _, c in splats], np.float32).reshape(n, channels)
+  return Layer(
+      symbols=rows,
+      means=geometry[:, :2],
+      cholesky=geometry[:, 2:],
+      colors=colors,
+  )
+
+
+def decode(data: bytes, num_layers: int | None = None) -> Picture:
+  """Decodes a file, or what a cut has left of it.
+
+  Args:
+    data: the bytes of a file of version 1 or 2.
+    num_layers: layers to decode; without it, all that are there whole.
+
+  Returns:
+    The header's facts and the decoded layers.
+
+  Raises:
+    FormatError: where the page says to refuse.
+  """
+  _require(data[:8] == _MAGIC, 'no .pgsvc file')
+  _require(len(data) >= 22, 'cut inside the header')
+  version, flags, size, width, height, channels, count = struct.unpack_from(
+      '<BBHIIBB', data, 8
+  )
+  _require(version in (1, 2), f'{version=}')
+  _require(flags == 0, f'{flags=}')
+  _require(size >= 22 + 20 * count + 4, f'header size {size}')
+  _require(len(data) >= size, 'cut inside the header')
+  (checksum,) = struct.unpack_from('<I', data, size - 4)
+  _require(checksum == zlib.crc32(data[: size - 4]), 'header: checksum')
+  _require(min(width, height) >= 1 and width * height <= 2**28, 'picture size')
+  _require(1 <= channels <= 4 and count >= 1, f'{channels=}, layers={count}')
+
+  directory = list(struct.iter_unpack('<III4H', data[22 : 22 + 20 * count]))
+  ends = [size]
+  for n, packet_size, _, *entry in directory:
+    _require(n <= 8 * packet_size and (n == 0) == (packet_size == 0), 'splats')
+    _require(min(entry[:3]) >= 1, 'step sizes')
+    _require(entry[3] >= 1 if version == 1 else entry[3] <= 15, 'last u16')
+    ends.append(ends[-1] + packet_size)
+  _require(len(data) <= ends[-1], 'bytes after the last packet')
+  whole = sum(end <= len(data) for end in ends[1:])
+  _require(whole >= (num_layers or 1), 'cut inside a layer that is needed')
+
+  layers = []
+  for k in range(num_layers or whole):
+    n, _, checksum, *entry = directory[k]
+    packet = data[ends[k] : ends[k + 1]]
+    _require(checksum == zlib.crc32(packet), f'layer {k}: checksum')
+    layers.append(_layer(version, packet, n, channels, tuple(entry)))
+  return Picture(
+      version=version,
+      width=width,
+      height=height,
+      channels=channels,
+      metadata=data[22 + 20 * count : size - 4],
+      truncation_points=ends[1:],
+      layers=layers,
+  )
+
+
+def render(picture: Picture, num_layers: int | None = None) -> np.ndarray:
+  """The picture of the first `num_layers` layers, float64 [H, W, C]."""
+  image = np.zeros((picture.height, picture.width, picture.channels))
+  px = np.arange(picture.width) + 0.5
+  py = np.arange(picture.height)[:, None] + 0.5
+  for layer in picture.layers[:num_layers]:
+    for mean, factor, color in zip(layer.means, layer.cholesky, layer.colors):
+      x, y, l11, l21, l22 = (float(f) for f in (*mean, *factor))
+      u = (px - x) / l11
+      v = (py - y - l21 * u) / l22
+      half = (u**2 + v**2) / 2
+      image += np.where(half <= 6.125, np.exp(-half), 0)[..., None] * color
+  return np.clip(image, 0, 1)
