@@ -2,6 +2,7 @@ import collections
 import dataclasses
 import hashlib
 import itertools
+import math
 import pathlib
 import subprocess
 import sys
@@ -307,6 +308,26 @@ def test_symbols_beyond_their_limits_are_refused(column, value):
     )
 
 
+@pytest.mark.parametrize('n', [100, 1000, 5000, 20000])
+def test_sorting_saves_the_bits_of_the_order(n):
+  """The table of docs/format.md: a set has log2(n!) bits less than a list."""
+
+  def coded_bits(*columns):
+    encoder = range_coder.Encoder()
+    for column in columns:
+      encoder.column(column, np.zeros(n, np.int64))
+    return 8 * len(encoder.finish())
+
+  cells = np.random.default_rng(0).integers(0, [192, 128], (n, 2))
+  unsorted_bits = coded_bits(*cells.T)
+  codes = np.sort(quantize.morton_codes(cells))
+  gap_bits = coded_bits(np.diff(codes, prepend=0))
+  order_bits = math.lgamma(n + 1) / math.log(2)
+  print(n, unsorted_bits / n, gap_bits / n, order_bits / n)
+  # Measured: 1.08 (few contexts to learn), 1.02, 1.00, 0.98.
+  assert 0.97 < (unsorted_bits - gap_bits) / order_bits < 1.1
+
+
 def test_an_empty_or_foreign_file_is_refused(data):
   refused = {
       b'': 'inside the header',
@@ -502,8 +523,13 @@ def test_golden_file_decodes_to_its_symbols():
     for k, (splats, steps) in enumerate(
         zip(split(decoded), GOLDEN2_STEP_SIZES, strict=True)
     ):
-      for name, array in quantize.quantize(splats, steps)._asdict().items():
+      symbols = quantize.quantize(splats, steps)
+      for name, array in symbols._asdict().items():
         np.testing.assert_array_equal(array, stored[f'{name}{k}'])
+      for array, other in zip(
+          splats, quantize.dequantize(symbols, steps), strict=True
+      ):
+        np.testing.assert_array_equal(array, other)
   written = bitstream.write(decoded, GOLDEN2_STEP_SIZES, metadata=b'{"k": 1}')
   assert written == data
 
