@@ -535,7 +535,7 @@ def test_golden_file_decodes_to_its_symbols():
 
 
 class FormatPageDecoder:
-  """One packet read with nothing but docs/format_v1.md, in its words."""
+  """The coder of a packet with nothing but docs/format.md, in its words."""
 
   def __init__(self, data, columns):
     self.data = data
@@ -614,6 +614,135 @@ def test_the_page_of_version_1_is_enough_to_read_its_golden_file():
       rows.append([x0 + x, y0 + y, *rest])
     assert rows == golden_symbols()[layer].tolist()
   assert offset == len(data)
+
+
+def read_packet_by_the_page(packet, num_splats, channels, steps):
+  """Rows K, colors, j, h, b, x, y by docs/format.md; None if it refuses."""
+  s_color, s_shape, s_position, cell = steps
+  del s_color  # No symbol depends on it.
+  if len(packet) < 8:
+    return None
+  bits = lambda n: n.bit_length()
+  clamp = lambda n, least, most: max(least, min(n, most))
+  decoder = FormatPageDecoder(packet[8:], 0)
+
+  def column(sets):
+    make = lambda: collections.defaultdict(lambda: [2**19, 2**19, 0])
+    decoder.contexts = collections.defaultdict(make)
+    return [decoder.decode_value(x) for x in sets]
+
+  gaps = column([0] * num_splats)
+  codes = list(itertools.accumulate(gaps))
+  sizes = column([min(bits(abs(gap)), 7) for gap in gaps])
+  valid = all(gap >= 0 for gap in gaps) and codes[-1] < 2**48
+  valid &= all(abs(K) <= 46 for K in sizes)
+  if not valid:  # Here, since numbers may be too large for what follows.
+    return None
+  c = [column([clamp((K + 8) >> 1, 0, 15) for K in sizes])]
+  for k in range(1, channels):
+    if k == 1:
+      sets = [min(bits(abs(c0)), 6) for c0 in c[0]]
+    else:
+      sets = [
+          min(bits((abs(c0) >> 1) + 2 * abs(c1)), 6)
+          for c0, c1 in zip(*c[:2], strict=True)
+      ]
+    values = column(sets)
+    c.append([-x if c0 < 0 else x for x, c0 in zip(values, c[0], strict=True)])
+  colors = list(zip(*c, strict=True))
+  valid = all(abs(x) <= 2**22 - 1 for color in colors for x in color)
+  T = [clamp(bits(sum(x * x for x in color)), 1, 32) for color in colors]
+  D = [
+      max(s_shape * (65536 if t % 2 else 46341) >> ((t - 1) >> 1), 2**12)
+      for t in T
+  ]
+  n = [max(1, (263136042 + (d >> 1)) // d) for d in D]
+  j = column(T)
+  h = column([t >> 1 for t in T])
+  b = column(
+      [
+          5 * (t >> 1) + min(bits(abs(shear) * d >> 27), 4)
+          for t, shear, d in zip(T, h, D, strict=True)
+      ]
+  )
+  for index, shear, aspect, d, most in zip(j, h, b, D, n, strict=True):
+    valid &= 0 <= index < most and abs(shear) <= 2**20 - 1
+    valid &= abs(aspect) <= 12 * 2**28 // d
+  if not valid:
+    return None
+  o = bits(s_position) - 1
+  p = 256 * (o - 12) + (s_position * 256 >> o) - 256
+  origin = np.frombuffer(packet[:8], '<i4').tolist()
+  positions = []
+  for axis, sign in ((0, 1), (1, -1)):
+    symbols = []
+    for K, t, d, aspect, code in zip(sizes, T, D, b, codes, strict=True):
+      q = p + 128 * (K - t + 1)
+      r = aspect * d * 185 >> 28
+      width = clamp(cell - ((q + sign * r + 128) >> 8), 0, 8)
+      place = int(f'{code:048b}'[1 - axis :: 2], 2) + origin[axis]
+      valid &= -(2**14 - 1) <= place <= 2**14 - 2
+      for _ in range(width):
+        place = 2 * place + decoder.decode_bit(None)
+      symbols.append(place)
+    positions.append(symbols)
+  if decoder.position > len(packet) - 8 + 4:
+    return None
+  if not valid or any(packet[8 + decoder.position :]):
+    return None
+  return [list(row) for row in zip(sizes, *c, j, h, b, *positions, strict=True)]
+
+
+def test_the_page_is_enough_to_read_any_packet_or_refuse_it():
+  """The golden packets, and 600 that differ from them in a byte or a step."""
+  data = GOLDEN2.read_bytes()
+  header = bitstream.read_header(data)
+  rng = np.random.default_rng(0)
+  counts = collections.Counter()
+  for k in range(603):
+    layer = k % 3
+    entry = header.layers[layer]
+    start = header.packet_offsets[layer]
+    packet = bytearray(data[start : start + entry.packet_size])
+    steps = list(dataclasses.astuple(entry.step_sizes))
+    if k >= 3 and rng.random() < 0.3:
+      place = int(rng.integers(1, 4))
+      least, most = (0, 15) if place == 3 else (1, 2**16 - 1)
+      steps[place] = int(rng.integers(least, most + 1))
+    elif k >= 3:
+      # Mostly near the end: most changes before it lead to a refusal.
+      place = -rng.integers(1, rng.choice([9, 40, len(packet)]) + 1)
+      packet[place] = rng.integers(256)
+    packet = bytes(packet)
+    expected = read_packet_by_the_page(packet, entry.num_splats, 4, steps)
+    names = ('color', 'shape', 'position', 'cell')
+    step_sizes = quantize.StepSizes(**dict(zip(names, steps, strict=True)))
+    try:
+      symbols = bitstream._decode_packet(
+          packet, entry.num_splats, 4, step_sizes
+      )
+      quantize.dequantize(symbols, step_sizes)
+    except ValueError:
+      assert expected is None
+      counts['refused'] += 1
+      continue
+    rows = np.column_stack(
+        [
+            symbols.classes,
+            symbols.colors,
+            symbols.sizes,
+            symbols.shears,
+            symbols.aspects,
+            symbols.positions,
+        ]
+    )
+    assert rows.tolist() == expected
+    counts['read'] += 1
+    if k < 3:
+      with np.load(GOLDEN2.with_suffix('.npz')) as stored:
+        for name, array in symbols._asdict().items():
+          np.testing.assert_array_equal(array, stored[f'{name}{layer}'])
+  assert min(counts.values()) > 100 and len(counts) == 2, counts
 
 
 @pytest.mark.parametrize('numba', ['with', 'without'])
