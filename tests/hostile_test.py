@@ -373,7 +373,7 @@ def test_the_most_splats_that_bytes_may_claim(version):
     assert seconds < MAX_SECONDS and peak < MAX_BYTES
 
 
-@pytest.mark.slow  # A minute and a half.
+@pytest.mark.slow  # A minute.
 def test_100_000_hostile_files_are_decoded_or_refused():
   counts = run(100_000, seed=2)
   for key, count in sorted(counts.items()):
