@@ -12,9 +12,8 @@ With m = |value| + 1 and its size s = floor(log2 m), a value is
   sign                 one context, only if value != 0
 
 Values are coded column after column, so that the contexts of a column may
-depend on all of the columns before it: `Encoder` and `Decoder`. Version 1 went
-row after row, every column with contexts of its own: `encode_symbols` and
-`decode_symbols`.
+depend on all of the columns before it. Version 1 went row after row, every
+column with contexts of its own: as one long column here.
 
 All compiled code stands in this one file because Numba's cache does not notice
 changes of functions imported from another.
@@ -195,23 +194,6 @@ def _flush(coder, out):
 
 
 @_compiled
-def _encode(symbols, contexts):
-  rows, columns = symbols.shape
-  # One row more than can be written before the room is looked at again.
-  room = (columns + 1) * _MAX_VALUE_BYTES
-  out = np.zeros(2 * room, np.uint8)
-  coder = np.array([0, _FULL_WIDTH, 0])
-  for row in range(rows):
-    if len(out) - coder[_NEXT] < room:
-      larger = np.zeros(2 * len(out), np.uint8)
-      larger[: len(out)] = out
-      out = larger
-    for column in range(columns):
-      _encode_value(coder, out, contexts, column, symbols[row, column])
-  return out[: _flush(coder, out)]
-
-
-@_compiled
 def _next_byte(coder, data):
   """The next byte of the data, zeros after its end."""
   position = coder[_NEXT]
@@ -266,24 +248,9 @@ def _decode_value(coder, data, contexts, column):
 
 
 @_compiled
-def _decode(data, contexts, symbols):
-  """Fills the symbols; returns the number of bytes asked for."""
-  coder = np.array([0, _FULL_WIDTH, 0])
-  for _ in range(_LOOKAHEAD):
-    coder[_LOW] = coder[_LOW] << 8 | _next_byte(coder, data)
-  for row in range(symbols.shape[0]):
-    # Garbage would go on for as many rows as were promised.
-    if coder[_NEXT] > len(data) + _LOOKAHEAD:
-      break
-    for column in range(symbols.shape[1]):
-      symbols[row, column] = _decode_value(coder, data, contexts, column)
-  return coder[_NEXT]
-
-
-@_compiled
 def _decode_column(coder, data, contexts, which, values):
   for row in range(len(values)):
-    # Garbage would go on for as many rows as were promised.
+    # Garbage would go on for as many values as were promised.
     if coder[_NEXT] > len(data) + _LOOKAHEAD:
       break
     values[row] = _decode_value(coder, data, contexts, which[row])
@@ -389,58 +356,3 @@ class Decoder:
   def _check_end(self) -> None:
     if self._coder[_NEXT] > len(self._data) + _LOOKAHEAD:
       raise ValueError('coded symbols end too early')
-
-
-def encode_symbols(symbols: Int[np.ndarray, 'n columns']) -> bytes:
-  """Codes integers, row after row, each column with its own statistics.
-
-  Args:
-    symbols: integers, at most MAX_VALUE in magnitude.
-
-  Returns:
-    The coded bytes. Neither n nor the columns are in them; zero bytes may be
-    appended freely.
-
-  Raises:
-    ValueError: a value is too large.
-
-  Example:
-    >>> data = encode_symbols(np.array([[1, -70], [2, -69], [1, -71]]))
-    >>> decode_symbols(data, 3, 2).tolist()
-    [[1, -70], [2, -69], [1, -71]]
-  """
-  symbols = np.ascontiguousarray(symbols, np.int64)
-  if ((symbols > MAX_VALUE) | (symbols < -MAX_VALUE)).any():
-    raise ValueError(f'symbols beyond {MAX_VALUE}')
-  return _encode(symbols, _new_contexts(symbols.shape[1])).tobytes()
-
-
-def decode_symbols(
-    data: bytes, n: int, columns: int
-) -> Int[np.ndarray, 'n columns']:
-  """The integers that encode_symbols coded. Safe on any bytes.
-
-  Args:
-    data: coded bytes, zero bytes may follow them.
-    n: rows.
-    columns: integers a row.
-
-  Returns:
-    int64 symbols.
-
-  Raises:
-    ValueError: the data ends before the last symbol or goes on after it. Other
-      damage gives other symbols and needs a checksum to be seen.
-
-  Example:
-    >>> decode_symbols(b'', 0, 3).shape
-    (0, 3)
-  """
-  symbols = np.zeros((n, columns), np.int64)
-  buffer = np.frombuffer(data, np.uint8)
-  end = int(_decode(buffer, _new_contexts(columns), symbols))
-  if end > len(data) + _LOOKAHEAD:
-    raise ValueError('coded symbols end too early')
-  if buffer[end:].any():
-    raise ValueError('coded symbols end before their data')
-  return symbols

@@ -56,9 +56,11 @@ def decode_packet(
     raise ValueError('packet ends inside its origin')
   from pgsvc_jax import range_coder  # Numba: only where it is needed.
 
-  coded = range_coder.decode_symbols(
-      packet[_ORIGIN.size :], num_splats, 4 + channels
-  )
+  columns = 4 + channels
+  decoder = range_coder.Decoder(packet[_ORIGIN.size :])
+  coded = decoder.column(np.tile(np.arange(columns), num_splats))
+  decoder.finish()
+  coded = coded.reshape(num_splats, columns)
   positions = quantize.from_gaps(coded[:, 0]) + _ORIGIN.unpack_from(packet)
   return np.concatenate([positions, coded[:, 1:]], axis=1)
 

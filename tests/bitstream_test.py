@@ -2,6 +2,7 @@ import collections
 import dataclasses
 import hashlib
 import itertools
+import math
 import pathlib
 import subprocess
 import sys
@@ -307,6 +308,26 @@ def test_symbols_beyond_their_limits_are_refused(column, value):
     )
 
 
+@pytest.mark.parametrize('n', [100, 1000, 5000, 20000])
+def test_sorting_saves_the_bits_of_the_order(n):
+  """The table of docs/format.md: a set has log2(n!) bits less than a list."""
+
+  def coded_bits(*columns):
+    encoder = range_coder.Encoder()
+    for column in columns:
+      encoder.column(column, np.zeros(n, np.int64))
+    return 8 * len(encoder.finish())
+
+  cells = np.random.default_rng(0).integers(0, [192, 128], (n, 2))
+  unsorted_bits = coded_bits(*cells.T)
+  codes = np.sort(quantize.morton_codes(cells))
+  gap_bits = coded_bits(np.diff(codes, prepend=0))
+  order_bits = math.lgamma(n + 1) / math.log(2)
+  print(n, unsorted_bits / n, gap_bits / n, order_bits / n)
+  # Measured: 1.08 (few contexts to learn), 1.02, 1.00, 0.98.
+  assert 0.97 < (unsorted_bits - gap_bits) / order_bits < 1.1
+
+
 def test_an_empty_or_foreign_file_is_refused(data):
   refused = {
       b'': 'inside the header',
@@ -502,92 +523,15 @@ def test_golden_file_decodes_to_its_symbols():
     for k, (splats, steps) in enumerate(
         zip(split(decoded), GOLDEN2_STEP_SIZES, strict=True)
     ):
-      for name, array in quantize.quantize(splats, steps)._asdict().items():
+      symbols = quantize.quantize(splats, steps)
+      for name, array in symbols._asdict().items():
         np.testing.assert_array_equal(array, stored[f'{name}{k}'])
+      for array, other in zip(
+          splats, quantize.dequantize(symbols, steps), strict=True
+      ):
+        np.testing.assert_array_equal(array, other)
   written = bitstream.write(decoded, GOLDEN2_STEP_SIZES, metadata=b'{"k": 1}')
   assert written == data
-
-
-class FormatPageDecoder:
-  """One packet read with nothing but docs/format_v1.md, in its words."""
-
-  def __init__(self, data, columns):
-    self.data = data
-    self.position = 0
-    self.width = 2**32
-    self.code = 0
-    for _ in range(4):
-      self.code = self.code * 256 + self.next_byte()
-    make = lambda: collections.defaultdict(lambda: [2**19, 2**19, 0])
-    self.contexts = [make() for _ in range(columns)]
-
-  def next_byte(self):
-    self.position += 1
-    past_end = self.position > len(self.data)
-    return 0 if past_end else self.data[self.position - 1]
-
-  def decode_bit(self, context):
-    chance = (context[0] + context[1]) >> 5 if context else 2**15
-    bound = (self.width * chance) >> 16
-    bit = int(self.code >= bound)
-    if bit:
-      self.code -= bound
-      self.width -= bound
-    else:
-      self.width = bound
-    while self.width < 2**24:
-      self.code = self.code * 256 + self.next_byte()
-      self.width *= 256
-    if context:
-      for rate, limit in ((0, 32), (1, 512)):
-        d = min(context[2] + 2, limit)
-        p = context[rate]
-        context[rate] = p - p // d if bit else p + (2**20 - p) // d
-      if context[2] + 2 < 512:
-        context[2] += 1
-    return bit
-
-  def decode_value(self, column):
-    contexts = self.contexts[column]
-    size = 0
-    while size < 61 and self.decode_bit(contexts['prefix', size]):
-      size += 1
-    m, node = 1, 0
-    for _ in range(size):
-      if node < 3:
-        bit = self.decode_bit(contexts['mantissa', size, node])
-        node = 2 * node + 1 + bit
-      else:
-        bit = self.decode_bit(None)
-      m = 2 * m + bit
-    value = m - 1
-    return -value if value and self.decode_bit(contexts['sign']) else value
-
-
-def test_the_page_of_version_1_is_enough_to_read_its_golden_file():
-  data = GOLDEN.read_bytes()
-  header_size = int.from_bytes(data[10:12], 'little')
-  channels, num_layers = data[20], data[21]
-  offset = header_size
-  for layer in range(num_layers):
-    entry = data[22 + 20 * layer :][:20]
-    num_splats, packet_size, checksum = np.frombuffer(
-        entry[:12], '<u4'
-    ).tolist()
-    packet = data[offset : offset + packet_size]
-    offset += packet_size
-    assert zlib.crc32(packet) == checksum
-    x0, y0 = np.frombuffer(packet[:8], '<i4').tolist()
-    decoder = FormatPageDecoder(packet[8:], 4 + channels)
-    code = 0
-    rows = []
-    for _ in range(num_splats):
-      gap, *rest = (decoder.decode_value(k) for k in range(4 + channels))
-      code += gap
-      x, y = (int(f'{code:048b}'[start::2], 2) for start in (1, 0))
-      rows.append([x0 + x, y0 + y, *rest])
-    assert rows == golden_symbols()[layer].tolist()
-  assert offset == len(data)
 
 
 @pytest.mark.parametrize('numba', ['with', 'without'])

@@ -1,5 +1,6 @@
 import importlib.util
 import sys
+import time
 
 import hypothesis
 from hypothesis import strategies as st
@@ -35,8 +36,23 @@ def plain_fixture():
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(sys.modules, 'numba', None)
     spec.loader.exec_module(module)
-  assert not hasattr(module._encode, 'py_func')
+  assert not hasattr(module._encode_value, 'py_func')
   return module
+
+
+def encode(symbols, module=range_coder):
+  """Codes rows one after the other, every column with its own contexts."""
+  rows, columns = symbols.shape
+  encoder = module.Encoder()
+  encoder.column(symbols.ravel(), np.tile(np.arange(columns), rows))
+  return encoder.finish()
+
+
+def decode(data, rows, columns, module=range_coder):
+  decoder = module.Decoder(data)
+  values = decoder.column(np.tile(np.arange(columns), rows))
+  decoder.finish()
+  return values.reshape(rows, columns)
 
 
 def laplacian(scale, shape, seed=0):
@@ -47,24 +63,24 @@ def laplacian(scale, shape, seed=0):
 @SETTINGS
 @hypothesis.given(symbol_arrays(40))
 def test_symbols_come_back(symbols):
-  data = range_coder.encode_symbols(symbols)
-  decoded = range_coder.decode_symbols(data, *symbols.shape)
+  data = encode(symbols)
+  decoded = decode(data, *symbols.shape)
   np.testing.assert_array_equal(decoded, symbols)
 
 
 @pytest.mark.parametrize('scale', [0.1, 10.0, 1e6])
 def test_many_symbols_come_back(scale):
   symbols = laplacian(scale, (20000, 3))
-  data = range_coder.encode_symbols(symbols)
-  decoded = range_coder.decode_symbols(data, *symbols.shape)
+  data = encode(symbols)
+  decoded = decode(data, *symbols.shape)
   np.testing.assert_array_equal(decoded, symbols)
 
 
 @pytest.mark.parametrize('value', [0, -1, range_coder.MAX_VALUE])
 def test_constant_columns_cost_next_to_nothing(value):
   symbols = np.full((20000, 2), value)
-  data = range_coder.encode_symbols(symbols)
-  decoded = range_coder.decode_symbols(data, *symbols.shape)
+  data = encode(symbols)
+  decoded = decode(data, *symbols.shape)
   np.testing.assert_array_equal(decoded, symbols)
   even_bits = 0 if abs(value) < 2 else 59
   assert 8 * len(data) / symbols.size < even_bits + 0.05
@@ -73,18 +89,18 @@ def test_constant_columns_cost_next_to_nothing(value):
 @hypothesis.settings(SETTINGS, max_examples=60)
 @hypothesis.given(symbol_arrays(12))
 def test_plain_python_gives_the_same_bytes(plain, symbols):
-  data = range_coder.encode_symbols(symbols)
-  assert plain.encode_symbols(symbols) == data
-  decoded = plain.decode_symbols(data, *symbols.shape)
+  data = encode(symbols)
+  assert encode(symbols, plain) == data
+  decoded = decode(data, *symbols.shape, module=plain)
   np.testing.assert_array_equal(decoded, symbols)
 
 
 def test_plain_python_gives_the_same_bytes_at_length(plain):
   symbols = laplacian(8.0, (1500, 3))
   symbols[::7] *= 10**9
-  data = range_coder.encode_symbols(symbols)
-  assert plain.encode_symbols(symbols) == data
-  decoded = plain.decode_symbols(data, *symbols.shape)
+  data = encode(symbols)
+  assert encode(symbols, plain) == data
+  decoded = decode(data, *symbols.shape, module=plain)
   np.testing.assert_array_equal(decoded, symbols)
 
 
@@ -101,12 +117,12 @@ def test_carries_run_through_all_bytes(plain):
   plain._carry = counted_carry
   try:
     symbols = rng.integers(-(2**40), 2**40, (1500, 2))
-    data = plain.encode_symbols(symbols)
+    data = encode(symbols, plain)
   finally:
     plain._carry = original
   assert len(carries) > 100
   assert any(carries)
-  assert data == range_coder.encode_symbols(symbols)
+  assert data == encode(symbols)
 
 
 @pytest.mark.parametrize('scale', [0.3, 1.0, 5.0, 200.0, 5000.0])
@@ -122,12 +138,59 @@ def test_size_is_near_the_entropy(scale):
   )
   p = p[p > 0]
   entropy = -np.sum(p * np.log2(p))
-  bits = 8 * len(range_coder.encode_symbols(symbols)) / symbols.size
+  bits = 8 * len(encode(symbols)) / symbols.size
   # Measured: 1.003 to 1.008, the most at the smallest scale.
   assert 0.99 < bits / entropy < 1.015
 
 
-def test_size_is_the_ideal_length_of_the_model(plain):
+def realistic_columns(n):
+  """(values, contexts) as a packet has them: gaps, then attributes."""
+  rng = np.random.default_rng(0)
+  gaps = np.rint(rng.exponential(300, n)).astype(np.int64)
+  columns = [(gaps, np.zeros(n, np.int64))]
+  for sets, scale in (
+      (8, 2),
+      (16, 15),
+      (7, 3),
+      (7, 2),
+      (9, 1),
+      (6, 4),
+      (30, 3),
+  ):
+    contexts = np.minimum(rng.geometric(3 / sets, n), sets) - 1
+    columns.append((laplacian(scale + contexts / 2, n, sets), contexts))
+  return columns, rng.integers(0, 8, n), rng.integers(0, 4, n)
+
+
+def encode_columns(columns, low, widths, module=range_coder):
+  encoder = module.Encoder()
+  for values, contexts in columns:
+    encoder.column(values, contexts)
+  encoder.bits(low, widths)
+  return encoder.finish()
+
+
+def decode_columns(data, columns, widths, module=range_coder):
+  decoder = module.Decoder(data)
+  decoded = [decoder.column(contexts) for _, contexts in columns]
+  low = decoder.bits(widths)
+  decoder.finish()
+  return decoded, low
+
+
+def test_columns_come_back_from_plain_python_with_the_same_bytes(plain):
+  columns, low, widths = realistic_columns(300)
+  data = encode_columns(columns, low, widths)
+  assert encode_columns(columns, low, widths, plain) == data
+  for module in (range_coder, plain):
+    decoded, bits = decode_columns(data, columns, widths, module)
+    for array, (values, _) in zip(decoded, columns, strict=True):
+      np.testing.assert_array_equal(array, values)
+    np.testing.assert_array_equal(bits, low & (1 << widths) - 1)
+
+
+@pytest.mark.parametrize('n', [30, 1000])
+def test_size_is_the_ideal_length_of_the_model(plain, n):
   """The interval loses nothing: bytes = -sum log2 p of the chances used."""
   ideal_bits = 0.0
   original = plain._encode_bit
@@ -139,17 +202,35 @@ def test_size_is_the_ideal_length_of_the_model(plain):
 
   plain._encode_bit = counted_bit
   try:
-    data = plain.encode_symbols(laplacian(5.0, (1000, 4)))
+    data = encode_columns(*realistic_columns(n), plain)
   finally:
     plain._encode_bit = original
+  # Measured: 1.0003 at 1000 splats.
   assert ideal_bits <= 8 * len(data) <= 1.001 * ideal_bits + 16
+
+
+@pytest.mark.slow  # A speed, on a machine that others may be using.
+def test_two_million_symbols_a_second():
+  pytest.importorskip('numba')
+  columns, low, widths = realistic_columns(100_000)
+  symbols = (len(columns) + 1) * len(low)
+  best = [np.inf, np.inf]
+  for _ in range(4):  # The first compiles.
+    start = time.perf_counter()
+    data = encode_columns(columns, low, widths)
+    middle = time.perf_counter()
+    decode_columns(data, columns, widths)
+    end = time.perf_counter()
+    best = np.minimum(best, [middle - start, end - middle])
+  print('million symbols a second, each way:', symbols / best / 1e6)
+  assert (symbols / best > 2e6).all()
 
 
 @SETTINGS
 @hypothesis.given(st.binary(max_size=300), st.integers(0, 400))
 def test_any_bytes_decode_or_are_refused(data, n):
   try:
-    symbols = range_coder.decode_symbols(data, n, 3)
+    symbols = decode(data, n, 3)
   except ValueError:
     return
   assert symbols.shape == (n, 3)
@@ -162,7 +243,7 @@ def test_plain_python_reads_any_bytes_alike(plain, data, n):
   results = []
   for module in (range_coder, plain):
     try:
-      results.append(module.decode_symbols(data, n, 2).tolist())
+      results.append(decode(data, n, 2, module=module).tolist())
     except ValueError as error:
       results.append(str(error))
   assert results[0] == results[1]
@@ -170,28 +251,28 @@ def test_plain_python_reads_any_bytes_alike(plain, data, n):
 
 def test_all_ones_end_where_the_data_ends():
   with pytest.raises(ValueError, match='end too early'):
-    range_coder.decode_symbols(b'\xff' * 100, 10**6, 1)
+    decode(b'\xff' * 100, 10**6, 1)
 
 
 def test_a_missing_end_is_refused():
   symbols = laplacian(50.0, (300, 2))
-  data = range_coder.encode_symbols(symbols)
+  data = encode(symbols)
   # The decoder looks four bytes ahead; the flush may have saved all of them.
   for end in range(len(data) - 4):
     with pytest.raises(ValueError, match='end too early'):
-      range_coder.decode_symbols(data[:end], *symbols.shape)
+      decode(data[:end], *symbols.shape)
 
 
 def test_zero_bytes_may_follow_and_others_may_not():
   symbols = laplacian(50.0, (30, 2))
-  data = range_coder.encode_symbols(symbols)
-  decoded = range_coder.decode_symbols(data + bytes(100), *symbols.shape)
+  data = encode(symbols)
+  decoded = decode(data + bytes(100), *symbols.shape)
   np.testing.assert_array_equal(decoded, symbols)
   with pytest.raises(ValueError, match='before their data'):
-    range_coder.decode_symbols(data + bytes(9) + b'\1', *symbols.shape)
+    decode(data + bytes(9) + b'\1', *symbols.shape)
 
 
 @pytest.mark.parametrize('value', [range_coder.MAX_VALUE + 1, -(2**63)])
 def test_values_too_large_are_refused(value):
   with pytest.raises(ValueError, match='beyond'):
-    range_coder.encode_symbols(np.array([[0, value]]))
+    encode(np.array([[0, value]]))
