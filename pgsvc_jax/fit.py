@@ -146,7 +146,10 @@ def fit_pictures(
     raise ValueError(f'{len(devices)} devices for {len(images)} pictures')
   devices = devices[: num_bands * len(images)]
   if _spread(devices):
-    _require_agreement(images, (config, step_sizes), len(devices))
+    # What chooses step sizes cannot be compared; process 0 has the last word.
+    fixed = isinstance(step_sizes, quantize.StepSizes)
+    settings = (config, step_sizes if fixed else None)
+    _require_agreement(images, settings, len(devices))
 
   error_fn = functools.partial(
       pallas_kernels.composite_error, implementation=implementation
