@@ -99,6 +99,9 @@ _IMPLEMENTATION = flags.DEFINE_string(
     'default: the best for the device',
 )
 
+# Of --target_bpp; a file farther away says so.
+_RATE_TOLERANCE = 0.05
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _Job:
@@ -419,6 +422,13 @@ def _write(
   if job.file != _OUTPUT.value:
     pathlib.Path(_OUTPUT.value).mkdir(exist_ok=True)
   command.write_bytes(job.file, data)
+  target, rate_reached = run.config.target_bpp, header.bits_per_pixel[-1]
+  if target and abs(rate_reached / target - 1) > _RATE_TOLERANCE:
+    print(
+        f'{job.file}: {rate_reached:.3f} bpp is as near as it comes to'
+        f' {target:g}',
+        file=sys.stderr,
+    )
   print(
       f'{job.file}: {len(data)} bytes, layers end at'
       f' {", ".join(map(str, header.truncation_points))};'

@@ -107,6 +107,11 @@ class EncodeConfig:
   # Of the quantiser, the same in all layers.
   step_sizes: quantize.StepSizes = quantize.StepSizes()
 
+  def __post_init__(self):
+    for name in ('target_bpp', 'rounding_noise'):
+      if not 0 <= getattr(self, name) < float('inf'):
+        raise ValueError(f'{name} must be at least 0 and finite')
+
 
 def from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:
   """Makes a settings dataclass from a (nested) mapping, such as a ConfigDict.

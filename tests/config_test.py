@@ -48,3 +48,10 @@ def test_mapping_round_trip():
 def test_unknown_fields_are_refused():
   with pytest.raises(ValueError, match="no field 'steps'"):
     config_lib.from_mapping(config_lib.FitConfig, {'steps': 3})
+
+
+@pytest.mark.parametrize('value', [-0.1, float('nan'), float('inf')])
+@pytest.mark.parametrize('name', ['target_bpp', 'rounding_noise'])
+def test_rates_and_noise_are_at_least_0_and_finite(name, value):
+  with pytest.raises(ValueError, match=name):
+    config_lib.EncodeConfig(**{name: value})

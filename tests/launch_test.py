@@ -482,3 +482,8 @@ def test_a_target_rate_is_met(folder):
   *_, top = json.loads(run('info', *flags).stdout)['layers']
   # The header alone is 0.3 bits a pixel here.
   assert 1.2 < top['bpp'] < 1.6
+
+
+def test_a_rate_that_cannot_be_met_is_said(folder):
+  result = encode(folder, 'far.pgsvc', '--target_bpp=0.001')
+  assert 'is as near as it comes to 0.001' in result.stderr
