@@ -49,12 +49,17 @@ ARROWS = {
         'pgsvc_jax.range_coder',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.bitstream': {
+    'pgsvc_jax.splat_coding': {
         'pgsvc_jax.quantize',
         'pgsvc_jax.range_coder',
+    },
+    'pgsvc_jax.bitstream': {
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.splat_coding',
         'pgsvc_jax.types',
         'pgsvc_jax.version1',
     },
+    'pgsvc_jax.lattice': {'pgsvc_jax.quantize', 'pgsvc_jax.types'},
     'pgsvc_jax.render': {
         'pallas_kernels.cpu_kernels',
         'pallas_kernels.numpy_kernels',
