@@ -55,6 +55,17 @@ ARROWS = {
         'pgsvc_jax.types',
         'pgsvc_jax.version1',
     },
+    'pgsvc_jax.video_syntax': {'pgsvc_jax.bitstream'},
+    'pgsvc_jax.video_bitstream': {
+        'pgsvc_jax.bitstream',
+        'pgsvc_jax.video_syntax',
+    },
+    'pgsvc_jax.video_codec': {
+        'pgsvc_jax.bitstream',
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.types',
+        'pgsvc_jax.video_syntax',
+    },
     'pgsvc_jax.render': {
         'pallas_kernels.cpu_kernels',
         'pallas_kernels.numpy_kernels',
