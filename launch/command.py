@@ -15,12 +15,14 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from absl import app
 from absl import flags
 from absl import logging
 from ml_collections import config_flags
+
+from pgsvc_jax import bitstream
 
 from . import caches
 
@@ -190,8 +192,9 @@ def check_output(path: str) -> None:
     raise OSError(f'cannot write {path}: no permission in {target.parent}')
 
 
-def write_bytes(path: str, data: bytes) -> None:
-  """Writes a file whole or not at all: a temporary name, then a rename.
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[BinaryIO]:
+  """A file to write whole or not at all: a temporary name, then a rename.
 
   Raises:
     OSError: the path cannot be written.
@@ -201,7 +204,7 @@ def write_bytes(path: str, data: bytes) -> None:
   handle, name = tempfile.mkstemp(dir=target.parent, prefix='.partial-')
   try:
     with os.fdopen(handle, 'wb') as file:
-      file.write(data)
+      yield file
     # mkstemp makes private files; give the mode a plain open() would give.
     mask = os.umask(0)
     os.umask(mask)
@@ -212,6 +215,23 @@ def write_bytes(path: str, data: bytes) -> None:
     if isinstance(error, OSError):
       raise OSError(f'cannot write {path}: {error.strerror}') from error
     raise
+
+
+def write_bytes(path: str, data: bytes) -> None:
+  """Writes a file whole or not at all; raises as `replacing`."""
+  with replacing(path) as file:
+    file.write(data)
+
+
+def is_video(path: str) -> bool:
+  """Whether a .pgsvc file is a video, not a picture.
+
+  Raises:
+    BitstreamError: it is no .pgsvc file.
+  """
+  with open(path, 'rb') as file, about(path):
+    version = bitstream.read_version(file.read(len(bitstream.MAGIC) + 1))
+  return version == bitstream.VIDEO_VERSION
 
 
 def run_verb(verb: str, *arguments: str, quiet: bool = False) -> str:

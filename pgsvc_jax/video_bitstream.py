@@ -278,11 +278,16 @@ class VideoReader:
     return tuple(self)
 
   @property
-  def is_complete(self) -> bool:
-    """Whether nothing is missing: the file is neither cut nor being written."""
+  def whole_size(self) -> int:
+    """Bytes of the file of these GOPs once nothing is missing."""
     for _ in self:
       pass
-    return self._ended and self._end == self._size
+    return self._end + (0 if self._ended else len(_END_MARK))
+
+  @property
+  def is_complete(self) -> bool:
+    """Whether nothing is missing: the file is neither cut nor being written."""
+    return self._size == self.whole_size and self._ended
 
   def gop(self, index: int) -> video_syntax.GopEntry:
     """The entry of one GOP.

@@ -28,8 +28,9 @@ MAX_PACKET_SIZE = 2**32 - 1
 ENTRY_SIZE = struct.Struct('<H')
 CHECKSUM = struct.Struct('<I')
 # Magic, version, flags, header size, width, height, channels, layers, order,
-# primaries, transfer, matrix, full range, reserved, time base, frame rate.
-_FIXED = struct.Struct('<8sBBHIIBB6BIIII')
+# primaries, transfer, matrix, full range, reserved, time base, frame rate,
+# pixel aspect.
+_FIXED = struct.Struct('<8sBBHIIBB6B6I')
 _MAX_VARINT_BYTES = 8
 
 
@@ -68,6 +69,7 @@ class VideoHeader:
     num_layers: of every GOP.
     time_base: seconds of one unit of time.
     frame_rate: nominal, a second; None if unknown. Times do not follow it.
+    pixel_aspect: width of a pixel divided by its height, for the output.
     color: of the source, for the output.
     order: of the packets.
     metadata: bytes for the user, UTF-8 JSON by convention; decoding needs none.
@@ -79,6 +81,7 @@ class VideoHeader:
   num_layers: int
   time_base: fractions.Fraction
   frame_rate: fractions.Fraction | None = None
+  pixel_aspect: fractions.Fraction = fractions.Fraction(1)
   color: ColorTags = ColorTags()
   order: PacketOrder = PacketOrder.TIME
   metadata: bytes = b''
@@ -197,6 +200,7 @@ def pack_header(header: VideoHeader) -> bytes:
           0,
           *header.time_base.as_integer_ratio(),
           *(rate.as_integer_ratio() if rate else (0, 0)),
+          *header.pixel_aspect.as_integer_ratio(),
       )
       + header.metadata
   )
@@ -216,7 +220,7 @@ def check_header(header: VideoHeader) -> None:
     raise ValueError(f'bad number of layers {header.num_layers}')
   if header.header_size > bitstream.MAX_HEADER_SIZE:
     raise ValueError(f'metadata of {len(header.metadata)} bytes is too long')
-  for name in ('time_base', 'frame_rate'):
+  for name in ('time_base', 'frame_rate', 'pixel_aspect'):
     ratio = getattr(header, name)
     if ratio is not None and not (
         ratio > 0 and max(ratio.as_integer_ratio()) < 2**32
@@ -285,7 +289,8 @@ def read_header(data: bytes) -> VideoHeader:
         channels=channels,
         num_layers=layers,
         time_base=_read_ratio(*ratios[:2]),
-        frame_rate=_read_ratio(*ratios[2:]) if any(ratios[2:]) else None,
+        frame_rate=_read_ratio(*ratios[2:4]) if any(ratios[2:4]) else None,
+        pixel_aspect=_read_ratio(*ratios[4:]),
         color=ColorTags(
             primaries=primaries,
             transfer=transfer,

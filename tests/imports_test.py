@@ -66,6 +66,12 @@ ARROWS = {
         'pgsvc_jax.types',
         'pgsvc_jax.video_syntax',
     },
+    'pgsvc_jax.playback': {
+        'pgsvc_jax.bitstream',
+        'pgsvc_jax.types',
+        'pgsvc_jax.video_bitstream',
+        'pgsvc_jax.video_codec',
+    },
     'pgsvc_jax.render': {
         'pallas_kernels.cpu_kernels',
         'pallas_kernels.numpy_kernels',
