@@ -52,11 +52,13 @@ def frame_at(reader: video_bitstream.VideoReader, position: str) -> int:
     seconds = fractions.Fraction(position[:-1])
   except bitstream.BitstreamError:
     raise
-  except ValueError:
+  except (ValueError, ZeroDivisionError):
     raise ValueError(
         f'{position!r} is no position: a frame, such as 48, or seconds, such as'
         ' 2.5s'
     ) from None
+  if seconds < 0:
+    raise ValueError(f'{position!r} is before the video starts')
   time = reader.gop(0).start + seconds // reader.header.time_base
   gop = reader.gop(reader.gop_at(time))
   return gop.first_frame + max(0, bisect.bisect(gop.times, time) - 1)

@@ -319,8 +319,8 @@ def check_entry(gop: GopEntry, before: GopEntry | None) -> None:
     raise ValueError(f'{gop.num_frames} frames, allowed are 1 to {MAX_FRAMES}')
   if min(duration for duration, _ in gop.runs) < 1:
     raise ValueError('times do not increase')
-  if before and gop.start <= before.end - before.runs[-1][0]:
-    raise ValueError('starts before the last frame of the GOP before')
+  if before and gop.start < before.end:
+    raise ValueError('starts before the GOP before ends')
   if max(abs(gop.start), abs(gop.end)) > MAX_TIME:
     raise ValueError(f'times beyond {MAX_TIME}')
   if max(gop.packet_sizes) > MAX_PACKET_SIZE:

@@ -31,11 +31,6 @@ class Gop:
   checksums: list[int]
   places: list[tuple[int, int]]
 
-  @property
-  def last_start(self) -> int:
-    """When its last frame starts."""
-    return self.starts[-1]
-
 
 @dataclasses.dataclass
 class Video:
@@ -134,9 +129,8 @@ def _read_entry(data: bytes, num_layers: int, before: Gop | None) -> Gop:
   for duration in durations:
     starts.append(starts[-1] + duration)
   end = starts.pop()
-  _require(-(2**53) <= first and end <= 2**53, 'entry: time')
   _require(abs(end) <= 2**53 and abs(first) <= 2**53, 'entry: time')
-  _require(before is None or first > before.last_start, 'entry: start')
+  _require(before is None or first >= before.end, 'entry: start')
   return Gop(starts, end, sizes, checksums, [])
 
 
