@@ -44,6 +44,7 @@ ARROWS = {
     'pgsvc_jax.metrics': set(),
     'pgsvc_jax.quantize': {'pgsvc_jax.types'},
     'pgsvc_jax.range_coder': set(),
+    'pgsvc_jax.video_media': {'pgsvc_jax.media'},
     'pgsvc_jax.version1': {
         'pgsvc_jax.quantize',
         'pgsvc_jax.range_coder',
