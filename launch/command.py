@@ -37,8 +37,9 @@ USER_ERRORS = (
     RuntimeError,
 )
 
-# Packages that the decoder does without.
-_JAX_EXTRA = ('jax', 'flax', 'optax', 'psutil', 'rich')
+# Packages that the decoder of pictures does without, and the extra of each.
+_EXTRAS = dict.fromkeys(('jax', 'flax', 'optax', 'psutil', 'rich'), 'jax')
+_EXTRAS['av'] = 'video'
 
 # Of several processes, one that fails leaves at once: JAX would have it wait at
 # its end for the others, and those wait for it.
@@ -122,9 +123,13 @@ def _guarded(main: Callable[[], None]) -> None:
   except KeyboardInterrupt:
     _fail('interrupted; the output was not written', 130)
   except ModuleNotFoundError as error:
-    if error.name not in _JAX_EXTRA:
+    # What is loaded on first use says its name only in the message.
+    name = error.name or str(error).split("'")[1]
+    if name not in _EXTRAS:
       raise
-    _fail(f"this command needs {error.name}: pip install 'pgsvc_jax[jax]'")
+    _fail(
+        f"this command needs {name}: pip install 'pgsvc_jax[{_EXTRAS[name]}]'"
+    )
   except USER_ERRORS as error:
     if logging.get_verbosity() >= logging.DEBUG:
       traceback.print_exc()

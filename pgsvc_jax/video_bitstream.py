@@ -15,6 +15,7 @@ specification.
 """
 
 from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import io
 import itertools
@@ -72,13 +73,15 @@ class VideoWriter:
 
   @classmethod
   def resume(cls, file: BinaryIO) -> 'VideoWriter':
-    """Goes on after the last whole GOP of a file; what follows that is cut off.
+    """Goes on after the last GOP of a file that is whole and undamaged.
+
+    What follows it is cut off: a crash may have left anything there.
 
     Args:
       file: readable, writable, seekable.
 
     Raises:
-      BitstreamError: it is no such video, or damaged.
+      BitstreamError: it is no such video, or its header is damaged.
     """
     reader = VideoReader(file)
     if reader.header.order != video_syntax.PacketOrder.TIME:
@@ -87,11 +90,11 @@ class VideoWriter:
     writer.header, writer._file = reader.header, file
     writer._last = None
     end = reader.header.header_size
-    for gop in reader:
-      if reader.available_layers(gop.index) < reader.header.num_layers:
-        break
-      writer._last = gop
-      end = gop.packet_offsets[-1] + gop.packet_sizes[-1]
+    with contextlib.suppress(bitstream.BitstreamError):
+      for gop in reader:
+        reader.packets(gop.index, reader.header.num_layers)
+        writer._last = gop
+        end = gop.packet_offsets[-1] + gop.packet_sizes[-1]
     file.truncate(end)
     file.seek(end)
     return writer
@@ -125,7 +128,7 @@ class VideoWriter:
     """
     if len(packets) != self.header.num_layers:
       raise ValueError(f'{len(packets)=} for {self.header.num_layers} layers')
-    if not times:
+    if not len(times):
       raise ValueError('a GOP of no frames')
     durations = [b - a for a, b in itertools.pairwise(times)]
     groups = itertools.groupby([*durations, last_duration])

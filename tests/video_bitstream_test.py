@@ -287,6 +287,12 @@ def test_a_writer_goes_on_after_the_last_whole_gop():
       writer.add_gop(times, packets, last_duration=last)
     writer.close()
     assert file.getvalue() == whole
+  second = reader_of(whole).gop(1).packet_offsets[0]
+  for tail in (bytes(40), b'\xff' * 40, whole[second:-9] + bytes(7)):
+    file = io.BytesIO(whole[:second] + tail)
+    writer = video_bitstream.VideoWriter.resume(file)
+    assert writer.num_gops == (2 if tail.startswith(b'b0') else 1)
+    assert whole.startswith(file.getvalue())
   with pytest.raises(bitstream.BitstreamError, match='order of time'):
     video_bitstream.VideoWriter.resume(io.BytesIO(reorder(whole, QUALITY)))
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import fractions
+import functools
 import itertools
 import json
 import threading
@@ -196,6 +197,17 @@ def test_wrong_use_of_videos_is_one_line(folder):
   for (verb, *flags), message in refused.items():
     assert message in launch_test.refusal(verb, *flags)
   assert set(folder.iterdir()) == before
+
+
+def test_without_pyav_there_are_still_pictures(folder):
+  flags = f'--input={folder / "clip.pgsvc"}', '--frames=1'
+  without = functools.partial(launch_test.run_without, ['av'], 'decode')
+  result = without(*flags, f'--output={folder / "a.mp4"}', status=1)
+  assert result.stderr == (
+      "decode: this command needs av: pip install 'pgsvc_jax[video]'\n"
+  )
+  without(*flags, f'--output={folder / "a"}')
+  assert_frames(folder / 'a', expected(folder)[:1])
 
 
 def test_a_damaged_packet_names_gop_and_layer_and_leaves_no_output(folder):
