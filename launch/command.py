@@ -15,12 +15,14 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from typing import NoReturn
+from typing import BinaryIO, NoReturn
 
 from absl import app
 from absl import flags
 from absl import logging
 from ml_collections import config_flags
+
+from pgsvc_jax import bitstream
 
 from . import caches
 
@@ -35,8 +37,9 @@ USER_ERRORS = (
     RuntimeError,
 )
 
-# Packages that the decoder does without.
-_JAX_EXTRA = ('jax', 'flax', 'optax', 'psutil', 'rich')
+# Packages that the decoder of pictures does without, and the extra of each.
+_EXTRAS = dict.fromkeys(('jax', 'flax', 'optax', 'psutil', 'rich'), 'jax')
+_EXTRAS['av'] = 'video'
 
 # Of several processes, one that fails leaves at once: JAX would have it wait at
 # its end for the others, and those wait for it.
@@ -120,9 +123,13 @@ def _guarded(main: Callable[[], None]) -> None:
   except KeyboardInterrupt:
     _fail('interrupted; the output was not written', 130)
   except ModuleNotFoundError as error:
-    if error.name not in _JAX_EXTRA:
+    # What is loaded on first use says its name only in the message.
+    name = error.name or str(error).split("'")[1]
+    if name not in _EXTRAS:
       raise
-    _fail(f"this command needs {error.name}: pip install 'pgsvc_jax[jax]'")
+    _fail(
+        f"this command needs {name}: pip install 'pgsvc_jax[{_EXTRAS[name]}]'"
+    )
   except USER_ERRORS as error:
     if logging.get_verbosity() >= logging.DEBUG:
       traceback.print_exc()
@@ -190,8 +197,9 @@ def check_output(path: str) -> None:
     raise OSError(f'cannot write {path}: no permission in {target.parent}')
 
 
-def write_bytes(path: str, data: bytes) -> None:
-  """Writes a file whole or not at all: a temporary name, then a rename.
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[BinaryIO]:
+  """A file to write whole or not at all: a temporary name, then a rename.
 
   Raises:
     OSError: the path cannot be written.
@@ -201,7 +209,7 @@ def write_bytes(path: str, data: bytes) -> None:
   handle, name = tempfile.mkstemp(dir=target.parent, prefix='.partial-')
   try:
     with os.fdopen(handle, 'wb') as file:
-      file.write(data)
+      yield file
     # mkstemp makes private files; give the mode a plain open() would give.
     mask = os.umask(0)
     os.umask(mask)
@@ -212,6 +220,23 @@ def write_bytes(path: str, data: bytes) -> None:
     if isinstance(error, OSError):
       raise OSError(f'cannot write {path}: {error.strerror}') from error
     raise
+
+
+def write_bytes(path: str, data: bytes) -> None:
+  """Writes a file whole or not at all; raises as `replacing`."""
+  with replacing(path) as file:
+    file.write(data)
+
+
+def is_video(path: str) -> bool:
+  """Whether a .pgsvc file is a video, not a picture.
+
+  Raises:
+    BitstreamError: it is no .pgsvc file.
+  """
+  with open(path, 'rb') as file, about(path):
+    version = bitstream.read_version(file.read(len(bitstream.MAGIC) + 1))
+  return version == bitstream.VIDEO_VERSION
 
 
 def run_verb(verb: str, *arguments: str, quiet: bool = False) -> str:

@@ -1,14 +1,20 @@
 """Lists the layers of a .pgsvc file: splats, bytes, bits per pixel.
 
 python -m launch.info --input=FILE.pgsvc [--json]
+
+Of a video also its GOPs: frames, times, bytes of each layer.
 """
 
+import os
 import pathlib
 
 from absl import flags
 
+from pgsvc_jax import video_bitstream
+
 from . import command
 from . import table
+from . import video_info
 
 _INPUT = flags.DEFINE_string('input', None, 'a .pgsvc file', required=True)
 _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
@@ -16,11 +22,22 @@ _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
 
 def main() -> None:
   """Prints the description."""
-  with command.about(_INPUT.value):
-    info = table.describe(pathlib.Path(_INPUT.value).read_bytes())
+  if command.is_video(_INPUT.value):
+    with open(_INPUT.value, 'rb') as file, command.about(_INPUT.value):
+      size = os.fstat(file.fileno()).st_size
+      info = video_info.describe(video_bitstream.VideoReader(file), size)
+    print_info = video_info.print_info
+  else:
+    with command.about(_INPUT.value):
+      info = table.describe(pathlib.Path(_INPUT.value).read_bytes())
+    print_info = _print_picture
   if _JSON.value:
     table.print_json(info)
-    return
+  else:
+    print_info(info)
+
+
+def _print_picture(info: dict) -> None:
   print(
       f'{info["width"]} x {info["height"]}, {info["channels"]} channels,'
       f' {info["file_bytes"]} bytes'

@@ -5,9 +5,10 @@ import sys
 
 VERBS = {
     'encode': 'fit a picture and write a .pgsvc file',
-    'decode': 'turn a .pgsvc file, whole or cut, into a picture',
-    'info': 'list the layers of a file',
+    'decode': 'turn a .pgsvc file, whole or cut, into a picture or video',
+    'info': 'list the layers of a file, and the GOPs of a video',
     'extract': 'copy the first layers of a file, without decoding',
+    'reorder': 'put the packets of a video in order of time or of quality',
     'evaluate': 'measure every operating point against the originals',
     'report': 'turn results of evaluate into a page of curves and tables',
     'benchmark': 'time the operator, the train step and a fit',

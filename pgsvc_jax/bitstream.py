@@ -26,6 +26,8 @@ from pgsvc_jax import version1
 # so that a transfer in text mode shows at once.
 MAGIC = b'\x89PGS\r\n\x1a\n'
 VERSION = 2
+PICTURE_VERSIONS = (version1.VERSION, VERSION)
+VIDEO_VERSION = 3  # docs/format_video.md, video_bitstream.
 
 MAX_CHANNELS = 4
 MAX_LAYERS = 255
@@ -235,6 +237,29 @@ def _read_entry(
   )
 
 
+def read_version(data: bytes) -> int:
+  """The version of a file, which tells pictures from videos.
+
+  Args:
+    data: the file or its first 9 bytes.
+
+  Returns:
+    The version, whether or not it is one that this decoder knows.
+
+  Raises:
+    BitstreamError: the data is no .pgsvc file.
+
+  Example:
+    >>> read_version(MAGIC + bytes([3])) == VIDEO_VERSION
+    True
+  """
+  if data[: len(MAGIC)] != MAGIC[: len(data)]:
+    raise BitstreamError('not a .pgsvc file')
+  if len(data) <= len(MAGIC):
+    raise BitstreamError(f'file ends inside the header (has {len(data)} bytes)')
+  return data[len(MAGIC)]
+
+
 def read_header(data: bytes) -> Header:
   """Reads and checks the header; nothing behind it is looked at.
 
@@ -253,14 +278,15 @@ def read_header(data: bytes) -> Header:
     Traceback (most recent call last):
     pgsvc_jax.bitstream.BitstreamError: not a .pgsvc file
   """
-  if data[: len(MAGIC)] != MAGIC[: len(data)]:
-    raise BitstreamError('not a .pgsvc file')
+  version = read_version(data)
+  if version == VIDEO_VERSION:
+    raise BitstreamError('the file is a video, not a picture')
+  if version not in PICTURE_VERSIONS:
+    raise BitstreamError(f'version {version} is not supported')
   if len(data) < _FIXED.size:
     raise BitstreamError(f'file ends inside the header (has {len(data)} bytes)')
   fixed = _FIXED.unpack_from(data)
-  _, version, flags, header_size, width, height, channels, num_layers = fixed
-  if version not in (version1.VERSION, VERSION):
-    raise BitstreamError(f'version {version} is not supported')
+  _, _, flags, header_size, width, height, channels, num_layers = fixed
   directory_end = _FIXED.size + num_layers * _ENTRY.size
   if header_size < directory_end + _CHECKSUM.size:
     raise BitstreamError('header is damaged (size)')

@@ -398,6 +398,19 @@ def dequantize(symbols: Symbols, step_sizes: StepSizes) -> types.Splats:
     array([[1.625, 2.25 ]], dtype=float32)
   """
   symbols = Symbols(*(np.asarray(x, np.int64) for x in symbols))
+  check(symbols, step_sizes)
+  precision = precisions(symbols.colors)
+  bits = cell_bits(symbols.classes, precision, symbols.aspects, step_sizes)
+  shape = symbols.sizes, symbols.aspects, symbols.shears
+  return types.Splats(
+      means=position_values(symbols.positions, bits, step_sizes),
+      cholesky=shape_values(*shape, symbols.classes, precision, step_sizes),
+      colors=color_values(symbols.colors, symbols.classes, step_sizes),
+  )
+
+
+def check(symbols: Symbols, step_sizes: StepSizes) -> None:
+  """Raises ValueError where a symbol is beyond what quantize gives."""
   # In this order: each check makes the next rule safe from wrapping around.
   _check(symbols.classes, -CLASS_LIMIT, CLASS_LIMIT)
   _check(symbols.colors, -COLOR_LIMIT, COLOR_LIMIT)
@@ -409,12 +422,6 @@ def dequantize(symbols: Symbols, step_sizes: StepSizes) -> types.Splats:
   bits = cell_bits(symbols.classes, precision, symbols.aspects, step_sizes)
   limits = CELL_LIMIT << bits
   _check(symbols.positions, -limits, limits - 1)
-  shape = symbols.sizes, symbols.aspects, symbols.shears
-  return types.Splats(
-      means=position_values(symbols.positions, bits, step_sizes),
-      cholesky=shape_values(*shape, symbols.classes, precision, step_sizes),
-      colors=color_values(symbols.colors, symbols.classes, step_sizes),
-  )
 
 
 def _check(values, least, most) -> None:

@@ -12,19 +12,23 @@ is the specification.
 """
 
 from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
+import io
 import struct
 from typing import NamedTuple
 
 from jaxtyping import Bool, Int
 import numpy as np
 
+from pgsvc_jax import bitstream
 from pgsvc_jax import lattice as lattice_lib
 from pgsvc_jax import motion
 from pgsvc_jax import quantize
 from pgsvc_jax import range_coder
 from pgsvc_jax import splat_coding
 from pgsvc_jax import types
+from pgsvc_jax import video_syntax
 
 # Step sizes, and log2 of the pixels across a block.
 _HEAD = struct.Struct('<HHHHB')
@@ -87,6 +91,7 @@ def apply(
   survivors = lattice_lib.Lattice(*(x[alive] for x in layer.lattice))
   points = layer.points[alive] + update.changes
   lattice_lib.check(points, survivors, step_sizes)
+  quantize.check(update.born, step_sizes)
   new_points, new_lattice = lattice_lib.from_symbols(update.born, step_sizes)
   return Layer(
       points=np.concatenate([points, new_points]),
@@ -292,7 +297,7 @@ class GopEncoder:
     """The packet of each layer."""
     return [
         _HEAD.pack(*dataclasses.astuple(steps), self._log2_block)
-        + b''.join(_varint(len(payload)) for payload in payloads)
+        + b''.join(video_syntax.pack_varint(len(x)) for x in payloads)
         + b''.join(payloads)
         for steps, payloads in zip(self.step_sizes, self._payloads)
     ]
@@ -339,11 +344,10 @@ def _cut(packet: bytes, num_frames: int) -> _Packet:
   *steps, log2_block = _HEAD.unpack_from(packet)
   if not motion.MIN_LOG2_BLOCK <= log2_block <= motion.MAX_LOG2_BLOCK:
     raise ValueError(f'bad size of blocks {log2_block}')
-  position = _HEAD.size
-  sizes = []
-  for _ in range(num_frames):
-    size, position = _read_varint(packet, position)
-    sizes.append(size)
+  file = io.BytesIO(packet)
+  file.seek(_HEAD.size)
+  sizes = [video_syntax.read_varint(file) for _ in range(num_frames)]
+  position = file.tell()
   if sum(sizes) != len(packet) - position:
     raise ValueError('packet is not as long as its frames')
   payloads = []
@@ -385,9 +389,13 @@ def decode_gop(
     The splats of each frame.
 
   Raises:
-    ValueError: a packet cannot come from GopEncoder.
+    BitstreamError: a packet is damaged; the message names its layer.
   """
-  cut = [_cut(packet, num_frames) for packet in packets]
+  cut = []
+  for k, packet in enumerate(packets):
+    with _damage(f'layer {k}: packet is damaged'):
+      cut.append(_cut(packet, num_frames))
+  step_sizes = [packet.step_sizes for packet in cut]
   statistics = [range_coder.Statistics() for _ in cut]
   layers = [empty_layer(channels) for _ in cut]
   log2_block = cut[0].log2_block
@@ -395,35 +403,70 @@ def decode_gop(
   for frame in range(num_frames):
     vectors = None
     for k, packet in enumerate(cut):
-      reader = _Reader(statistics[k], packet.payloads[frame])
-      if k == 0 and frame:
-        vectors = _code_field(reader, shape)
-      steps = packet.step_sizes
-      moved = _move(layers[k], steps, vectors, log2_block)
-      update = _code_update(reader, moved, steps, channels)
-      reader.coder.finish()
-      layers[k] = apply(moved, update, steps)
-    yield layered(layers, [x.step_sizes for x in cut], height, width)
+      with _damage(f'layer {k}: packet is damaged in frame {frame}'):
+        reader = _Reader(statistics[k], packet.payloads[frame])
+        if k == 0 and frame:
+          vectors = _code_field(reader, shape)
+        moved = _move(layers[k], step_sizes[k], vectors, log2_block)
+        update = _code_update(reader, moved, step_sizes[k], channels)
+        reader.coder.finish()
+        layers[k] = apply(moved, update, step_sizes[k])
+    yield layered(layers, step_sizes, height, width)
 
 
-def _varint(value: int) -> bytes:
-  """Seven bits a byte, the lowest first; the top bit says that more follow."""
-  out = bytearray()
-  while value >= 128:
-    out.append(value & 127 | 128)
-    value >>= 7
-  out.append(value)
-  return bytes(out)
+@contextlib.contextmanager
+def _damage(where: str) -> Iterator[None]:
+  """Says where a packet is damaged."""
+  try:
+    yield
+  except ValueError as error:
+    raise bitstream.BitstreamError(f'{where} ({error})') from None
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
-  value = 0
-  for shift in range(0, 35, 7):
-    if position >= len(data):
-      raise ValueError('packet ends inside its head')
-    byte = data[position]
-    position += 1
-    value |= (byte & 127) << shift
-    if byte < 128:
-      return value, position
-  raise ValueError('a length is too long')
+def births(
+    splats: types.Splats, step_sizes: quantize.StepSizes, num_dead: int = 0
+) -> Update:
+  """The update of a layer that ends all its splats and begins with these."""
+  channels = splats.colors.shape[1]
+  born = splat_coding.empty(channels)
+  if len(splats.means):
+    symbols = quantize.quantize(splats, step_sizes)
+    born, _, _ = splat_coding.sort(symbols, step_sizes)
+  none = np.zeros((0, lattice_lib.COLORS + channels), np.int64)
+  return Update(np.ones(num_dead, bool), none, born)
+
+
+def encode_gop(
+    frames: Sequence[types.LayeredSplats], step_sizes: quantize.StepSizes
+) -> list[bytes]:
+  """The packets of frames that have nothing to do with each other.
+
+  Args:
+    frames: all of one size and number of layers.
+    step_sizes: of every frame.
+
+  Returns:
+    The packets, base layer first.
+  """
+  first = frames[0]
+  encoder = GopEncoder(
+      [step_sizes] * len(first.layer_sizes),
+      height=first.height,
+      width=first.width,
+      channels=first.channels,
+  )
+  for frame in frames:
+    layers = zip(split(frame), encoder.layers, strict=True)
+    encoder.add(
+        [births(x, step_sizes, len(layer.points)) for x, layer in layers]
+    )
+  return encoder.packets()
+
+
+def split(layered: types.LayeredSplats) -> list[types.Splats]:
+  """The splats of each layer."""
+  ends = np.cumsum(layered.layer_sizes)
+  return [
+      types.Splats(*(x[end - size : end] for x in layered.splats))
+      for size, end in zip(layered.layer_sizes, ends)
+  ]

@@ -33,7 +33,6 @@ from pgsvc_jax import quantize
 from pgsvc_jax import rate
 from pgsvc_jax import render
 from pgsvc_jax import schedule as schedule_lib
-from pgsvc_jax import splat_coding
 from pgsvc_jax import train
 from pgsvc_jax import types
 from pgsvc_jax import video_codec
@@ -183,8 +182,8 @@ class GopFitter:
     )
     self._encoder.add(
         [
-            _births(layer, steps, channels)
-            for layer in _split(layered.splats, layered.layer_sizes)
+            video_codec.births(splats, steps)
+            for splats in video_codec.split(layered)
         ]
     )
 
@@ -232,7 +231,7 @@ class GopFitter:
       )
     for rounding in roundings:
       state = rounder.round(state, rounding)
-    updates = rounder.updates(state, channels)
+    updates = rounder.updates(state)
     encoder.add(updates)
     changes = np.concatenate([x.changes for x in updates])
     return (
@@ -253,26 +252,6 @@ class GopFitter:
         for level in levels
     ]
     return tuple(-10 * math.log10(max(error, 1e-12)) for error in errors)
-
-
-def _split(splats: types.Splats, sizes: Sequence[int]) -> list[types.Splats]:
-  ends = np.cumsum(sizes)
-  return [
-      types.Splats(*(x[end - size : end] for x in splats))
-      for size, end in zip(sizes, ends)
-  ]
-
-
-def _births(
-    splats: types.Splats, step_sizes: quantize.StepSizes, channels: int
-) -> video_codec.Update:
-  """The update of a layer that begins with these splats."""
-  born = splat_coding.empty(channels)
-  if len(splats.means):
-    symbols = quantize.quantize(splats, step_sizes)
-    born, _, _ = splat_coding.sort(symbols, step_sizes)
-  none = np.zeros((0, lattice_lib.COLORS + channels), np.int64)
-  return video_codec.Update(np.zeros(0, bool), none, born)
 
 
 def _choose_dead(
@@ -458,9 +437,7 @@ class _Rounder:
         array[slots] = new
     return weak
 
-  def updates(
-      self, state: train.TrainState, channels: int
-  ) -> list[video_codec.Update]:
+  def updates(self, state: train.TrainState) -> list[video_codec.Update]:
     """What has become of each layer."""
     prediction = self._prediction
     updates = []
@@ -468,7 +445,7 @@ class _Rounder:
       mine = prediction.layers == k
       born = mine & prediction.reserved & state.active
       splats = types.Splats(*(x[born] for x in state.params))
-      update = _births(splats, steps, channels)
+      update = video_codec.births(splats, steps)
       updates.append(
           update._replace(
               dead=prediction.dead[k],

@@ -1,0 +1,306 @@
+"""The commands on videos, as a person runs them."""
+
+import dataclasses
+import fractions
+import functools
+import itertools
+import json
+import threading
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from launch import decode_video
+from pgsvc_jax import playback
+from pgsvc_jax import quantize
+from pgsvc_jax import render
+from pgsvc_jax import types
+from pgsvc_jax import video_bitstream
+from pgsvc_jax import video_codec
+from pgsvc_jax import video_media
+from pgsvc_jax import video_syntax
+from tests import launch_test
+
+HEIGHT, WIDTH = 36, 50
+# Two GOPs; the frames of the second last twice as long as those of the first.
+TIMES = ((5, 7, 9, 11), (13, 17, 21))
+LAST = (2, 4)
+
+
+def make_frame(k):
+  """Splats that move; the layers differ."""
+  rng = np.random.default_rng(1)
+  n = 40
+  means = rng.uniform(0, (WIDTH, HEIGHT), (n, 2)) + (k, 0.5 * k)
+  return types.LayeredSplats(
+      splats=types.Splats(
+          means,
+          np.exp(rng.normal(1, 0.3, (n, 3))) * (1, 0.2, 1),
+          rng.uniform(0, 0.5, (n, 3)),
+      ),
+      layer_sizes=(25, 15),
+      height=HEIGHT,
+      width=WIDTH,
+  )
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  path = tmp_path_factory.mktemp('video')
+  header = video_syntax.VideoHeader(
+      width=WIDTH,
+      height=HEIGHT,
+      channels=3,
+      num_layers=2,
+      time_base=fractions.Fraction(1, 20),
+      frame_rate=fractions.Fraction(10),
+      color=video_syntax.ColorTags(primaries=1, transfer=1, matrix=1),
+  )
+  frames = map(make_frame, itertools.count())
+  with (
+      open(path / 'clip.pgsvc', 'wb') as file,
+      video_bitstream.VideoWriter(file, header) as writer,
+  ):
+    for times, last in zip(TIMES, LAST):
+      gop = list(itertools.islice(frames, len(times)))
+      packets = video_codec.encode_gop(gop, quantize.StepSizes())
+      writer.add_gop(times, packets, last_duration=last)
+  return path
+
+
+def expected(folder, name='clip.pgsvc', **kwargs):
+  """[(time, duration, picture)], decoded in this process."""
+  with open(folder / name, 'rb') as file:
+    frames = playback.frames(video_bitstream.VideoReader(file), **kwargs)
+    return [
+        (f.time, f.duration, render.render_picture(f.layered)) for f in frames
+    ]
+
+
+def run(verb, folder, name, output, *flags):
+  return launch_test.run(
+      verb, f'--input={folder / name}', f'--output={folder / output}', *flags
+  )
+
+
+def assert_frames(folder, frames):
+  """A folder of pictures has these frames, exactly."""
+  record = json.loads((folder / 'times.json').read_text())
+  assert record['times'] == [time for time, _, _ in frames]
+  assert record['durations'] == [duration for _, duration, _ in frames]
+  pictures = sorted(folder.glob('*.png'))
+  for path, (_, _, image) in zip(pictures, frames, strict=True):
+    with Image.open(path) as picture:
+      np.testing.assert_array_equal(np.asarray(picture), image)
+
+
+def test_decode_gives_every_frame_at_its_time(folder):
+  result = run('decode', folder, 'clip.pgsvc', 'frames')
+  frames = expected(folder)
+  assert [time for time, _, _ in frames] == [*TIMES[0], *TIMES[1]]
+  assert [duration for _, duration, _ in frames] == [2, 2, 2, 2, 4, 4, 4]
+  assert_frames(folder / 'frames', frames)
+  line = result.stderr.strip()
+  assert line.startswith('7 frames, 2 of 2 layers, ') and '\n' not in line
+
+
+def test_a_video_file_has_frames_times_and_tags(folder):
+  pytest.importorskip('av')
+  run('decode', folder, 'clip.pgsvc', 'clip.mkv', '--times', '--layers=1')
+  frames = expected(folder, num_layers=1)
+  with video_media.open_video(folder / 'clip.mkv') as video:
+    form = video.format
+    got = [(f.time * form.time_base, f.pixels) for f in video]
+  assert (form.width, form.height) == (WIDTH, HEIGHT)
+  assert (form.primaries, form.transfer) == (1, 1)
+  for (time, pixels), (units, _, image) in zip(got, frames, strict=True):
+    assert time == fractions.Fraction(units, 20)
+    np.testing.assert_array_equal(np.rint(pixels * 255), image)
+
+
+def test_decode_starts_in_the_middle_of_a_gop(folder):
+  # At 0.75 s after the first frame: time 20, in the frame that starts at 17.
+  flags = '--start=0.75s', '--frames=1', '--layers=1', '--scale=2'
+  run('decode', folder, 'clip.pgsvc', 'part', *flags)
+  times = json.loads((folder / 'part' / 'times.json').read_text())['times']
+  assert times == [17]
+  with Image.open(*(folder / 'part').glob('*.png')) as picture:
+    assert picture.size == (2 * WIDTH, 2 * HEIGHT)
+
+
+def test_decode_of_one_frame_gives_a_picture(folder):
+  run('decode', folder, 'clip.pgsvc', 'one.png', '--frame=0.35s')
+  with Image.open(folder / 'one.png') as picture:
+    np.testing.assert_array_equal(np.asarray(picture), expected(folder)[3][2])
+
+
+def test_a_cut_video_decodes_to_what_is_whole(folder):
+  data = (folder / 'clip.pgsvc').read_bytes()
+  with open(folder / 'clip.pgsvc', 'rb') as file:
+    gop = video_bitstream.VideoReader(file).gop(1)
+  (folder / 'cut.pgsvc').write_bytes(data[: gop.packet_offsets[1] + 1])
+  result = run('decode', folder, 'cut.pgsvc', 'cut')
+  assert result.stderr.startswith('7 frames, 1 or 2 of 2 layers')
+  frames = expected(folder)[:4] + expected(folder, num_layers=1)[4:]
+  assert_frames(folder / 'cut', frames)
+  result = run('decode', folder, 'cut.pgsvc', 'cut2', '--layers=2')
+  assert result.stderr.startswith('4 frames, 2 of 2 layers')
+
+
+def test_info_extract_and_reorder(folder):
+  run('reorder', folder, 'clip.pgsvc', 'q.pgsvc', '--order=quality')
+  run('reorder', folder, 'q.pgsvc', 't.pgsvc', '--order=time')
+  whole = (folder / 'clip.pgsvc').read_bytes()
+  assert (folder / 't.pgsvc').read_bytes() == whole
+  result = run(
+      'extract', folder, 'q.pgsvc', 'x.pgsvc', '--layers=1', '--start=0.45s'
+  )
+  assert result.stderr == 'GOPs 1 to 1, frames 4 to 6\n'
+  frames = expected(folder, num_layers=1)[4:]
+  for (*times, image), (*others, other) in zip(
+      expected(folder, 'x.pgsvc'), frames, strict=True
+  ):
+    assert times == others
+    np.testing.assert_array_equal(image, other)
+
+  def info(name):
+    result = launch_test.run('info', f'--input={folder / name}', '--json')
+    return json.loads(result.stdout)
+
+  clip, part = info('q.pgsvc'), info('x.pgsvc')
+  assert clip['layers'][-1]['bytes'] == (folder / 'q.pgsvc').stat().st_size
+  assert part['layers'][0]['bytes'] == (folder / 'x.pgsvc').stat().st_size
+  assert clip['order'] == 'quality' and clip['complete']
+  assert (clip['frames'], clip['duration_s']) == (7, 1.0)
+  for row in clip['layers']:
+    assert row['bits_per_second'] == 8 * row['bytes']
+    assert row['bpp'] == pytest.approx(8 * row['bytes'] / (7 * WIDTH * HEIGHT))
+  assert [gop['start_s'] for gop in clip['gops']] == [0.25, 0.65]
+  assert [gop['frames'] for gop in clip['gops']] == [4, 3]
+  table = launch_test.run('info', f'--input={folder / "x.pgsvc"}').stdout
+  assert '50 x 36, 3 channels, 3 frames, 0.600 s, 10 frames a second' in table
+
+
+def test_wrong_use_of_videos_is_one_line(folder):
+  clip = f'--input={folder / "clip.pgsvc"}'
+  output = f'--output={folder / "no"}'
+  picture = '--input=tests/golden/v2_three_layers.pgsvc'
+  refused = {
+      ('decode', clip, output, '--layers=3'): '3 layers asked for, the file',
+      ('decode', clip, output, '--frame=1', '--frames=1'): 'for one picture',
+      ('decode', picture, output, '--frame=1'): '--frame is for videos',
+      ('extract', picture, output): '--layers=K must be given',
+      ('reorder', picture, output, '--order=time'): 'a picture, not a video',
+  }
+  before = set(folder.iterdir())
+  for (verb, *flags), message in refused.items():
+    assert message in launch_test.refusal(verb, *flags)
+  assert set(folder.iterdir()) == before
+
+
+def test_without_pyav_there_are_still_pictures(folder):
+  flags = f'--input={folder / "clip.pgsvc"}', '--frames=1'
+  without = functools.partial(launch_test.run_without, ['av'], 'decode')
+  result = without(*flags, f'--output={folder / "a.mp4"}', status=1)
+  assert result.stderr == (
+      "decode: this command needs av: pip install 'pgsvc_jax[video]'\n"
+  )
+  without(*flags, f'--output={folder / "a"}')
+  assert_frames(folder / 'a', expected(folder)[:1])
+
+
+def test_a_damaged_packet_names_gop_and_layer_and_leaves_no_output(folder):
+  data = bytearray((folder / 'clip.pgsvc').read_bytes())
+  data[-10] ^= 1
+  (folder / 'bad.pgsvc').write_bytes(data)
+  flags = f'--input={folder / "bad.pgsvc"}', f'--output={folder / "bad"}'
+  before = set(folder.iterdir())
+  line = launch_test.refusal('decode', *flags)
+  assert line.endswith(
+      'bad.pgsvc: GOP 1, layer 1: packet is damaged (checksum)'
+  )
+  assert set(folder.iterdir()) == before
+  launch_test.run('decode', *flags, '--layers=1')
+
+
+def test_ahead_keeps_order_makes_few_and_passes_errors_on():
+  made = []
+  gate = threading.Event()
+
+  def items():
+    for k in range(20):
+      if k == 10:
+        gate.wait()
+        raise KeyError
+      made.append(k)
+      yield k
+
+  got = []
+  with pytest.raises(KeyError):
+    for item in decode_video.ahead(items(), depth=2):
+      got.append(item)
+      assert len(made) <= len(got) + 2
+      if len(got) == 10:
+        gate.set()
+  assert got == list(range(10))
+
+
+@dataclasses.dataclass
+class Live:
+  """Counts the frames that are held somewhere."""
+
+  now: int = 0
+  most: int = 0
+
+
+def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
+  """However slow the writer is."""
+  live = Live()
+  lock = threading.Lock()
+  header = video_syntax.VideoHeader(
+      width=4,
+      height=4,
+      channels=3,
+      num_layers=1,
+      time_base=fractions.Fraction(1, 24),
+  )
+  with (
+      open(tmp_path / 'long.pgsvc', 'wb') as file,
+      video_bitstream.VideoWriter(file, header) as writer,
+  ):
+    frame = dataclasses.replace(make_frame(0), layer_sizes=(40,))
+    packets = video_codec.encode_gop([frame] * 30, quantize.StepSizes())
+    for k in range(4):
+      writer.add_gop(range(30 * k, 30 * k + 30), packets, last_duration=1)
+  scaled = render.scaled
+
+  def counted(layered, scale):
+    with lock:
+      live.now += 1
+      live.most = max(live.most, live.now)
+    return scaled(layered, scale)
+
+  class Writer(video_media.VideoWriter):
+
+    def write(self, *args):
+      with lock:
+        live.now -= 1
+
+    def __exit__(self, *args):
+      super().__exit__(KeyboardInterrupt)  # Nothing was written.
+
+  monkeypatch.setattr(render, 'scaled', counted)
+  monkeypatch.setattr(video_media, 'VideoWriter', Writer)
+  with open(tmp_path / 'long.pgsvc', 'rb') as file:
+    decode_video.write_video(
+        video_bitstream.VideoReader(file),
+        'long.pgsvc',
+        str(tmp_path / 'frames'),
+        num_layers=None,
+        start='0',
+        num_frames=None,
+        scale=1.0,
+        one_by_one=False,
+    )
+  assert live.now == 0 and 1 < live.most <= 5
