@@ -6,10 +6,12 @@ birth and the order of rounding draw from generators of their own, seeded by
 `FitConfig.seed` and the slot.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import dataclasses
 import json
 import pathlib
+import shutil
 from typing import Any, Protocol
 import zlib
 
@@ -79,8 +81,8 @@ class Checkpointer(Protocol):
   def restore(self) -> list[Snapshot] | None:
     """Where to go on, one snapshot a picture, all at one step."""
 
-  def is_due(self, step: int, is_last: bool) -> bool:
-    """Whether to save after this step."""
+  def is_due(self, is_milestone: bool) -> bool:
+    """Whether to save now; before rounding and at the end is a milestone."""
 
   def save(self, snapshots: Sequence[Snapshot]) -> None:
     """Keeps them; the arrays are not changed later."""
@@ -151,6 +153,10 @@ class Checkpoints:
 
   Args:
     folder: made if it is not there.
+    read_only: for a look at the checkpoints of a fit that may be going on.
+
+  Raises:
+    ValueError: with `read_only`, a checkpoint cannot be read.
 
   Example:
     >>> import tempfile
@@ -167,7 +173,7 @@ class Checkpoints:
     array([4., 2.], dtype=float32)
   """
 
-  def __init__(self, folder: str | pathlib.Path):
+  def __init__(self, folder: str | pathlib.Path, *, read_only: bool = False):
     # Slow to import, and only for those who use it.
     import orbax.checkpoint as ocp
     from orbax.checkpoint import checkpoint_managers
@@ -175,14 +181,16 @@ class Checkpoints:
     self._args = ocp.args
     # Orbax wants an absolute path.
     path = pathlib.Path(folder).resolve()
-    path.mkdir(parents=True, exist_ok=True)
-    _set_aside_unreadable(path)
+    if not read_only:
+      path.mkdir(parents=True, exist_ok=True)
+      _tidy(path)
     best = checkpoint_managers.BestN(
         get_metric_fn=lambda metrics: metrics['psnr_db'], reverse=False, n=1
     )
     self._manager = ocp.CheckpointManager(
         path,
         options=ocp.CheckpointManagerOptions(
+            read_only=read_only,
             create=False,  # Not possible with `active_processes`.
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(
                 [checkpoint_managers.LatestN(_NUM_LATEST), best]
@@ -250,21 +258,26 @@ class Checkpoints:
     Raises:
       ValueError: it is damaged.
     """
-    try:
+    with _damage_is_an_error(step):
+      arrays = self._args.StandardRestore()
+      values = self._args.JsonRestore()
       read = self._manager.restore(
-          step,
-          args=self._args.Composite(
-              arrays=self._args.StandardRestore(),
-              values=self._args.JsonRestore(),
-          ),
+          step, args=self._args.Composite(arrays=arrays, values=values)
       )
       return _from_trees(read['arrays'], read['values'])
-    # Whatever Orbax and what it stands on say of files they cannot read.
-    except (ValueError, KeyError, TypeError, OSError) as error:
-      reason = str(error).strip("'").split('\n')[0]
-      raise ValueError(
-          f'the checkpoint of step {step} is damaged: {reason[:200]}'
-      ) from error
+
+  def config(self, step: int) -> dict[str, Any]:
+    """The settings that were saved with a checkpoint.
+
+    Raises:
+      ValueError: it is damaged.
+    """
+    with _damage_is_an_error(step):
+      values = self._args.JsonRestore()
+      read = self._manager.restore(
+          step, args=self._args.Composite(values=values)
+      )
+      return read['values']['config']
 
   def forget_after(self, step: int) -> None:
     """Deletes the checkpoints of higher steps."""
@@ -273,10 +286,27 @@ class Checkpoints:
         self._manager.delete(later)
 
 
-def _set_aside_unreadable(folder: pathlib.Path) -> None:
-  """Renames checkpoints without figures: Orbax would refuse all of them."""
+@contextlib.contextmanager
+def _damage_is_an_error(step: int) -> Iterator[None]:
+  try:
+    yield
+  # Whatever Orbax and what it stands on say of files they cannot read.
+  except (ValueError, KeyError, TypeError, OSError) as error:
+    reason = str(error).strip("'").split('\n')[0]
+    raise ValueError(
+        f'the checkpoint of step {step} is damaged: {reason[:200]}'
+    ) from error
+
+
+def _tidy(folder: pathlib.Path) -> None:
+  """Removes what a killed process had begun.
+
+  Renames checkpoints without figures: Orbax would refuse all of them.
+  """
   for step in folder.iterdir():
-    if step.name.isdecimal():
+    if '.orbax-checkpoint-tmp' in step.name:
+      shutil.rmtree(step)
+    elif step.name.isdecimal():
       try:
         json.loads((step / 'metrics' / 'metrics').read_text())
       except (OSError, ValueError):

@@ -26,8 +26,8 @@ from pgsvc_jax import types
 from pgsvc_jax import warm_start
 
 # A fit has diverged when its loss is above that of white for black, and so
-# many times the lowest so far: births raise it a little, tiny pictures with
-# many splats may begin that high.
+# many times the lowest so far, of no splats at first: tiny pictures with many
+# splats may begin above 1.
 _WORST_LOSS = 1.0
 _WORST_GROWTH = 100.0
 
@@ -195,6 +195,7 @@ def fit_pictures(
           image,
           train.create_train_state(sum(schedule.layer_sizes), channels),
           bands.cut_evenly(height, num_bands),
+          lowest_loss=float(np.mean(image**2)),
       )
       for image in images
   ]
@@ -221,19 +222,28 @@ def fit_pictures(
         hosted = _begin_rounding(fits, hosted, step_sizes, config, schedule)
       _round(fits, hosted, roundings.pop(0), devices)
       state = _place(fits, devices)
-    state, errors = chunk(state, inputs, cut)
+    before, (state, errors) = state, chunk(state, inputs, cut)
     done = step + config.chunk_steps
-    states = []
-    for x, x.errors in zip(fits, train.fetch(errors, len(fits))):
-      states.append(_progress(schedule, done, x.errors, x.image.size))
-    for i, (x, picture) in enumerate(zip(fits, states)):
-      if not picture.loss <= max(_WORST_LOSS, _WORST_GROWTH * x.lowest_loss):
-        hosted = train.fetch(state, len(fits))[i]
-        raise DivergenceError(_explain(hosted, x, picture, schedule))
+    states = _figures(fits, errors, schedule, done)
+    if any(map(_has_diverged, fits, states)):
+      # By the end of a chunk all layers are lost: where did it begin?
+      short = dataclasses.replace(config, chunk_steps=1)
+      one = train.make_train_chunk(
+          short, schedule, devices, error_fn, len(images)
+      )
+      for middle in range(step + 1, done + 1):
+        before, errors = one(before, inputs, cut)
+        states = _figures(fits, errors, schedule, middle)
+        for x, picture in zip(fits, states):
+          if _has_diverged(x, picture):
+            raise DivergenceError(_explain(x, picture, schedule))
+      raise DivergenceError(f'the fit diverged before step {done}')
+    for x, picture in zip(fits, states):
       x.lowest_loss = min(x.lowest_loss, picture.loss)
     if report:
       report(states)
-    if checkpointer and checkpointer.is_due(done, done == schedule.num_steps):
+    begins = [x.step for x in schedule.roundings[:1]] + [schedule.num_steps]
+    if checkpointer and checkpointer.is_due(done in begins):
       hosted = train.fetch(state, len(fits))
       checkpointer.save([_snapshot(*x, schedule) for x in zip(fits, hosted)])
   hosted = train.fetch(state, len(fits))
@@ -268,21 +278,21 @@ class _Fit:
     image: the picture.
     state: of the fit (NumPy).
     edges: of its bands.
+    lowest_loss: of all chunks, and of no splats.
     rounder: what is rounded already; None: nothing will be.
     step_sizes: of the rounder, as they were chosen.
     render: what the splats alive show; None before the first birth.
     errors: of the prefixes, at the last step.
-    lowest_loss: of all chunks.
   """
 
   image: np.ndarray
   state: train.TrainState
   edges: list[int]
+  lowest_loss: float
   rounder: rounding.Rounder | None = None
   step_sizes: quantize.StepSizes | None = None
   render: np.ndarray | None = None
   errors: np.ndarray | None = None
-  lowest_loss: float = float('inf')
 
 
 def _start(
@@ -392,24 +402,34 @@ def _from_first_process(value: _T) -> _T:
     return pickle.loads(multihost_utils.broadcast_one_to_all(data).tobytes())
 
 
-def _explain(
-    state: train.TrainState,
-    x: _Fit,
-    progress: Progress,
+def _figures(
+    fits: list[_Fit],
+    errors: jax.Array,
     schedule: schedule_lib.Schedule,
+    step: int,
+) -> list[Progress]:
+  """Fetches the errors of the last step of a chunk."""
+  for x, host_errors in zip(fits, train.fetch(errors, len(fits))):
+    x.errors = host_errors
+  return [_progress(schedule, step, x.errors, x.image.size) for x in fits]
+
+
+def _has_diverged(x: _Fit, progress: Progress) -> bool:
+  # Not `>`: the loss may be no number.
+  return not progress.loss <= max(_WORST_LOSS, _WORST_GROWTH * x.lowest_loss)
+
+
+def _explain(
+    x: _Fit, progress: Progress, schedule: schedule_lib.Schedule
 ) -> str:
-  """Where and when a fit diverged."""
-  ends = np.cumsum(schedule.layer_sizes)
-  bad = ~np.all([np.isfinite(a).all(1) for a in state.params], axis=0)
-  if bad.any():
-    layer = int(np.searchsorted(ends, np.argmax(bad), side='right'))
-  else:  # The lowest prefix of which nothing is left.
-    values = x.errors[: len(progress.psnr_db)] / x.image.size
-    layer = int(np.argmax(~(values <= _WORST_LOSS)))
-  what = f'{progress.loss:.3g}' if np.isfinite(progress.loss) else 'not finite'
+  """When and where a fit has diverged."""
+  # The lowest prefix of which nothing is left.
+  losses = x.errors[: len(progress.psnr_db)] / x.image.size
+  layer = int(np.argmax(~(losses <= _WORST_LOSS)))
+  loss = f'{progress.loss:.3g}' if np.isfinite(progress.loss) else 'not finite'
   return (
-      f'the fit diverged in layer {layer}: the loss is {what} after step'
-      f' {progress.step}; lower the rates'
+      f'the fit diverged in layer {layer}: the loss is {loss} after step'
+      f' {progress.step} of {schedule.num_steps}; lower the rates'
   )
 
 

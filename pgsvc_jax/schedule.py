@@ -14,6 +14,12 @@ import numpy as np
 
 from pgsvc_jax import config as config_lib
 
+# Factor of the rates of a layer that begins with splats fitted before. With
+# factors of 1, 0.3, 0.1, 0.03, 100 steps from a rounded fit of 40.7 dB led to
+# 40.0, 43.1, 43.3, 42.9 dB (300: 44.0, 44.9, 44.6, 43.9; 30: 32.6, 40.6, 42.2,
+# 42.1; 192x128 pixels of kodim05, 0.046 splats a pixel).
+_WARM_RATE = 0.1
+
 
 class StepInputs(NamedTuple):
   """What the scan over train steps reads, one row a step.
@@ -146,7 +152,8 @@ def make_schedule(
     width: pixels.
     rounding: whether `rounding_steps` follow.
     filled: splats that each layer has before the first step, in its first
-      slots; those are not born. Empty: none.
+      slots; those are not born, and the more there are, the slower the layer
+      moves. Empty: none.
 
   Returns:
     The schedule; steps are rounded to whole chunks.
@@ -190,6 +197,7 @@ def make_schedule(
       weights[step, step % top] = config.lower_weight
     elif top and config.strategy == 'all_levels':
       weights[step, :top] = config.lower_weight
+  rates *= np.float32(_WARM_RATE) ** (np.divide(filled, np.maximum(sizes, 1)))
   stages = _stages(config) if rounding else ()
   roundings, more = _roundings(config, stages, num_steps, num_layers)
   return Schedule(
