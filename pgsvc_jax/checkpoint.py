@@ -149,7 +149,7 @@ class Checkpoints:
   (block 10 to 30 ms of 100, 40 ms of processor time, at 9,000 splats); a
   checkpoint appears whole or not at all, whenever the process is killed.
 
-  For one process of several, which need not know of it.
+  Of several processes (`jax.distributed`), one has it; the others take no part.
 
   Args:
     folder: made if it is not there.
