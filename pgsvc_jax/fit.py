@@ -25,11 +25,12 @@ from pgsvc_jax import train
 from pgsvc_jax import types
 from pgsvc_jax import warm_start
 
-# A fit has diverged when its loss is above that of white for black, and so
-# many times the lowest so far, of no splats at first: tiny pictures with many
-# splats may begin above 1.
-_WORST_LOSS = 1.0
+# A fit has diverged when its loss is so many times the lowest so far (of no
+# splats at first), and above a limit: what is nearly exact may lose 20 dB in a
+# chunk, and rounding for a very low rate may leave no splat.
 _WORST_GROWTH = 100.0
+_WORST_LOSS = 0.1
+_WORST_ROUNDED_LOSS = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -414,9 +415,14 @@ def _figures(
   return [_progress(schedule, step, x.errors, x.image.size) for x in fits]
 
 
+def _worst_loss(x: _Fit) -> float:
+  """Above it, the fit has diverged."""
+  limit = _WORST_LOSS if x.rounder is None else _WORST_ROUNDED_LOSS
+  return max(limit, _WORST_GROWTH * x.lowest_loss)
+
+
 def _has_diverged(x: _Fit, progress: Progress) -> bool:
-  # Not `>`: the loss may be no number.
-  return not progress.loss <= max(_WORST_LOSS, _WORST_GROWTH * x.lowest_loss)
+  return not progress.loss <= _worst_loss(x)  # It may be no number.
 
 
 def _explain(
@@ -425,7 +431,7 @@ def _explain(
   """When and where a fit has diverged."""
   # The lowest prefix of which nothing is left.
   losses = x.errors[: len(progress.psnr_db)] / x.image.size
-  layer = int(np.argmax(~(losses <= _WORST_LOSS)))
+  layer = int(np.argmax(~(losses <= _worst_loss(x))))
   loss = f'{progress.loss:.3g}' if np.isfinite(progress.loss) else 'not finite'
   return (
       f'the fit diverged in layer {layer}: the loss is {loss} after step'

@@ -281,7 +281,9 @@ def test_pictures_that_cannot_be_fitted_together_are_refused():
 def test_one_diverging_picture_is_named():
   bad = scene()
   bad[3, 3] = np.nan
-  with pytest.raises(fit.DivergenceError, match='layer 0: .* not finite after step 1 of'):
+  with pytest.raises(
+      fit.DivergenceError, match='layer 0: .* not finite after step 1 of'
+  ):
     fit.fit_pictures([scene(), bad], SHORT)
 
 
