@@ -38,8 +38,11 @@ USER_ERRORS = (
 )
 
 # Packages that the decoder of pictures does without, and the extra of each.
-_EXTRAS = dict.fromkeys(('jax', 'flax', 'optax', 'psutil', 'rich'), 'jax')
-_EXTRAS['av'] = 'video'
+_EXTRAS = {
+    **dict.fromkeys(('jax', 'flax', 'optax', 'orbax', 'psutil', 'rich'), 'jax'),
+    'av': 'video',
+    'tensorboardX': 'tensorboard',
+}
 
 # Of several processes, one that fails leaves at once: JAX would have it wait at
 # its end for the others, and those wait for it.
@@ -125,6 +128,7 @@ def _guarded(main: Callable[[], None]) -> None:
   except ModuleNotFoundError as error:
     # What is loaded on first use says its name only in the message.
     name = error.name or str(error).split("'")[1]
+    name = name.partition('.')[0]
     if name not in _EXTRAS:
       raise
     _fail(

@@ -6,6 +6,9 @@ python -m launch.encode --input=FOLDER --output=FOLDER
 
 With a folder, or --input given several times, every picture becomes
 OUTPUT/NAME.pgsvc; one that fails is reported, the others are still written.
+
+With --workdir, a run that was ended, however it was, goes on where its last
+checkpoint is when the same command is given again (docs/running.md).
 """
 
 import collections
@@ -13,8 +16,6 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
-import json
-import math
 import pathlib
 import statistics
 import sys
@@ -22,6 +23,7 @@ import time
 from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
@@ -55,8 +57,26 @@ _TARGET_BPP = flags.DEFINE_float(
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
-    'folder for config.json, run.json and metrics.jsonl; of several pictures,'
-    ' in a folder NAME each',
+    'folder for checkpoints, config.json, run.json and metrics.jsonl; of'
+    ' several pictures, in a folder NAME each. The same command goes on there',
+)
+_CHECKPOINT_EVERY = flags.DEFINE_float(
+    'checkpoint_every',
+    10.0,
+    'seconds from one checkpoint in --workdir to the next, at least',
+    lower_bound=0.0,
+)
+_RESTART = flags.DEFINE_bool(
+    'restart', False, 'remove what --workdir has of another run, and begin anew'
+)
+_TENSORBOARD = flags.DEFINE_bool(
+    'tensorboard', False, 'write event files for TensorBoard into --workdir'
+)
+_INIT_FROM = flags.DEFINE_string(
+    'init_from',
+    None,
+    "splats to begin with: a .pgsvc file, another run's --workdir, or a folder"
+    ' of either, by the names of the pictures',
 )
 _NUM_DEVICES = flags.DEFINE_integer(
     'num_devices',
@@ -144,6 +164,8 @@ def main() -> None:
   if _TARGET_BPP.value is not None:
     config = dataclasses.replace(config, target_bpp=_TARGET_BPP.value)
   _check_process_flags()
+  if (_RESTART.value or _TENSORBOARD.value) and not _WORKDIR.value:
+    raise ValueError('--restart and --tensorboard are for runs with --workdir')
   jobs = _list_jobs(_INPUT.value, _OUTPUT.value, _WORKDIR.value)
   alone = not (_DISTRIBUTED.value or _COORDINATOR.value)
   if alone:
@@ -173,6 +195,11 @@ def main() -> None:
   if leads and not alone:
     _check_outputs(jobs)
   parallel = _PARALLEL.value if alone else 'bands'
+  if leads and _RESTART.value:
+    from . import run_log
+
+    for job in jobs:
+      run_log.clear(job.workdir)
   run = _Run(config, devices, leads, failures, begin)
   for group in _group_jobs(shapes, len(devices), parallel):
     _encode(run, group)
@@ -320,7 +347,9 @@ def _fit(
 
   from pgsvc_jax import fit
 
+  from . import checkpoints
   from . import progress
+  from . import run_log
   from . import runtime
 
   images = [_read(job.picture).pixels for job in jobs]
@@ -329,15 +358,24 @@ def _fit(
     line = runtime.require_memory(_estimate(run, images, len(here)), here)
   if run.leads:
     print(line, file=sys.stderr)
-  logs = [_RunLog(job.workdir if run.leads else None) for job in jobs]
-  for log in logs:
-    log.start(runtime.versions(), run.devices)
+  initial = [_read_initial(job) for job in jobs] if _INIT_FROM.value else None
   title = pathlib.Path(jobs[0].picture).name
   if len(jobs) > 1:
     title += f' and {len(jobs) - 1} more'
   first_step = 0.0
 
   with contextlib.ExitStack() as stack:
+    logs = []
+    if run.leads and _WORKDIR.value:
+      for i, job in enumerate(jobs):
+        origin = _origin(run, job, images[i], initial and initial[i])
+        log = run_log.open_log(job.workdir, origin, _TENSORBOARD.value)
+        logs.append(stack.enter_context(log))
+    saver = stack.enter_context(
+        checkpoints.Saver(
+            logs, dataclasses.asdict(run.config), _CHECKPOINT_EVERY.value
+        )
+    )
     show = None
     if run.leads:
       show = stack.enter_context(progress.reporter(title))
@@ -348,7 +386,7 @@ def _fit(
       if show:
         show(_mean(states))
       for log, state in zip(logs, states):
-        log.append(dataclasses.asdict(state))
+        log.append(state)
 
     height, width, _ = images[0].shape
     config = dataclasses.replace(
@@ -363,15 +401,48 @@ def _fit(
 
     # A transfer that nobody asked for would stop the devices at every step.
     stack.enter_context(jax.transfer_guard('disallow'))
-    fitted = fit.fit_pictures(
-        images,
-        config,
-        step_sizes=choose,
-        devices=run.devices,
-        implementation=_IMPLEMENTATION.value,
-        report=report,
-    )
+    try:
+      fitted = fit.fit_pictures(
+          images,
+          config,
+          step_sizes=choose,
+          devices=run.devices,
+          implementation=_IMPLEMENTATION.value,
+          report=report,
+          initial=initial,
+          checkpointer=saver if _WORKDIR.value else None,
+      )
+    except fit.DivergenceError as error:
+      rest = saver.last_good()
+      raise type(error)('; '.join(filter(None, [str(error), rest]))) from error
+  # Those of a fit that was stopped while it was rounded.
+  for i, snapshot in enumerate(saver.restored or []):
+    chosen.setdefault(i, snapshot.step_sizes)
   return fitted, [chosen[i] for i in range(len(jobs))], first_step
+
+
+def _read_initial(job: _Job) -> types.LayeredSplats:
+  from . import checkpoints
+
+  stem = pathlib.Path(job.picture).stem
+  return checkpoints.read_initial(_INIT_FROM.value, stem)
+
+
+def _origin(run: _Run, job: _Job, image, initial: types.LayeredSplats | None):
+  """What the run of one picture is started with."""
+  from . import run_log
+
+  flag = flags.FLAGS['config']
+  return run_log.Origin(
+      picture=job.picture,
+      digest=run_log.digest(image, initial),
+      init_from=_INIT_FROM.value,
+      config=dataclasses.asdict(run.config),
+      config_file=config_flags.get_config_filename(flag),
+      overrides=config_flags.get_override_values(flag),
+      implementation=_IMPLEMENTATION.value,
+      devices=run.devices,
+  )
 
 
 def _estimate(run: _Run, images: list, num_devices: int) -> memory.Estimate:
@@ -418,7 +489,7 @@ def _write(
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.
   images = render.render_prefixes(bitstream.read_layers(data))
-  levels = ' / '.join(f'{metrics.psnr_db(x, pixels):.2f}' for x in images)
+  levels = [metrics.psnr_db(x, pixels) for x in images]
   if job.file != _OUTPUT.value:
     pathlib.Path(_OUTPUT.value).mkdir(exist_ok=True)
   command.write_bytes(job.file, data)
@@ -429,44 +500,21 @@ def _write(
         f' {target:g}',
         file=sys.stderr,
     )
+  if job.workdir:
+    from . import run_log
+
+    run_log.note_finished(job.workdir, job.file, data, levels)
+  since = ''
+  if first_step:
+    since = f' first steps after {first_step - run.begin:.1f} s,'
   print(
       f'{job.file}: {len(data)} bytes, layers end at'
       f' {", ".join(map(str, header.truncation_points))};'
-      f' {header.bits_per_pixel[-1]:.3f} bpp; decoded {levels} dB;'
-      f' first steps after {first_step - run.begin:.1f} s,'
+      f' {header.bits_per_pixel[-1]:.3f} bpp; decoded'
+      f' {" / ".join(f"{x:.2f}" for x in levels)} dB;{since}'
       f' all in {time.perf_counter() - run.begin:.1f} s',
       file=sys.stderr,
   )
-
-
-class _RunLog:
-  """What a run leaves in its workdir; nothing without one."""
-
-  def __init__(self, folder: pathlib.Path | None):
-    self._folder = folder
-
-  def start(self, versions: dict[str, str], devices: list) -> None:
-    if self._folder is None:
-      return
-    self._folder.mkdir(parents=True, exist_ok=True)
-    run = {
-        'command': sys.argv,
-        'versions': versions,
-        'devices': [str(device) for device in devices],
-    }
-    (self._folder / 'run.json').write_text(json.dumps(run, indent=2))
-    config = _CONFIG.value.to_json_best_effort(indent=2)
-    (self._folder / 'config.json').write_text(config)
-    (self._folder / 'metrics.jsonl').write_text('')
-
-  def append(self, row: dict) -> None:
-    if self._folder is None:
-      return
-    # JSON has no infinity: null where a prefix is exact.
-    levels = [x if math.isfinite(x) else None for x in row['psnr_db']]
-    row = row | {'psnr_db': levels}
-    with open(self._folder / 'metrics.jsonl', 'a') as file:
-      file.write(json.dumps(row) + '\n')
 
 
 if __name__ == '__main__':

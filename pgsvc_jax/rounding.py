@@ -5,6 +5,8 @@ yet rounded can be refitted to absorb most of what is: 0.4 to 0.9 dB at 30 bits
 a splat over rounding all at once.
 """
 
+from typing import NamedTuple
+
 from jaxtyping import Int
 import numpy as np
 
@@ -12,6 +14,20 @@ from pgsvc_jax import config as config_lib
 from pgsvc_jax import quantize
 from pgsvc_jax import schedule as schedule_lib
 from pgsvc_jax import train
+
+
+class Decided(NamedTuple):
+  """Symbols that the steps of later attributes follow from, once rounded.
+
+  Attributes:
+    classes: sigma in half octaves.
+    precision: bits of the squared norm of the color symbols.
+    aspects: log(l11 / l22), in steps.
+  """
+
+  classes: Int[np.ndarray, ' n']
+  precision: Int[np.ndarray, ' n']
+  aspects: Int[np.ndarray, ' n']
 
 
 class Rounder:
@@ -22,13 +38,24 @@ class Rounder:
       config: config_lib.FitConfig,
       step_sizes: quantize.StepSizes,
       num_splats: int,
+      decided: Decided | None = None,
   ):
     self._step_sizes = step_sizes
     self._groups = config.rounding_groups
     self._order = np.random.default_rng(config.seed).permutation(num_splats)
-    self._classes = np.zeros(num_splats, np.int64)
-    self._precision = np.ones(num_splats, np.int64)
-    self._aspects = np.zeros(num_splats, np.int64)
+    decided = decided or Decided(
+        np.zeros(num_splats, np.int64),
+        np.ones(num_splats, np.int64),
+        np.zeros(num_splats, np.int64),
+    )
+    self._classes, self._precision, self._aspects = map(np.array, decided)
+
+  @property
+  def decided(self) -> Decided:
+    """A copy of what is decided so far."""
+    return Decided(
+        self._classes.copy(), self._precision.copy(), self._aspects.copy()
+    )
 
   def drop_weak(self, state: train.TrainState) -> train.TrainState:
     """Takes out the splats that would round to next to nothing."""

@@ -265,8 +265,8 @@ def make_train_chunk(
     `chunk(state, inputs, bands) -> (state, errors [L])`, a pmap over `devices`:
     the state is the same on all devices of a picture, `inputs` holds the whole
     schedule on every device and the chunk reads its rows at `state.step`; the
-    errors are those of the last step, NaN once a parameter is not finite
-    (the operator may skip such a splat, and the errors alone would look well).
+    errors are those of the last step; where they look well, NaN for prefixes
+    with a parameter that is not finite (the operator may skip such a splat).
   """
   groups = _groups(len(devices), num_pictures)
   step = make_train_step(config, schedule, error_fn, groups)
@@ -278,8 +278,12 @@ def make_train_chunk(
         inputs,
     )
     state, errors = lax.scan(lambda s, row: step(s, row, band), state, rows)
-    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]
-    return state, jnp.where(jnp.stack(finite).all(), errors[-1], jnp.nan)
+    finite = [jnp.isfinite(x).all(1) for x in jax.tree.leaves(state.params)]
+    finite = jnp.stack(finite).all(0)
+    ends = np.cumsum(schedule.layer_sizes)
+    prefixes = jnp.stack([finite[:end].all() for end in ends])
+    told = jnp.where(prefixes, errors[-1], jnp.nan)
+    return state, jnp.where(jnp.isfinite(errors[-1]).all(), told, errors[-1])
 
   return chunk
 

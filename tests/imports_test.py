@@ -116,9 +116,17 @@ ARROWS = {
         'pgsvc_jax.quantize',
         'pgsvc_jax.types',
     },
+    'pgsvc_jax.checkpoint': {
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.rounding',
+        'pgsvc_jax.train',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.warm_start': {'pgsvc_jax.types'},
     'pgsvc_jax.fit': {
         'pallas_kernels',
         'pgsvc_jax.bands',
+        'pgsvc_jax.checkpoint',
         'pgsvc_jax.config',
         'pgsvc_jax.initialize',
         'pgsvc_jax.quantize',
@@ -126,6 +134,7 @@ ARROWS = {
         'pgsvc_jax.schedule',
         'pgsvc_jax.train',
         'pgsvc_jax.types',
+        'pgsvc_jax.warm_start',
     },
     'pgsvc_jax.flow': {'pgsvc_jax.motion'},
     'pgsvc_jax.video_fit': {
