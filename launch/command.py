@@ -62,13 +62,16 @@ def define_config() -> flags.FlagHolder:
   )
 
 
-def run(main: Callable[[], None], config: str | None = None) -> None:
+def run(
+    main: Callable[[], None],
+    config: str | Callable[[list[str]], str] | None = None,
+) -> None:
   """Parses the flags, runs `main` and exits the process.
 
   Args:
     main: the command.
     config: for commands with --config, the file in configs/ that is the
-      default.
+      default, or what chooses it from the values of --input.
   """
   app.run(
       lambda argv: _guarded(main),
@@ -146,13 +149,18 @@ def _guarded(main: Callable[[], None]) -> None:
     _leave(1)
 
 
-def _parse(argv: list[str], default_config: str | None) -> list[str]:
+def _parse(
+    argv: list[str],
+    default_config: str | Callable[[list[str]], str] | None,
+) -> list[str]:
   """Parses flags; unknown flags, fields and presets are one line."""
   words = _bundled_config(argv)
   if '--help' in words or '-h' in words:
     # absl's own help flags exit with 1.
     app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
   if default_config and not any(w.startswith('--config=') for w in words):
+    if callable(default_config):
+      default_config = default_config(_inputs(words))
     words.insert(1, f'--config={CONFIGS / default_config}')
   try:
     rest = flags.FLAGS(words)
@@ -164,6 +172,16 @@ def _parse(argv: list[str], default_config: str | None) -> list[str]:
   if len(rest) > 1:
     _fail(f'unexpected argument {rest[1]!r}: paths go into --input, --output')
   return rest
+
+
+def _inputs(words: list[str]) -> list[str]:
+  """The values of --input, before flags can be parsed."""
+  pairs = zip(words, [*words[1:], ''])
+  return [
+      word.partition('=')[2] if '=' in word else following
+      for word, following in pairs
+      if word.partition('=')[0].lstrip('-') == 'input' and word[:1] == '-'
+  ]
 
 
 def _bundled_config(argv: list[str]) -> list[str]:

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
+import os
 import pathlib
 import statistics
 import sys
@@ -36,6 +37,7 @@ from pgsvc_jax import types
 
 from . import caches
 from . import command
+from . import encode_video
 
 _INPUT = flags.DEFINE_multi_string(
     'input',
@@ -112,6 +114,24 @@ _DISTRIBUTED = flags.DEFINE_bool(
     ' TPU pods)',
 )
 flags.declare_key_flag('cache')
+_START = flags.DEFINE_integer(
+    'start', None, 'of a video: frames to leave out', lower_bound=0
+)
+_FRAMES = flags.DEFINE_integer(
+    'frames', None, 'of a video: frames at most', lower_bound=1
+)
+_SIZE = flags.DEFINE_string(
+    'size', None, 'of a video: WIDTHxHEIGHT to shrink it to'
+)
+_RAW = flags.DEFINE_string(
+    'raw',
+    None,
+    'of raw video without a header: WIDTHxHEIGHT:PIXEL_FORMAT:RATE, such as'
+    ' 1920x1080:yuv420p:24',
+)
+_FRAME_RATE = flags.DEFINE_string(
+    'frame_rate', None, 'of a folder of frames: 24, or 30000/1001'
+)
 _IMPLEMENTATION = flags.DEFINE_string(
     'implementation',
     None,
@@ -159,6 +179,14 @@ class _Run:
 
 def main() -> None:
   """Reads, fits, writes, and says what each layer holds."""
+  if 'image' in _CONFIG.value:
+    _encode_video()
+    return
+  for flag in (_START, _FRAMES, _SIZE, _RAW, _FRAME_RATE):
+    if flag.value is not None:
+      raise ValueError(
+          f'--{flag.name} is for videos, with --config=configs/video.py'
+      )
   begin = time.perf_counter()
   config = config_lib.from_mapping(config_lib.EncodeConfig, _CONFIG.value)
   if _TARGET_BPP.value is not None:
@@ -206,6 +234,33 @@ def main() -> None:
     run.begin = time.perf_counter()
   if failures.count:
     raise ValueError(f'{failures.count} of {len(jobs)} pictures failed')
+
+
+def _encode_video() -> None:
+  """Encodes the one video, or the folder of its frames."""
+  config = config_lib.from_mapping(config_lib.VideoConfig, _CONFIG.value)
+  if len(_INPUT.value) != 1:
+    raise ValueError('one video at a time')
+  for flag in (_TARGET_BPP, _INIT_FROM, _COORDINATOR, _DISTRIBUTED):
+    if flag.value:
+      raise ValueError(f'--{flag.name} is for pictures')
+  options = {'start': _START.value or 0, 'frames': _FRAMES.value}
+  if _SIZE.value:
+    options['size'] = encode_video.parse_size(_SIZE.value)
+  if _RAW.value:
+    options['raw'] = encode_video.parse_raw(_RAW.value)
+  if _FRAME_RATE.value:
+    options['frame_rate'] = encode_video.parse_rate(_FRAME_RATE.value)
+  encode_video.encode(
+      encode_video.Source(path=_INPUT.value[0], options=options),
+      _OUTPUT.value,
+      config,
+      num_devices=_NUM_DEVICES.value,
+      use_cache=caches.KEEP.value,
+      implementation=_IMPLEMENTATION.value,
+      restart=_RESTART.value,
+      workdir=pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None,
+  )
 
 
 def _check_process_flags() -> None:
@@ -517,5 +572,12 @@ def _write(
   )
 
 
+def _default_config(inputs: list[str]) -> str:
+  if len(inputs) == 1 and os.path.isfile(inputs[0]):
+    if encode_video.is_video(inputs[0]):
+      return 'video.py'
+  return 'image.py'
+
+
 if __name__ == '__main__':
-  command.run(main, config='image.py')
+  command.run(main, config=_default_config)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import concurrent.futures
 import contextlib
 import dataclasses
+import fractions
 import hashlib
 import json
 import os
@@ -30,6 +31,8 @@ from pgsvc_jax import video_media
 from pgsvc_jax import video_syntax
 
 from . import command
+
+_FRAMES = 'frames.jsonl'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,6 +59,52 @@ class Source:
     return video_media.open_video(self.path, **options)
 
 
+def is_video(path: str) -> bool:
+  """As `video_media.is_video`; where PyAV is missing, nothing is."""
+  try:
+    return video_media.is_video(path)
+  except ModuleNotFoundError:
+    return False
+
+
+def parse_size(text: str) -> tuple[int, int]:
+  """WIDTHxHEIGHT.
+
+  Example:
+    >>> parse_size('640x360')
+    (640, 360)
+  """
+  width, _, height = text.partition('x')
+  if not (width.isdecimal() and height.isdecimal()):
+    raise ValueError(f'no size WIDTHxHEIGHT: {text}')
+  return int(width), int(height)
+
+
+def parse_rate(text: str) -> fractions.Fraction:
+  """Frames a second: 24, 23.976 or 30000/1001."""
+  try:
+    rate = fractions.Fraction(text)
+  except (ValueError, ZeroDivisionError):
+    raise ValueError(f'no frame rate: {text}') from None
+  if rate <= 0:
+    raise ValueError(f'no frame rate: {text}')
+  return rate
+
+
+def parse_raw(text: str) -> video_media.RawFormat:
+  """WIDTHxHEIGHT:PIXEL_FORMAT:RATE."""
+  parts = text.split(':')
+  if len(parts) != 3:
+    raise ValueError(f'no WIDTHxHEIGHT:PIXEL_FORMAT:RATE: {text}')
+  width, height = parse_size(parts[0])
+  return video_media.RawFormat(
+      width=width,
+      height=height,
+      pixel_format=parts[1],
+      frame_rate=parse_rate(parts[2]),
+  )
+
+
 def encode(
     source: Source,
     output: str,
@@ -65,7 +114,7 @@ def encode(
     use_cache: bool,
     implementation: str | None,
     restart: bool,
-    log=None,
+    workdir: pathlib.Path | None,
 ) -> None:
   """Encodes a video and says what became of it.
 
@@ -77,7 +126,7 @@ def encode(
     use_cache: whether compiled code is kept between runs.
     implementation: of the operator; None: the best.
     restart: do not go on with what is there of an earlier run.
-    log: called with a dict for every frame, in order.
+    workdir: for config.json, run.json and frames.jsonl, if any.
   """
   begin = time.perf_counter()
   command.check_output(output)
@@ -117,20 +166,36 @@ def encode(
           f'{part}: goes on after {done} frames in {writer.num_gops} groups',
           file=sys.stderr,
       )
+    if workdir:
+      _record(workdir, config, runtime.versions(), devices, done)
     shown = _Progress(pathlib.Path(source.path).name, begin, done)
     with _Workers(source, config, form, devices, implementation) as workers:
       for group, packets, frames in workers.encode(
           writer.num_gops, done, shown
       ):
-        writer.add_gop(
-            group.times, packets, last_duration=group.last_duration
-        )
-        for frame in frames:
-          if log:
-            log(frame)
+        writer.add_gop(group.times, packets, last_duration=group.last_duration)
+        if workdir:
+          with open(workdir / _FRAMES, 'a') as file:
+            file.writelines(json.dumps(frame) + '\n' for frame in frames)
     shown.end()
   os.replace(part, output)
   _say(output, shown, begin)
+
+
+def _record(workdir, config, versions, devices, done: int) -> None:
+  """Writes what the run is, and keeps of its frames those in the file."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  run = {
+      'command': sys.argv,
+      'versions': versions,
+      'devices': [str(device) for device in devices],
+  }
+  (workdir / 'run.json').write_text(json.dumps(run, indent=2))
+  settings = json.dumps(dataclasses.asdict(config), indent=2)
+  (workdir / 'config.json').write_text(settings)
+  frames = workdir / _FRAMES
+  lines = frames.read_text().splitlines(True)[:done] if done else []
+  frames.write_text(''.join(lines))
 
 
 def _metadata(source: Source, config: config_lib.VideoConfig) -> bytes:

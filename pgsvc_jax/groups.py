@@ -82,9 +82,7 @@ def find_groups(
       is_cut = False
       if config.cut_ratio and len(times) < config.gop:
         height, width, _ = small.shape
-        sizes = schedule.layer_sizes(
-            config.image.fit, *frame.pixels.shape[:2]
-        )
+        sizes = schedule.layer_sizes(config.image.fit, *frame.pixels.shape[:2])
         scale = height * width / (frame.pixels[..., 0].size)
         ratio = flow.cut_ratio(before, small, round(scale * sum(sizes)))
         is_cut = ratio > config.cut_ratio

@@ -137,6 +137,12 @@ ARROWS = {
         'pgsvc_jax.warm_start',
     },
     'pgsvc_jax.flow': {'pgsvc_jax.motion'},
+    'pgsvc_jax.groups': {
+        'pgsvc_jax.config',
+        'pgsvc_jax.flow',
+        'pgsvc_jax.schedule',
+        'pgsvc_jax.video_media',
+    },
     'pgsvc_jax.video_fit': {
         'pallas_kernels',
         'pgsvc_jax.config',
