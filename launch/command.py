@@ -41,6 +41,7 @@ USER_ERRORS = (
 _EXTRAS = {
     **dict.fromkeys(('jax', 'flax', 'optax', 'orbax', 'psutil', 'rich'), 'jax'),
     'av': 'video',
+    'cv2': 'video',
     'tensorboardX': 'tensorboard',
 }
 
