@@ -102,7 +102,6 @@ _SLURM_CLUSTER = flags.DEFINE_enum(
 flags.declare_key_flag('cache')
 
 _SECONDS_BETWEEN_LOOKS = 2.0
-_MAXIMIZED = ('psnr', 'base_psnr', 'ms_ssim')
 
 
 def _list_pictures() -> list[pathlib.Path]:
@@ -140,7 +139,7 @@ def _list_objectives() -> dict[str, bool]:
       )
   if not names or len(set(names)) < len(names):
     raise ValueError('--objectives: none, or one twice')
-  return {name: name in _MAXIMIZED for name in names}
+  return {name: name in summary.MAXIMIZED for name in names}
 
 
 def _encode_flags() -> list[str]:
@@ -168,10 +167,12 @@ def _storage(folder: pathlib.Path) -> str:
 
 
 def _import_trials() -> Any:
+  # The plots too, which are drawn when all is done: now is the time to say so.
   try:
+    from .sweeps import plots  # noqa: F401
     from .sweeps import trials
   except ModuleNotFoundError as error:
-    if error.name not in ('optuna', 'sqlalchemy'):
+    if error.name not in ('matplotlib', 'optuna', 'sqlalchemy'):
       raise
     raise ValueError(
         f"needs {error.name}: pip install 'pgsvc_jax[sweep]'"
@@ -281,7 +282,7 @@ def main() -> None:
       },
       space=texts,
       sampler=_SAMPLER.value,
-      objectives=objectives,
+      objectives=tuple(objectives),
       seed=_SEED.value,
       lease=_LEASE.value,
   )

@@ -44,12 +44,15 @@ if folder.name == '00002' and not marker.exists():
 size = 100 * int(flags['config.fit.num_births'])
 pathlib.Path(flags['output']).write_bytes(bytes(size))
 """
-WITH_STUB = """
+WITH_STUB = f"""
 import runpy, sys
 from launch import command
-command.verb_line = lambda *words: [
-    sys.executable, '-IS', '-c', {stub!r}, *words]
-sys.argv = {argv!r}
+def verb_line(verb, *words):
+  if verb == 'sweep':
+    return [sys.executable, '-c', sys.orig_argv[2], *words]
+  return [sys.executable, '-IS', '-c', {STUB!r}, verb, *words]
+command.verb_line = verb_line
+sys.argv[0] = 'sweep'
 runpy.run_module('launch.sweep', run_name='__main__')
 """
 
@@ -72,12 +75,9 @@ def arguments(picture, *flags):
 
 
 def start(*flags, with_stub=True):
-  line = [sys.executable, '-m', 'launch.sweep', *flags]
-  if with_stub:
-    program = WITH_STUB.format(stub=STUB, argv=['sweep', *flags])
-    line = [sys.executable, '-c', program]
+  program = ['-c', WITH_STUB] if with_stub else ['-m', 'launch.sweep']
   return subprocess.Popen(
-      line,
+      [sys.executable, *program, *flags],
       cwd=ROOT,
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
@@ -192,7 +192,7 @@ def make_queue(folder, storage, num_trials=3):
       inputs={},
       space={'fit.num_births': 'int:1..99'},
       sampler='random',
-      objectives={'bytes': False, 'psnr': True},
+      objectives=('bytes', 'psnr'),
       seed=0,
       lease=30,
   )
@@ -328,9 +328,9 @@ def test_interrupted_goes_on_and_failures_are_kept(picture):
   assert error.splitlines()[-1].endswith('the same command goes on')
   out, error = finish(start(*flags, '--space=fit.num_steps=1,2'))
   rows = results(study)['trials']
-  assert [row['state'] for row in rows] == ['finished'] * 4 + ['failed'] * 4
+  assert [row['state'] for row in rows] == ['finished', 'failed'] * 4
   assert [row['tries'] for row in rows] == [1, 1, 2, 1, 1, 1, 1, 1]
-  reasons = {row['reason'] for row in rows[4:]}
+  reasons = {row['reason'] for row in rows[1::2]}
   assert reasons == {"strategy 'bogus' is not one of many"}
   assert out.count('failed: strategy') == 4 and '8 of 8' in error
 
@@ -378,6 +378,40 @@ def test_children_do_not_outlive_their_parent(tmp_path):
     while time.monotonic() < deadline:
       os.kill(pid, 0)
       time.sleep(0.05)
+
+
+def test_missing_packages_are_named(picture):
+  program = f'import sys; sys.modules["optuna"] = None\n{WITH_STUB}'
+  line = [sys.executable, '-c', program]
+  line += arguments(picture, '--space=fit.num_births=1,2', '--sampler=grid')
+  result = subprocess.run(
+      line, cwd=ROOT, capture_output=True, text=True, check=False
+  )
+  assert result.returncode == 1
+  assert (
+      result.stderr == "sweep: needs optuna: pip install 'pgsvc_jax[sweep]'\n"
+  )
+
+
+@pytest.mark.slow
+def test_jobs_of_a_cluster_are_workers(picture):
+  study = picture.parent / 'study'
+  flags = arguments(
+      picture, '--space=fit.num_births=int:1..40', '--trials=2', '--sampler=tpe'
+  )
+  jobs = ['--slurm=2', '--slurm_cluster=local']
+  _, error = finish(start(*flags, *jobs, '--slurm_options=timeout_min=5'))
+  assert 'submitted 2 workers' in error
+  # Any worker ends when all trials have: this one, whoever does them.
+  finish(start(*flags))
+  assert [row['state'] for row in results(study)['trials']] == ['finished'] * 2
+  job, _ = sorted(study.glob('slurm/*_0_log.out'))
+  deadline = time.monotonic() + 60
+  while 'bytes' not in job.read_text():  # The table that a worker ends with.
+    assert time.monotonic() < deadline
+    time.sleep(0.2)
+  _, error = finish(start(*flags, *jobs, '--slurm_options=beauty=5'), 1)
+  assert 'beauty' in error and len(error.splitlines()) == 1
 
 
 def test_jobs_get_the_flags_of_a_worker():

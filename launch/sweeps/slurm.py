@@ -41,7 +41,7 @@ def submit(
   except (NameError, TypeError) as error:
     raise ValueError(f'--slurm_options: {error}') from error
   line = command.verb_line('sweep', *_worker_flags(sys.argv[1:]))
-  worker = submitit.helpers.CommandFunction(line)
+  worker = submitit.helpers.CommandFunction(line, cwd=pathlib.Path.cwd())
   with executor.batch():
     jobs = [executor.submit(worker) for _ in range(num_workers)]
   print(

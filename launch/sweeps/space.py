@@ -157,7 +157,7 @@ def read(words: Sequence[str]) -> dict[str, str]:
       names of files.
 
   Returns:
-    The values of every field, as text.
+    The values of every field, as text, sorted by field.
 
   Raises:
     ValueError: one of them says nothing, or a field twice.
@@ -190,7 +190,8 @@ def read(words: Sequence[str]) -> dict[str, str]:
       parse_parameter(text)
     except ValueError as error:
       raise ValueError(f'--space: {name}: {error}') from error
-  return dict(entries)
+  # Workers must agree on the order of a grid, whatever theirs of the flags is.
+  return dict(sorted(entries))
 
 
 def _read_file(name: str) -> dict[str, str]:

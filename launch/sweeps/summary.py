@@ -28,6 +28,7 @@ _UNITS = {
     'seconds': ' s',
 }
 FIGURES = tuple(_FORMATS)
+MAXIMIZED = ('psnr', 'base_psnr', 'ms_ssim')
 
 
 def say(name: str, value: float | None) -> str:

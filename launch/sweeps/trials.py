@@ -26,6 +26,7 @@ import optuna
 import sqlalchemy
 
 from . import space
+from . import summary
 
 # Tries that end with their worker, after which the trial is the likely reason.
 _MAX_DEATHS = 3
@@ -46,7 +47,7 @@ class Definition:
     inputs: SHA-256 of every picture, by name.
     space: values of every field that varies, as text.
     sampler: grid, random, tpe or nsga2.
-    objectives: whether each is to be maximized, by name.
+    objectives: names of figures.
     seed: of the sampler.
     lease: seconds after which a silent worker is taken for dead.
   """
@@ -55,7 +56,7 @@ class Definition:
   inputs: dict[str, str]
   space: dict[str, str]
   sampler: str
-  objectives: dict[str, bool]
+  objectives: tuple[str, ...]
   seed: int
   lease: float
 
@@ -76,8 +77,8 @@ def open_study(storage: str, name: str, definition: Definition) -> optuna.Study:
   """
   optuna.logging.set_verbosity(optuna.logging.ERROR)
   directions = [
-      'maximize' if is_maximized else 'minimize'
-      for is_maximized in definition.objectives.values()
+      'maximize' if name in summary.MAXIMIZED else 'minimize'
+      for name in definition.objectives
   ]
   for i in range(_NUM_OPENINGS):
     try:
@@ -165,14 +166,8 @@ def check_definition(study: optuna.Study, definition: Definition) -> None:
     what = part
     if isinstance(value, dict) and isinstance(there, dict):
       names = [*value, *(name for name in there if name not in value)]
-      name = next(
-          (x for x in names if value.get(x) != there.get(x)),
-          None,
-      )
-      if name is not None:
-        what, value, there = f'{part} {name}', value.get(name), there.get(name)
-      else:
-        value, there = list(value), list(there)
+      name = next(x for x in names if value.get(x) != there.get(x))
+      what, value, there = f'{part} {name}', value.get(name), there.get(name)
     raise ValueError(
         f'the study {study.study_name} is of another sweep: {what} is'
         f' {_say(there)} there, {_say(value)} here'
@@ -180,6 +175,8 @@ def check_definition(study: optuna.Study, definition: Definition) -> None:
 
 
 def _say(value: Any) -> str:
+  if isinstance(value, list):
+    return ','.join(map(str, value))
   return 'not' if value is None else str(value)
 
 
