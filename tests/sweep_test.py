@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 import numpy as np
 import optuna
 from PIL import Image
+import psutil
 import pytest
 
 from launch.sweeps import slurm
@@ -22,8 +24,9 @@ from launch.sweeps import trials
 
 ROOT = pathlib.Path(__file__).parents[1]
 
-# In the place of `encode` and `evaluate`: no fit, but files, failures, and the
-# third trial waits at its first try for as long as its worker lives.
+# In the place of `encode` and `evaluate`: no fit, but files, failures, and, with
+# --config.fit.seed, the third trial waits at its first try for as long as its
+# worker lives.
 STUB = """
 import json, os, pathlib, sys, time
 verb, *words = sys.argv[1:]
@@ -38,7 +41,8 @@ folder = pathlib.Path(flags['workdir'])
 if flags.get('config.fit.strategy') == 'bogus':
   sys.exit("encode: strategy 'bogus' is not one of many")
 marker = folder / 'began'
-if folder.name == '00002' and not marker.exists():
+waits = 'config.fit.seed' in flags and folder.name == '00002'
+if waits and not marker.exists():
   marker.write_text(str(os.getppid()))
   os.read(0, 1)
 size = 100 * int(flags['config.fit.num_births'])
@@ -284,6 +288,7 @@ def test_two_workers_one_killed_and_all_trials_finish(picture):
       '--space=fit.num_births=int:1..40 fit.means_rate=log:0.1..0.5',
       '--trials=12',
       '--objectives=bytes,psnr,seconds',
+      '--config.fit.seed=1',
   )
   workers = [start(*flags) for _ in range(2)]
   victim = int(wait_for(study / 'trials' / '00002' / 'began'))
@@ -312,6 +317,68 @@ def test_two_workers_one_killed_and_all_trials_finish(picture):
 
 
 @pytest.mark.slow
+def test_real_trials_are_ordinary_runs_of_encode(picture):
+  y, x = np.mgrid[:48, :64] / 9
+  waves = np.stack([np.sin(x + c) * np.cos(y - c) for c in range(3)], -1)
+  pixels = np.round(127.5 + 100 * waves).astype(np.uint8)
+  Image.fromarray(pixels).save(picture)
+  study = picture.parent / 'study'
+  flags = arguments(
+      picture,
+      '--space=fit.num_births=int:1..6 fit.means_rate=log:0.1..0.5',
+      '--space=fit.strategy=joint,sequential',
+      '--config.fit.layer_splats=(30,15)',
+      '--trials=12',
+      '--num_devices=1',
+  )
+  workers = [start(*flags, with_stub=False) for _ in range(2)]
+  log = study / 'trials' / '00002' / 'log.txt'
+  while not (log.exists() and 'step' in log.read_text()):
+    assert all(worker.poll() is None for worker in workers)
+    time.sleep(0.05)
+  (killed,) = (
+      worker
+      for worker in workers
+      for child in psutil.Process(worker.pid).children()
+      if str(log.parent) in ' '.join(child.cmdline())
+  )
+  killed.kill()
+  killed.communicate()
+  (other,) = (worker for worker in workers if worker is not killed)
+  finish(other)
+  rows = results(study)['trials']
+  assert [row['state'] for row in rows] == ['finished'] * 12
+  assert [row['tries'] for row in rows] == [1, 1, 2] + [1] * 9
+  assert (study / 'pareto.png').exists()
+  file = log.parent / 'picture.pgsvc'
+  assert rows[2]['bytes'] == file.stat().st_size
+  # The command in the log, elsewhere, writes the same file.
+  *_, line = (x for x in log.read_text().splitlines() if '.encode ' in x)
+  line = line.removeprefix('$ ').replace(str(log.parent), str(picture.parent))
+  subprocess.run(shlex.split(line), cwd=ROOT, capture_output=True, check=True)
+  assert (picture.parent / file.name).read_bytes() == file.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('sampler', ['tpe', 'nsga2'])
+def test_samplers_learn_from_trials(picture, sampler):
+  flags = arguments(
+      picture,
+      '--space=fit.num_births=int:1..40',
+      f'--sampler={sampler}',
+      '--storage=journal',
+      '--objectives=bytes',
+  )
+  finish(start(*flags, '--trials=4'))
+  finish(start(*flags, '--trials=50'))  # Prolonged.
+  rows = results(picture.parent / 'study')['trials']
+  births = [row['params']['fit.num_births'] for row in rows]
+  assert len(births) == 50
+  # The fewer, the fewer bytes: chance alone would stay at 20.
+  assert np.mean(births[25:]) < np.mean(births[:25]) - 3
+
+
+@pytest.mark.slow
 def test_interrupted_goes_on_and_failures_are_kept(picture):
   study = picture.parent / 'study'
   flags = arguments(
@@ -320,6 +387,7 @@ def test_interrupted_goes_on_and_failures_are_kept(picture):
       '--space=fit.strategy=joint,bogus',
       '--space=fit.num_births=3,4',
       '--storage=journal',
+      '--config.fit.seed=1',
   )
   worker = start(*flags, '--space=fit.num_steps=1,2')
   wait_for(study / 'trials' / '00002' / 'began')

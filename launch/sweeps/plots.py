@@ -7,6 +7,7 @@ import pathlib
 import matplotlib as mpl
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
+from matplotlib import ticker
 import numpy as np
 
 from .. import command
@@ -29,7 +30,7 @@ _TITLES = {
     'bytes': 'bytes',
     'bpp': 'bits per pixel',
     'psnr': 'PSNR, dB',
-    'base_psnr': 'PSNR of the base layer, dB',
+    'base_psnr': 'base PSNR, dB',
     'ms_ssim': 'MS-SSIM',
     'seconds': 'seconds to encode',
 }
@@ -87,7 +88,9 @@ def draw_pareto(
     line = sorted(
         (rows[i][first], rows[i][name]) for i in summary.pareto(rows, pair)
     )
-    axis.plot(*zip(*line), color=_FRONT, lw=1, alpha=0.6, zorder=1)
+    axis.plot(
+        *zip(*line), color=_FRONT, lw=1, alpha=0.6, label='front of these two'
+    )
     _scatter(axis, rows, [row[first] for row in rows], name)
     axis.set_xlabel(_title(first, objectives))
     axis.set_ylabel(_title(name, objectives))
@@ -140,7 +143,9 @@ def draw_parameters(
       column[-1].set_xlim(-0.5, len(names) - 0.5)
     elif parameter.is_log:
       column[-1].set_xscale('log')
+      column[-1].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
       column[-1].xaxis.set_major_formatter('{x:g}')
+      column[-1].xaxis.set_minor_formatter(ticker.NullFormatter())
     column[-1].set_xlabel(_plain(field))
   for axis, name in zip(axes[:, 0], objectives):
     axis.set_ylabel(_title(name, objectives))
@@ -151,8 +156,8 @@ def _scatter(
     axis: mpl_axes.Axes, rows: Sequence[Mapping], places: Sequence, name: str
 ) -> None:
   for is_front, color, label in (
-      (False, _OTHERS, 'beaten in every objective'),
-      (True, _FRONT, 'on the front'),
+      (False, _OTHERS, 'beaten by another trial'),
+      (True, _FRONT, 'on the front of all objectives'),
   ):
     members = [i for i, row in enumerate(rows) if row['front'] == is_front]
     axis.scatter(
@@ -166,7 +171,8 @@ def _scatter(
 
 
 def _title(name: str, objectives: Mapping[str, bool]) -> str:
-  return f'{_TITLES[name]} ({"higher" if objectives[name] else "lower"} better)'
+  better = 'higher' if objectives[name] else 'lower'
+  return f'{_TITLES[name]}\n({better} is better)'
 
 
 def _plain(text: str) -> str:
