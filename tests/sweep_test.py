@@ -302,7 +302,10 @@ def test_random_trials_are_one_sequence():
   assert len({x['x'] for x in longer}) == 9
 
 
-def test_two_workers_one_killed_and_all_trials_finish(picture):
+@pytest.mark.parametrize(
+    'storage', ['journal', pytest.param('sqlite', marks=pytest.mark.slow)]
+)
+def test_two_workers_one_killed_and_all_trials_finish(picture, storage):
   study = picture.parent / 'study'
   flags = arguments(
       picture,
@@ -310,6 +313,7 @@ def test_two_workers_one_killed_and_all_trials_finish(picture):
       '--trials=12',
       '--objectives=bytes,psnr,seconds',
       '--config.fit.seed=1',
+      f'--storage={storage}',
   )
   workers = [start(*flags) for _ in range(2)]
   victim = int(wait_for(study / 'trials' / '00002' / 'began'))
