@@ -25,6 +25,7 @@ from ml_collections import config_flags
 from pgsvc_jax import bitstream
 
 from . import caches
+from . import children
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
@@ -124,6 +125,7 @@ def _fail(message: str, status: int = 1) -> NoReturn:
 def _guarded(main: Callable[[], None]) -> None:
   # Ended by a scheduler, as by Ctrl-C: temporary files are removed.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
+  children.end_with_parent()
   caches.set_up()
   try:
     main()
@@ -262,6 +264,13 @@ def is_video(path: str) -> bool:
   return version == bitstream.VIDEO_VERSION
 
 
+def verb_line(verb: str, *arguments: str) -> list[str]:
+  """The command line that runs another command as this one was run."""
+  cache = [] if caches.KEEP.value else ['--nocache']
+  module = f'{__package__}.{verb}'
+  return [sys.executable, '-m', module, *arguments, *cache]
+
+
 def run_verb(verb: str, *arguments: str, quiet: bool = False) -> str:
   """Runs another command in a fresh process.
 
@@ -277,13 +286,7 @@ def run_verb(verb: str, *arguments: str, quiet: bool = False) -> str:
     ChildProcessError: it failed.
   """
   result = subprocess.run(
-      [
-          sys.executable,
-          '-m',
-          f'{__package__}.{verb}',
-          *arguments,
-          *([] if caches.KEEP.value else ['--nocache']),
-      ],
+      verb_line(verb, *arguments),
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE if quiet else None,
       text=True,

@@ -227,7 +227,9 @@ def test_the_decoder_loads_no_training_stack(name):
 def test_commands_start_without_the_slow_imports(name):
   """And without Numba, which must learn first where its cache is."""
   loaded = loaded_after(f'import launch.{name}')
-  assert not loaded & (TRAINING_STACK | {'matplotlib', 'numba', 'rich'})
+  assert not loaded & (
+      TRAINING_STACK | {'matplotlib', 'numba', 'optuna', 'rich'}
+  )
 
 
 def test_public_names_load_on_first_use():
