@@ -5,7 +5,7 @@ platform, so one traced program serves every platform, and nothing of an
 implementation is imported, traced or compiled for a platform that it does not
 run on (`lax.platform_dependent` traces all branches).
 
-An implementation is a module `pallas_kernels.NAME`, or any other module or class
+An implementation is a module `pallas_kernels.NAME`, or another module or class
 that is handed over itself, with the functions below, plain functions without
 derivatives; the static arguments are those of `Static`:
 

@@ -58,6 +58,9 @@ def fit_picture(
     step_sizes: quantize.StepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
+    initializer: initialize.Initializer = initialize.new_splats,
+    pixel_weights: Float[np.ndarray, 'h w'] | None = None,
+    error_fn: train.ErrorFn | None = None,
     report: Callable[[Progress], None] | None = None,
 ) -> types.LayeredSplats:
   """Fits layered splats to one picture.
@@ -72,13 +75,18 @@ def fit_picture(
       processes (`jax.distributed`), each makes the same call with all devices,
       equally many of each process, and gets the same result.
     implementation: of the operator; None takes the best.
+    initializer: makes the new splats of each birth.
+    pixel_weights: of each pixel in the loss, at least 0; None: 1 each.
+    error_fn: the loss, called and differentiated as `composite_error` in its
+      place; None: `composite_error`. It sees a band of rows at a time.
     report: called after every chunk.
 
   Returns:
     The fitted splats in layer order.
 
   Raises:
-    ValueError: settings out of range, or not a picture.
+    ValueError: settings out of range, not a picture, weights that do not fit,
+      or what the initializer makes are not the splats asked for.
     DivergenceError: the loss is not finite any more.
 
   Example:
@@ -94,6 +102,9 @@ def fit_picture(
       step_sizes=step_sizes,
       devices=devices,
       implementation=implementation,
+      initializer=initializer,
+      pixel_weights=None if pixel_weights is None else [pixel_weights],
+      error_fn=error_fn,
       report=report and (lambda states: report(states[0])),
   )
   return layered
@@ -106,6 +117,9 @@ def fit_pictures(
     step_sizes: quantize.StepSizes | ChooseStepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
+    initializer: initialize.Initializer = initialize.new_splats,
+    pixel_weights: Sequence[Float[np.ndarray, 'h w']] | None = None,
+    error_fn: train.ErrorFn | None = None,
     report: Callable[[list[Progress]], None] | None = None,
 ) -> list[types.LayeredSplats]:
   """Fits several pictures of one size at a time, each on devices of its own.
@@ -121,14 +135,24 @@ def fit_pictures(
       (at the end, if there is none); called with the index of the picture.
     devices: dealt out evenly, the remainder is idle; None takes all local ones.
     implementation: as in `fit_picture`.
+    initializer: as in `fit_picture`; called by several threads at a time.
+    pixel_weights: as in `fit_picture`, one array a picture.
+    error_fn: as in `fit_picture`.
     report: called after every chunk, with one entry a picture.
 
   Returns:
     The fitted splats of every picture.
 
   Raises:
-    ValueError: settings out of range, or not pictures of one size.
+    ValueError: as `fit_picture`, or not pictures of one size.
     DivergenceError: the loss of one picture is not finite any more.
+
+  Example:
+    >>> import numpy as np
+    >>> images = [np.full((16, 16, 1), 0.5, np.float32)]  # One a device.
+    >>> config = config_lib.FitConfig(layer_splats=(3, 2), num_steps=20)
+    >>> [layered.layer_sizes for layered in fit_pictures(images, config)]
+    [(3, 2)]
   """
   shape = np.shape(images[0])
   if len(shape) != 3 or 0 in shape:
@@ -137,6 +161,10 @@ def fit_pictures(
     raise ValueError(f'pictures of several sizes: {set(map(np.shape, images))}')
   images = [np.asarray(image, np.float32) for image in images]
   height, width, channels = shape
+  if pixel_weights is None:
+    pixel_weights = [np.ones((height, width), np.float32)] * len(images)
+  pixel_weights = [np.asarray(x, np.float32) for x in pixel_weights]
+  _check_pixel_weights(pixel_weights, [image.shape[:2] for image in images])
   schedule = schedule_lib.make_schedule(
       config, height, width, rounding=step_sizes is not None
   )
@@ -149,9 +177,9 @@ def fit_pictures(
     # What chooses step sizes cannot be compared; process 0 has the last word.
     fixed = isinstance(step_sizes, quantize.StepSizes)
     settings = (config, step_sizes if fixed else None)
-    _require_agreement(images, settings, len(devices))
+    _require_agreement(images, pixel_weights, settings, len(devices))
 
-  error_fn = functools.partial(
+  error_fn = error_fn or functools.partial(
       pallas_kernels.composite_error, implementation=implementation
   )
   chunk = train.make_train_chunk(
@@ -162,10 +190,11 @@ def fit_pictures(
   fits = [
       _Fit(
           image,
+          weights,
           train.create_train_state(sum(schedule.layer_sizes), channels),
           bands.cut_evenly(height, num_bands),
       )
-      for image in images
+      for image, weights in zip(images, pixel_weights)
   ]
   state = cut = None
   births, roundings = list(schedule.births), list(schedule.roundings)
@@ -174,11 +203,15 @@ def fit_pictures(
       if state is not None:
         _fetch_into(fits, state, render(state, cut))
       before = [x.edges for x in fits]
-      _give_births(fits, births.pop(0), config.seed, devices)
+      _give_births(fits, births.pop(0), initializer, config.seed, devices)
       state = _place(fits, devices)
       if cut is None or before != [x.edges for x in fits]:
         cut = train.place(
-            [band for x in fits for band in train.make_bands(x.image, x.edges)],
+            [
+                band
+                for x in fits
+                for band in train.make_bands(x.image, x.edges, x.pixel_weights)
+            ],
             devices,
         )
     while roundings and roundings[0].step == step:
@@ -191,8 +224,8 @@ def fit_pictures(
       state = _place(fits, devices)
     state, errors = chunk(state, inputs, cut)
     states = [
-        _progress(schedule, step + config.chunk_steps, x, images[0].size)
-        for x in train.fetch(errors, len(images))
+        _progress(schedule, step + config.chunk_steps, x, errors_of_one)
+        for x, errors_of_one in zip(fits, train.fetch(errors, len(images)))
     ]
     for picture in states:
       if not np.isfinite(picture.loss):
@@ -225,6 +258,7 @@ class _Fit:
 
   Attributes:
     image: the picture.
+    pixel_weights: of its pixels in the loss.
     state: of the fit (NumPy).
     edges: of its bands.
     rounder: what is rounded already; None: nothing will be.
@@ -232,10 +266,23 @@ class _Fit:
   """
 
   image: np.ndarray
+  pixel_weights: np.ndarray
   state: train.TrainState
   edges: list[int]
   rounder: rounding.Rounder | None = None
   render: np.ndarray | None = None
+
+
+def _check_pixel_weights(
+    pixel_weights: list[np.ndarray], shapes: list[tuple[int, ...]]
+) -> None:
+  if [weights.shape for weights in pixel_weights] != shapes:
+    raise ValueError(
+        f'pixel weights {[x.shape for x in pixel_weights]} do not fit {shapes}'
+    )
+  for weights in pixel_weights:
+    if not (weights.min() >= 0 and 0 < weights.sum() < np.inf):
+      raise ValueError('pixel weights must be finite, at least 0, not all 0')
 
 
 def _layered(
@@ -284,7 +331,9 @@ def _spread(devices: Sequence[jax.Device]) -> bool:
   return len({device.process_index for device in devices}) > 1
 
 
-def _require_agreement(images: list, settings: tuple, num_devices: int) -> None:
+def _require_agreement(
+    images: list, pixel_weights: list, settings: tuple, num_devices: int
+) -> None:
   """Compares the fit with that of the other processes.
 
   Different programs would wait for each other forever, and bands of different
@@ -296,7 +345,8 @@ def _require_agreement(images: list, settings: tuple, num_devices: int) -> None:
   if len(images) > 1:
     raise ValueError('several processes fit one picture at a time')
   text = f'{images[0].shape} {settings} {num_devices}'.encode()
-  digest = np.uint32(zlib.crc32(images[0].tobytes(), zlib.crc32(text)))
+  digest = zlib.crc32(images[0].tobytes(), zlib.crc32(text))
+  digest = np.uint32(zlib.crc32(pixel_weights[0].tobytes(), digest))
   with jax.transfer_guard('allow'):  # It places its arrays implicitly.
     digests = multihost_utils.process_allgather(digest)
   if len(np.unique(digests)) > 1:
@@ -314,13 +364,14 @@ def _fetch_into(fits: list[_Fit], state, renders) -> None:
 def _give_births(
     fits: list[_Fit],
     birth: schedule_lib.Birth,
+    initializer: initialize.Initializer,
     seed: int,
     devices: Sequence[jax.Device],
 ) -> None:
   """Gives birth in every picture, and cuts the bands anew."""
   # NumPy and SciPy release the lock in what takes long.
   with concurrent.futures.ThreadPoolExecutor(len(fits)) as pool:
-    list(pool.map(lambda x: _give_birth(x, birth, seed), fits))
+    list(pool.map(lambda x: _give_birth(x, birth, initializer, seed), fits))
   if _spread(devices):
     # Other machines may round differently: all take what the first one has.
     (x,) = fits
@@ -347,27 +398,19 @@ def _round(
       x.state = multihost_utils.broadcast_one_to_all(x.state)
 
 
-def _give_birth(x: _Fit, birth: schedule_lib.Birth, seed: int) -> None:
+def _give_birth(
+    x: _Fit,
+    birth: schedule_lib.Birth,
+    initializer: initialize.Initializer,
+    seed: int,
+) -> None:
   """Adds the splats of one birth, where they are needed most."""
   height, width, _ = x.image.shape
   rng = np.random.default_rng((seed, birth.first))
-  is_first = x.render is None
-  if is_first:
-    source = x.image
-    density = initialize.gradient_density(x.image)
-  else:
-    source = x.image - x.render
-    density = initialize.residual_density(source)
-  centres = initialize.sample_centres(density, birth.last - birth.first, rng)
-  params = x.state.params
-  alive = np.concatenate([params.means[x.state.active], centres])
-  splats = initialize.born_splats(
-      centres,
-      alive,
-      source,
-      size_factor=0.7 if is_first else 0.5,
-      color_factor=0.3,
-  )
+  means = x.state.params.means[x.state.active]
+  count = birth.last - birth.first
+  splats = initializer(x.image, x.render, x.pixel_weights, means, count, rng)
+  initialize.check_splats(splats, count, x.image.shape[2])
   x.state = train.add_splats(x.state, birth.first, splats)
   alive = jax.tree.map(lambda a: a[x.state.active], x.state.params)
   work = bands.row_work(alive, height, width)
@@ -377,13 +420,15 @@ def _give_birth(x: _Fit, birth: schedule_lib.Birth, seed: int) -> None:
 def _progress(
     schedule: schedule_lib.Schedule,
     step: int,
+    x: _Fit,
     errors: Float[np.ndarray, ' l'],
-    num_values: int,
 ) -> Progress:
   born = [birth for birth in schedule.births if birth.step < step]
   num_splats = born[-1].last if born else 0
   first_splats = np.cumsum((0, *schedule.layer_sizes[:-1]))
   alive = max(1, int(np.sum(first_splats < num_splats)))
+  # Of the weights: of all pixels, where each has the same.
+  num_values = x.pixel_weights.sum(dtype=np.float64) * x.image.shape[2]
   mse = np.asarray(errors[:alive], np.float64) / num_values
   with np.errstate(divide='ignore'):
     psnr_db = -10 * np.log10(mse)
