@@ -296,7 +296,7 @@ class _Failures:
 def _encode(run: _Run, jobs: list[_Job]) -> None:
   """Fits pictures of one size at the same time, and writes their files."""
   try:
-    fitted, step_sizes, first_step = _fit(run, jobs)
+    fitted, first_step = _fit(run, jobs)
   except command.USER_ERRORS as error:
     if len(jobs) == 1:
       run.failures.note(jobs[0], error)
@@ -307,17 +307,18 @@ def _encode(run: _Run, jobs: list[_Job]) -> None:
       _encode(run, [job])
     return
   if run.leads:
-    for job, layered, steps in zip(jobs, fitted, step_sizes):
+    for job, (layered, steps) in zip(jobs, fitted):
       with run.failures.of(job):
         _write(run, job, layered, steps, first_step)
 
 
 def _fit(
     run: _Run, jobs: list[_Job]
-) -> tuple[list[types.LayeredSplats], list[quantize.StepSizes], float]:
-  """Returns the fits, their step sizes, and when the first steps were done."""
+) -> tuple[list[tuple[types.LayeredSplats, quantize.StepSizes]], float]:
+  """Returns what to write, and when the first steps were done."""
   import jax
 
+  from pgsvc_jax import encoder
   from pgsvc_jax import fit
 
   from . import progress
@@ -350,28 +351,16 @@ def _fit(
       for log, state in zip(logs, states):
         log.append(dataclasses.asdict(state))
 
-    height, width, _ = images[0].shape
-    config = dataclasses.replace(
-        run.config.fit,
-        layer_splats=rate.layer_splats(run.config, height, width),
-    )
-    chosen = {}
-
-    def choose(i: int, layered, error: float) -> quantize.StepSizes:
-      chosen[i] = rate.choose_step_sizes(run.config, layered, error)
-      return chosen[i]
-
     # A transfer that nobody asked for would stop the devices at every step.
     stack.enter_context(jax.transfer_guard('disallow'))
-    fitted = fit.fit_pictures(
+    fitted = encoder.fit_for_files(
         images,
-        config,
-        step_sizes=choose,
+        run.config,
         devices=run.devices,
         implementation=_IMPLEMENTATION.value,
         report=report,
     )
-  return fitted, [chosen[i] for i in range(len(jobs))], first_step
+  return fitted, first_step
 
 
 def _estimate(run: _Run, images: list, num_devices: int) -> memory.Estimate:
