@@ -55,7 +55,7 @@ def test_the_python_example_works(folder):
 PAGES = [
     'README.md',
     'CONTRIBUTING.md',
-    *(f'docs/{x.name}' for x in (ROOT / 'docs').glob('*.md')),
+    *sorted(f'docs/{x.name}' for x in (ROOT / 'docs').glob('*.md')),
 ]
 
 
@@ -63,7 +63,7 @@ PAGES = [
 def test_make_targets_exist(page):
   makefile = (ROOT / 'Makefile').read_text()
   for targets in re.findall(
-      r'(?:^|`)make ([a-z -]+)', (ROOT / page).read_text(), re.MULTILINE
+      r'(?:^|`)make ([a-z0-9 -]+)', (ROOT / page).read_text(), re.MULTILINE
   ):
     for target in targets.split():
       assert re.search(rf'^{target}:', makefile, re.MULTILINE), target
