@@ -378,7 +378,7 @@ class _Failures:
 def _encode(run: _Run, jobs: list[_Job]) -> None:
   """Fits pictures of one size at the same time, and writes their files."""
   try:
-    fitted, step_sizes, first_step = _fit(run, jobs)
+    fitted, first_step = _fit(run, jobs)
   except command.USER_ERRORS as error:
     if len(jobs) == 1:
       run.failures.note(jobs[0], error)
@@ -389,17 +389,18 @@ def _encode(run: _Run, jobs: list[_Job]) -> None:
       _encode(run, [job])
     return
   if run.leads:
-    for job, layered, steps in zip(jobs, fitted, step_sizes):
+    for job, (layered, steps) in zip(jobs, fitted):
       with run.failures.of(job):
         _write(run, job, layered, steps, first_step)
 
 
 def _fit(
     run: _Run, jobs: list[_Job]
-) -> tuple[list[types.LayeredSplats], list[quantize.StepSizes], float]:
-  """Returns the fits, their step sizes, and when the first steps were done."""
+) -> tuple[list[tuple[types.LayeredSplats, quantize.StepSizes]], float]:
+  """Returns what to write, and when the first steps were done."""
   import jax
 
+  from pgsvc_jax import encoder
   from pgsvc_jax import fit
 
   from . import checkpoints
@@ -443,24 +444,12 @@ def _fit(
       for log, state in zip(logs, states):
         log.append(state)
 
-    height, width, _ = images[0].shape
-    config = dataclasses.replace(
-        run.config.fit,
-        layer_splats=rate.layer_splats(run.config, height, width),
-    )
-    chosen = {}
-
-    def choose(i: int, layered, error: float) -> quantize.StepSizes:
-      chosen[i] = rate.choose_step_sizes(run.config, layered, error)
-      return chosen[i]
-
     # A transfer that nobody asked for would stop the devices at every step.
     stack.enter_context(jax.transfer_guard('disallow'))
     try:
-      fitted = fit.fit_pictures(
+      fitted = encoder.fit_for_files(
           images,
-          config,
-          step_sizes=choose,
+          run.config,
           devices=run.devices,
           implementation=_IMPLEMENTATION.value,
           report=report,
@@ -470,10 +459,7 @@ def _fit(
     except fit.DivergenceError as error:
       rest = saver.last_good()
       raise type(error)('; '.join(filter(None, [str(error), rest]))) from error
-  # Those of a fit that was stopped while it was rounded.
-  for i, snapshot in enumerate(saver.restored or []):
-    chosen.setdefault(i, snapshot.step_sizes)
-  return fitted, [chosen[i] for i in range(len(jobs))], first_step
+  return fitted, first_step
 
 
 def _read_initial(job: _Job) -> types.LayeredSplats:

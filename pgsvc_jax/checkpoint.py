@@ -76,7 +76,13 @@ class Snapshot:
 
 
 class Checkpointer(Protocol):
-  """What keeps a fit of one or more pictures at a time."""
+  """What keeps a fit of one or more pictures at a time.
+
+  Attributes:
+    restored: what `restore` returned.
+  """
+
+  restored: list[Snapshot] | None
 
   def restore(self) -> list[Snapshot] | None:
     """Where to go on, one snapshot a picture, all at one step."""

@@ -71,6 +71,9 @@ def fit_picture(
     step_sizes: quantize.StepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
+    initializer: initialize.Initializer = initialize.new_splats,
+    pixel_weights: Float[np.ndarray, 'h w'] | None = None,
+    error_fn: train.ErrorFn | None = None,
     report: Callable[[Progress], None] | None = None,
     initial: types.LayeredSplats | None = None,
 ) -> types.LayeredSplats:
@@ -86,6 +89,10 @@ def fit_picture(
       processes (`jax.distributed`), each makes the same call with all devices,
       equally many of each process, and gets the same result.
     implementation: of the operator; None takes the best.
+    initializer: makes the new splats of each birth.
+    pixel_weights: of each pixel in the loss, at least 0; None: 1 each.
+    error_fn: the loss, called and differentiated as `composite_error` in its
+      place; None: `composite_error`. It sees a band of rows at a time.
     report: called after every chunk.
     initial: splats of another fit to begin with, of any size and number of
       layers (`warm_start.fill_layers`); those missing are born.
@@ -94,7 +101,8 @@ def fit_picture(
     The fitted splats in layer order.
 
   Raises:
-    ValueError: settings out of range, or not a picture.
+    ValueError: settings out of range, not a picture, weights that do not fit,
+      or what the initializer makes are not the splats asked for.
     DivergenceError: the fit diverged; the message has the step and the layer.
 
   Example:
@@ -110,6 +118,9 @@ def fit_picture(
       step_sizes=step_sizes,
       devices=devices,
       implementation=implementation,
+      initializer=initializer,
+      pixel_weights=None if pixel_weights is None else [pixel_weights],
+      error_fn=error_fn,
       report=report and (lambda states: report(states[0])),
       initial=None if initial is None else [initial],
   )
@@ -123,6 +134,9 @@ def fit_pictures(
     step_sizes: quantize.StepSizes | ChooseStepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
+    initializer: initialize.Initializer = initialize.new_splats,
+    pixel_weights: Sequence[Float[np.ndarray, 'h w']] | None = None,
+    error_fn: train.ErrorFn | None = None,
     report: Callable[[list[Progress]], None] | None = None,
     initial: Sequence[types.LayeredSplats] | None = None,
     checkpointer: checkpoint.Checkpointer | None = None,
@@ -140,6 +154,9 @@ def fit_pictures(
       (at the end, if there is none); called with the index of the picture.
     devices: dealt out evenly, the remainder is idle; None takes all local ones.
     implementation: as in `fit_picture`.
+    initializer: as in `fit_picture`; called by several threads at a time.
+    pixel_weights: as in `fit_picture`, one array a picture.
+    error_fn: as in `fit_picture`.
     report: called after every chunk, with one entry a picture.
     initial: as in `fit_picture`, one a picture.
     checkpointer: keeps where the fit stands, and has it go on from there; in
@@ -149,8 +166,15 @@ def fit_pictures(
     The fitted splats of every picture.
 
   Raises:
-    ValueError: settings out of range, or not pictures of one size.
+    ValueError: as `fit_picture`, or not pictures of one size.
     DivergenceError: the fit of one picture diverged.
+
+  Example:
+    >>> import numpy as np
+    >>> images = [np.full((16, 16, 1), 0.5, np.float32)]  # One a device.
+    >>> config = config_lib.FitConfig(layer_splats=(3, 2), num_steps=20)
+    >>> [layered.layer_sizes for layered in fit_pictures(images, config)]
+    [(3, 2)]
   """
   shape = np.shape(images[0])
   if len(shape) != 3 or 0 in shape:
@@ -160,6 +184,10 @@ def fit_pictures(
   images = [np.asarray(image, np.float32) for image in images]
   height, width, channels = shape
   starts = [_start(x, config, shape) for x in initial or [None] * len(images)]
+  if pixel_weights is None:
+    pixel_weights = [np.ones((height, width), np.float32)] * len(images)
+  pixel_weights = [np.asarray(x, np.float32) for x in pixel_weights]
+  _check_pixel_weights(pixel_weights, [image.shape[:2] for image in images])
   schedule = schedule_lib.make_schedule(
       config,
       height,
@@ -181,9 +209,9 @@ def fit_pictures(
         [zlib.crc32(pickle.dumps(x)) for x in starts],
         checkpointer is not None,
     )
-    _require_agreement(images, settings, len(devices))
+    _require_agreement(images, pixel_weights, settings, len(devices))
 
-  error_fn = functools.partial(
+  error_fn = error_fn or functools.partial(
       pallas_kernels.composite_error, implementation=implementation
   )
   chunk = train.make_train_chunk(
@@ -194,11 +222,12 @@ def fit_pictures(
   fits = [
       _Fit(
           image,
+          weights,
           train.create_train_state(sum(schedule.layer_sizes), channels),
           bands.cut_evenly(height, num_bands),
           lowest_loss=float(np.mean(image**2)),
       )
-      for image in images
+      for image, weights in zip(images, pixel_weights)
   ]
   for x, start in zip(fits, starts):
     _begin_with(x, start, schedule)
@@ -213,7 +242,7 @@ def fit_pictures(
       if state is not None:
         _fetch_into(fits, state, render(state, cut))
       before = [x.edges for x in fits]
-      _give_births(fits, births.pop(0), config.seed, devices)
+      _give_births(fits, births.pop(0), initializer, config.seed, devices)
       state = _place(fits, devices)
       if cut is None or before != [x.edges for x in fits]:
         cut = _place_bands(fits, devices)
@@ -277,6 +306,7 @@ class _Fit:
 
   Attributes:
     image: the picture.
+    pixel_weights: of its pixels in the loss.
     state: of the fit (NumPy).
     edges: of its bands.
     lowest_loss: of all chunks, and of no splats.
@@ -287,6 +317,7 @@ class _Fit:
   """
 
   image: np.ndarray
+  pixel_weights: np.ndarray
   state: train.TrainState
   edges: list[int]
   lowest_loss: float
@@ -294,6 +325,18 @@ class _Fit:
   step_sizes: quantize.StepSizes | None = None
   render: np.ndarray | None = None
   errors: np.ndarray | None = None
+
+
+def _check_pixel_weights(
+    pixel_weights: list[np.ndarray], shapes: list[tuple[int, ...]]
+) -> None:
+  if [weights.shape for weights in pixel_weights] != shapes:
+    raise ValueError(
+        f'pixel weights {[x.shape for x in pixel_weights]} do not fit {shapes}'
+    )
+  for weights in pixel_weights:
+    if not (weights.min() >= 0 and 0 < weights.sum() < np.inf):
+      raise ValueError('pixel weights must be finite, at least 0, not all 0')
 
 
 def _start(
@@ -412,7 +455,7 @@ def _figures(
   """Fetches the errors of the last step of a chunk."""
   for x, host_errors in zip(fits, train.fetch(errors, len(fits))):
     x.errors = host_errors
-  return [_progress(schedule, step, x.errors, x.image.size) for x in fits]
+  return [_progress(schedule, step, x) for x in fits]
 
 
 def _worst_loss(x: _Fit) -> float:
@@ -479,7 +522,11 @@ def _place(fits: list[_Fit], devices: Sequence[jax.Device]) -> train.TrainState:
 
 def _place_bands(fits: list[_Fit], devices: Sequence[jax.Device]) -> train.Band:
   """Puts the bands of all pictures on the devices."""
-  cut = [band for x in fits for band in train.make_bands(x.image, x.edges)]
+  cut = [
+      band
+      for x in fits
+      for band in train.make_bands(x.image, x.edges, x.pixel_weights)
+  ]
   return train.place(cut, devices)
 
 
@@ -488,7 +535,9 @@ def _spread(devices: Sequence[jax.Device]) -> bool:
   return len({device.process_index for device in devices}) > 1
 
 
-def _require_agreement(images: list, settings: tuple, num_devices: int) -> None:
+def _require_agreement(
+    images: list, pixel_weights: list, settings: tuple, num_devices: int
+) -> None:
   """Compares the fit with that of the other processes.
 
   Different programs would wait for each other forever, and bands of different
@@ -500,7 +549,8 @@ def _require_agreement(images: list, settings: tuple, num_devices: int) -> None:
   if len(images) > 1:
     raise ValueError('several processes fit one picture at a time')
   text = f'{images[0].shape} {settings} {num_devices}'.encode()
-  digest = np.uint32(zlib.crc32(images[0].tobytes(), zlib.crc32(text)))
+  digest = zlib.crc32(images[0].tobytes(), zlib.crc32(text))
+  digest = np.uint32(zlib.crc32(pixel_weights[0].tobytes(), digest))
   with jax.transfer_guard('allow'):  # It places its arrays implicitly.
     digests = multihost_utils.process_allgather(digest)
   if len(np.unique(digests)) > 1:
@@ -518,13 +568,14 @@ def _fetch_into(fits: list[_Fit], state, renders) -> None:
 def _give_births(
     fits: list[_Fit],
     birth: schedule_lib.Birth,
+    initializer: initialize.Initializer,
     seed: int,
     devices: Sequence[jax.Device],
 ) -> None:
   """Gives birth in every picture, and cuts the bands anew."""
   # NumPy and SciPy release the lock in what takes long.
   with concurrent.futures.ThreadPoolExecutor(len(fits)) as pool:
-    list(pool.map(lambda x: _give_birth(x, birth, seed), fits))
+    list(pool.map(lambda x: _give_birth(x, birth, initializer, seed), fits))
   if _spread(devices):
     # Other machines may round differently: all take what the first one has.
     (x,) = fits
@@ -551,38 +602,27 @@ def _round(
       x.state = multihost_utils.broadcast_one_to_all(x.state)
 
 
-def _give_birth(x: _Fit, birth: schedule_lib.Birth, seed: int) -> None:
+def _give_birth(
+    x: _Fit,
+    birth: schedule_lib.Birth,
+    initializer: initialize.Initializer,
+    seed: int,
+) -> None:
   """Adds the splats of one birth, where they are needed most."""
   rng = np.random.default_rng((seed, birth.first))
-  is_first = x.render is None
-  if is_first:
-    source = x.image
-    density = initialize.gradient_density(x.image)
-  else:
-    source = x.image - x.render
-    density = initialize.residual_density(source)
-  centres = initialize.sample_centres(density, birth.last - birth.first, rng)
-  params = x.state.params
-  alive = np.concatenate([params.means[x.state.active], centres])
-  splats = initialize.born_splats(
-      centres,
-      alive,
-      source,
-      size_factor=0.7 if is_first else 0.5,
-      color_factor=0.3,
-  )
+  means = x.state.params.means[x.state.active]
+  count = birth.last - birth.first
+  splats = initializer(x.image, x.render, x.pixel_weights, means, count, rng)
+  initialize.check_splats(splats, count, x.image.shape[2])
   x.state = train.add_splats(x.state, birth.first, splats)
   _cut(x)
 
 
-def _progress(
-    schedule: schedule_lib.Schedule,
-    step: int,
-    errors: Float[np.ndarray, ' l'],
-    num_values: int,
-) -> Progress:
+def _progress(schedule: schedule_lib.Schedule, step: int, x: _Fit) -> Progress:
   num_splats, alive = schedule.alive(step)
-  mse = np.asarray(errors[:alive], np.float64) / num_values
+  # Of the weights: of all pixels, where each has the same.
+  num_values = x.pixel_weights.sum(dtype=np.float64) * x.image.shape[2]
+  mse = np.asarray(x.errors[:alive], np.float64) / num_values
   with np.errstate(divide='ignore'):
     psnr_db = -10 * np.log10(mse)
   return Progress(

@@ -34,7 +34,8 @@ from pgsvc_jax import types
 AXIS = 'bands'
 
 # (means, cholesky, colors, target, pixel_weights, level_weights, *,
-# layer_sizes) -> (loss, errors [L]).
+# layer_sizes) -> (loss, errors [L]), both sums over the pixels, of which some
+# have weight 0. Errors are squared errors, for progress and rate.
 ErrorFn = Callable[..., tuple[Array, Array]]
 
 _T = TypeVar('_T')
@@ -315,7 +316,9 @@ def make_render(
 
 
 def make_bands(
-    image: Float[np.ndarray, 'h w c'], edges: Sequence[int]
+    image: Float[np.ndarray, 'h w c'],
+    edges: Sequence[int],
+    pixel_weights: Float[np.ndarray, 'h w'] | None = None,
 ) -> list[Band]:
   """Cuts a picture into bands (NumPy) at the edges of `bands.cut_rows`."""
   height, width, channels = image.shape
@@ -326,7 +329,9 @@ def make_bands(
     target = np.zeros((rows, width, channels), np.float32)
     target[: len(part)] = part
     weights = np.zeros((rows, width), np.float32)
-    weights[: len(part)] = 1
+    weights[: len(part)] = (
+        1 if pixel_weights is None else pixel_weights[top:bottom]
+    )
     cut.append(Band(target, weights, np.float32(top), np.float32(bottom)))
   return cut
 

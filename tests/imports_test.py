@@ -89,6 +89,7 @@ ARROWS = {
         'pgsvc_jax.media',
         'pgsvc_jax.types',
     },
+    'pgsvc_jax.decoder': {'pgsvc_jax.bitstream', 'pgsvc_jax.render'},
     'pgsvc_jax.config': {'pgsvc_jax.quantize'},
     'pgsvc_jax.schedule': {'pgsvc_jax.config'},
     'pgsvc_jax.initialize': {'pgsvc_jax.types'},
@@ -158,6 +159,22 @@ ARROWS = {
         'pgsvc_jax.train',
         'pgsvc_jax.types',
         'pgsvc_jax.video_codec',
+    },
+    'pgsvc_jax.encoder': {
+        'pgsvc_jax.checkpoint',
+        'pallas_kernels',
+        'pgsvc_jax.bitstream',
+        'pgsvc_jax.config',
+        'pgsvc_jax.fit',
+        'pgsvc_jax.initialize',
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.rate',
+        'pgsvc_jax.train',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.operator': {
+        'pallas_kernels.api.composite',
+        'pallas_kernels.api.composite_error',
     },
 }
 
@@ -230,6 +247,12 @@ def test_commands_start_without_the_slow_imports(name):
   assert not loaded & (
       TRAINING_STACK | {'matplotlib', 'numba', 'optuna', 'rich'}
   )
+
+
+def test_decoding_loads_no_training_stack():
+  loaded = loaded_after('import pgsvc_jax; pgsvc_jax.decode')
+  assert 'pgsvc_jax.render' in loaded
+  assert not loaded & TRAINING_STACK
 
 
 def test_public_names_load_on_first_use():

@@ -117,9 +117,9 @@ def test_detail_makes_a_band_lower():
   config = dataclasses.replace(SHORT, num_steps=10, num_births=2)
   image = scene(160)
 
-  def spy(image, edges):
+  def spy(image, edges, *rest):
     seen.append(edges)
-    return original(image, edges)
+    return original(image, edges, *rest)
 
   original = train.make_bands
   with pytest.MonkeyPatch.context() as patch:
