@@ -15,10 +15,10 @@ import itertools
 import struct
 import zlib
 
-from jaxtyping import Int
 import numpy as np
 
 from pgsvc_jax import quantize
+from pgsvc_jax import splat_coding
 from pgsvc_jax import types
 from pgsvc_jax import version1
 
@@ -33,17 +33,12 @@ MAX_CHANNELS = 4
 MAX_LAYERS = 255
 MAX_PIXELS = 2**28
 MAX_HEADER_SIZE = 2**16 - 1
-# A packet has at least one bit a splat (the encoder pads), so that what a
-# reader allocates is bounded by the bytes it has been given.
-_SPLATS_PER_BYTE = 8
 
 # Magic, version, flags, header size, width, height, channels, layers.
 _FIXED = struct.Struct('<8sBBHIIBB')
 # Splats, packet size, packet checksum, step sizes.
 _ENTRY = struct.Struct('<IIIHHHH')
 _CHECKSUM = struct.Struct('<I')
-# Where the layer's Morton curve starts, in cells.
-_ORIGIN = struct.Struct('<ii')
 
 
 class BitstreamError(ValueError):
@@ -116,129 +111,6 @@ class Header:
     return tuple(8 * size / pixels for size in self.truncation_points)
 
 
-def _color_contexts(
-    colors: list[Int[np.ndarray, ' n']],
-    classes: Int[np.ndarray, ' n'],
-) -> Int[np.ndarray, ' n']:
-  """Contexts of the next color symbol, from those before it.
-
-  The first is about as large as the size class says, the others as the first
-  ones are.
-  """
-  if not colors:
-    return np.clip(classes + 8 >> 1, 0, 15)
-  sizes = np.abs(colors[0])
-  if len(colors) > 1:
-    sizes = (sizes >> 1) + 2 * np.abs(colors[1])
-  return np.minimum(quantize.bit_lengths(sizes), 6)
-
-
-def _sign(symbols: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' n']:
-  return np.where(symbols < 0, -1, 1)
-
-
-def _aspect_contexts(
-    precision: Int[np.ndarray, ' n'],
-    shears: Int[np.ndarray, ' n'],
-    step_sizes: quantize.StepSizes,
-) -> Int[np.ndarray, ' n']:
-  steps = quantize.shape_steps(precision, step_sizes)
-  halves = np.abs(shears) * steps >> 27
-  return 5 * (precision >> 1) + np.minimum(quantize.bit_lengths(halves), 4)
-
-
-def _encode_packet(
-    symbols: quantize.Symbols, step_sizes: quantize.StepSizes
-) -> bytes:
-  """Codes the symbols of one layer, in any order.
-
-  Splats are sorted along a Morton curve of cells, and the cell is coded as the
-  distance to the splat before. That it never is negative is what saves the
-  log2(n!) bits of the order.
-  """
-  from pgsvc_jax import range_coder  # Numba: only where it is needed.
-
-  num_splats = len(symbols.classes)
-  if not num_splats:
-    return b''
-  precision = quantize.precisions(symbols.colors)
-  bits = quantize.cell_bits(
-      symbols.classes, precision, symbols.aspects, step_sizes
-  )
-  cells = symbols.positions >> bits
-  origin = cells.min(axis=0)
-  codes = quantize.morton_codes(cells - origin)
-  order = np.argsort(codes, kind='stable')
-  gaps = np.diff(codes[order], prepend=0)
-  symbols = quantize.Symbols(*(x[order] for x in symbols))
-  precision, bits = precision[order], bits[order]
-
-  encoder = range_coder.Encoder()
-  encoder.column(gaps, np.zeros_like(gaps))
-  encoder.column(symbols.classes, np.minimum(quantize.bit_lengths(gaps), 7))
-  colors = list(symbols.colors.T)
-  for k, color in enumerate(colors):
-    sign = _sign(colors[0]) if k else 1
-    encoder.column(color * sign, _color_contexts(colors[:k], symbols.classes))
-  encoder.column(symbols.sizes, precision)
-  encoder.column(symbols.shears, precision >> 1)
-  encoder.column(
-      symbols.aspects, _aspect_contexts(precision, symbols.shears, step_sizes)
-  )
-  for axis in (0, 1):
-    encoder.bits(symbols.positions[:, axis], bits[:, axis])
-  packet = _ORIGIN.pack(*origin.tolist()) + encoder.finish()
-  return packet.ljust(-(-num_splats // _SPLATS_PER_BYTE), b'\0')
-
-
-def _decode_packet(
-    packet: bytes,
-    num_splats: int,
-    channels: int,
-    step_sizes: quantize.StepSizes,
-) -> quantize.Symbols:
-  """Raises ValueError where the packet cannot come from _encode_packet."""
-  if not num_splats:
-    empty = np.zeros(0, np.int64)
-    pairs, colors = np.zeros((0, 2), np.int64), np.zeros(
-        (0, channels), np.int64
-    )
-    return quantize.Symbols(pairs, empty, colors, empty, empty, empty)
-  if len(packet) < _ORIGIN.size:
-    raise ValueError('packet ends inside its origin')
-  from pgsvc_jax import range_coder
-
-  decoder = range_coder.Decoder(packet[_ORIGIN.size :])
-  gaps = decoder.column(np.zeros(num_splats, np.int64))
-  cells = quantize.from_gaps(gaps) + _ORIGIN.unpack_from(packet)
-  classes = decoder.column(np.minimum(quantize.bit_lengths(gaps), 7))
-  _check_symbols(classes, quantize.CLASS_LIMIT)
-  colors = []
-  for k in range(channels):
-    color = decoder.column(_color_contexts(colors, classes))
-    _check_symbols(color, quantize.COLOR_LIMIT)
-    colors.append(color * _sign(colors[0]) if k else color)
-  precision = quantize.precisions(np.stack(colors, -1))
-  sizes = decoder.column(precision)
-  shears = decoder.column(precision >> 1)
-  _check_symbols(shears, quantize.SHEAR_LIMIT)
-  aspects = decoder.column(_aspect_contexts(precision, shears, step_sizes))
-  _check_symbols(aspects, quantize.ASPECT_LIMIT)
-  bits = quantize.cell_bits(classes, precision, aspects, step_sizes)
-  low = np.stack([decoder.bits(bits[:, axis]) for axis in (0, 1)], -1)
-  decoder.finish()
-  positions = (cells << bits) + low
-  return quantize.Symbols(
-      positions, classes, np.stack(colors, -1), sizes, aspects, shears
-  )
-
-
-def _check_symbols(symbols: Int[np.ndarray, ' n'], limit: int) -> None:
-  """Before they decide anything, so that nothing can wrap around."""
-  if ((symbols > limit) | (symbols < -limit)).any():
-    raise ValueError('symbols out of range')
-
-
 def _pack_header(header: Header) -> bytes:
   size, layers = header.header_size, len(header.layers)
   frame = header.width, header.height, header.channels
@@ -269,7 +141,9 @@ def _check(header: Header) -> None:
     raise ValueError(f'metadata of {len(header.metadata)} bytes is too long')
   for layer, entry in enumerate(header.layers):
     num_splats, size = entry.num_splats, entry.packet_size
-    if num_splats > _SPLATS_PER_BYTE * size or (size and not num_splats):
+    if num_splats > splat_coding.SPLATS_PER_BYTE * size or (
+        size and not num_splats
+    ):
       raise ValueError(
           f'bad layer {layer}: {num_splats} splats in {size} bytes'
       )
@@ -327,7 +201,7 @@ def write(
   for size, steps in zip(sizes, step_sizes, strict=True):
     start, end = end, end + size
     layer = types.Splats(*(array[start:end] for array in layered.splats))
-    packet = _encode_packet(quantize.quantize(layer, steps), steps)
+    packet = splat_coding.encode(quantize.quantize(layer, steps), steps)
     packets.append(packet)
     entries.append(
         LayerEntry(
@@ -498,7 +372,7 @@ def _decode_layer(
   if isinstance(steps, version1.StepSizes):
     rows = version1.decode_packet(packet, entry.num_splats, channels)
     return version1.dequantize(rows, steps)
-  symbols = _decode_packet(packet, entry.num_splats, channels, steps)
+  symbols = splat_coding.decode(packet, entry.num_splats, channels, steps)
   return quantize.dequantize(symbols, steps)
 
 

@@ -267,6 +267,30 @@ def _decode_bits(coder, data, widths, values):
     values[row] = value
 
 
+class Statistics:
+  """What contexts have learned, kept from one use of a column to the next.
+
+  Encoder and decoder each hold one and ask for the same columns in the same
+  order.
+  """
+
+  def __init__(self):
+    self._states = {}
+
+  def of(self, name: str, count: int) -> Int[np.ndarray, 'columns contexts 3']:
+    """The states of at least `count` contexts of a column, to be updated."""
+    states = self._states.get(name, _new_contexts(0))
+    if len(states) < count:
+      states = np.concatenate([states, _new_contexts(count - len(states))])
+      self._states[name] = states
+    return states
+
+
+def _states_of(statistics, name, contexts):
+  count = contexts.max(initial=0) + 1
+  return statistics.of(name, count) if statistics else _new_contexts(count)
+
+
 class Encoder:
   """Codes columns of integers, one after the other.
 
@@ -285,7 +309,11 @@ class Encoder:
     self._out = np.zeros(4 * _MAX_VALUE_BYTES, np.uint8)
 
   def column(
-      self, values: Int[np.ndarray, ' n'], contexts: Int[np.ndarray, ' n']
+      self,
+      values: Int[np.ndarray, ' n'],
+      contexts: Int[np.ndarray, ' n'],
+      statistics: Statistics | None = None,
+      name: str = '',
   ) -> None:
     """Codes values, each with the statistics of its context.
 
@@ -293,6 +321,8 @@ class Encoder:
       values: integers, at most MAX_VALUE in magnitude.
       contexts: a small number for each value, from 0. A column shares none of
         its statistics with other columns.
+      statistics: where they are kept; None: they start afresh.
+      name: of the column in there.
 
     Raises:
       ValueError: a value is too large.
@@ -301,7 +331,7 @@ class Encoder:
     contexts = np.ascontiguousarray(contexts, np.int64)
     if ((values > MAX_VALUE) | (values < -MAX_VALUE)).any():
       raise ValueError(f'symbols beyond {MAX_VALUE}')
-    states = _new_contexts(contexts.max(initial=0) + 1)
+    states = _states_of(statistics, name, contexts)
     self._out = _encode_column(self._coder, self._out, states, values, contexts)
 
   def bits(
@@ -331,11 +361,16 @@ class Decoder:
       byte = _next_byte(self._coder, self._data)
       self._coder[_LOW] = self._coder[_LOW] << 8 | byte
 
-  def column(self, contexts: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' n']:
+  def column(
+      self,
+      contexts: Int[np.ndarray, ' n'],
+      statistics: Statistics | None = None,
+      name: str = '',
+  ) -> Int[np.ndarray, ' n']:
     """The values of a column, given the context of each."""
     contexts = np.ascontiguousarray(contexts, np.int64)
     values = np.zeros(len(contexts), np.int64)
-    states = _new_contexts(contexts.max(initial=0) + 1)
+    states = _states_of(statistics, name, contexts)
     _decode_column(self._coder, self._data, states, contexts, values)
     self._check_end()
     return values

@@ -13,6 +13,7 @@ import numpy as np
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import quantize
+from pgsvc_jax import splat_coding
 from pgsvc_jax import types
 from pgsvc_jax import video_syntax
 
@@ -93,5 +94,5 @@ def _decode_layer(file: io.BytesIO, channels: int) -> types.Splats:
   packet = file.read(size)
   if len(packet) < size or num_splats > 8 * size or (size and not num_splats):
     raise ValueError(f'{num_splats} splats in {len(packet)} bytes')
-  symbols = bitstream._decode_packet(packet, num_splats, channels, step_sizes)
+  symbols = splat_coding.decode(packet, num_splats, channels, step_sizes)
   return quantize.dequantize(symbols, step_sizes)

@@ -17,6 +17,7 @@ import pytest
 from pgsvc_jax import bitstream
 from pgsvc_jax import quantize
 from pgsvc_jax import range_coder
+from pgsvc_jax import splat_coding
 from pgsvc_jax import types
 from pgsvc_jax import version1
 
@@ -282,9 +283,7 @@ def test_positions_off_the_curve_are_refused(gaps):
   encoder.column(np.array(gaps), np.zeros(len(gaps), np.int64))
   coded = encoder.finish()
   with pytest.raises(ValueError, match='off the curve'):
-    bitstream._decode_packet(
-        bytes(8) + coded, len(gaps), 4, quantize.StepSizes()
-    )
+    splat_coding.decode(bytes(8) + coded, len(gaps), 4, quantize.StepSizes())
 
 
 @pytest.mark.parametrize('column', range(5))
@@ -303,7 +302,7 @@ def test_symbols_beyond_their_limits_are_refused(column, value):
   with pytest.raises(ValueError, match='out of range'):
     steps = quantize.StepSizes()
     quantize.dequantize(
-        bitstream._decode_packet(bytes(8) + encoder.finish(), 1, 1, steps),
+        splat_coding.decode(bytes(8) + encoder.finish(), 1, 1, steps),
         steps,
     )
 

@@ -15,6 +15,7 @@ from pallas_kernels import numpy_kernels
 from pgsvc_jax import bitstream
 from pgsvc_jax import quantize
 from pgsvc_jax import render
+from pgsvc_jax import splat_coding
 from pgsvc_jax import types
 from pgsvc_jax import version1
 
@@ -221,7 +222,7 @@ def forge_symbols(rng, data, files):
   limits = quantize.CELL_LIMIT << bits
   positions = draw(limits - 1, (n, 2), -limits)
   symbols = quantize.Symbols(positions, classes, colors, sizes, aspects, shears)
-  packet = bitstream._encode_packet(symbols, steps)
+  packet = splat_coding.encode(symbols, steps)
   data[:] = make_file(rng, [packet], [n], [steps], channels)
 
 

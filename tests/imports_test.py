@@ -50,9 +50,13 @@ ARROWS = {
         'pgsvc_jax.range_coder',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.bitstream': {
+    'pgsvc_jax.splat_coding': {
         'pgsvc_jax.quantize',
         'pgsvc_jax.range_coder',
+    },
+    'pgsvc_jax.bitstream': {
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.splat_coding',
         'pgsvc_jax.types',
         'pgsvc_jax.version1',
     },
@@ -64,6 +68,7 @@ ARROWS = {
     'pgsvc_jax.video_codec': {
         'pgsvc_jax.bitstream',
         'pgsvc_jax.quantize',
+        'pgsvc_jax.splat_coding',
         'pgsvc_jax.types',
         'pgsvc_jax.video_syntax',
     },
@@ -73,6 +78,7 @@ ARROWS = {
         'pgsvc_jax.video_bitstream',
         'pgsvc_jax.video_codec',
     },
+    'pgsvc_jax.lattice': {'pgsvc_jax.quantize', 'pgsvc_jax.types'},
     'pgsvc_jax.render': {
         'pallas_kernels.cpu_kernels',
         'pallas_kernels.numpy_kernels',
