@@ -113,6 +113,54 @@ class EncodeConfig:
         raise ValueError(f'{name} must be at least 0 and finite')
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VideoConfig:
+  """What decides the bytes of a video, with its frames."""
+
+  # Of the first frame of each group; all frames have its splats and steps.
+  image: EncodeConfig = EncodeConfig(fit=FitConfig(num_steps=500))
+  # Frames from one I-frame to the next, at most.
+  gop: int = 32
+  # A frame begins a group where what the frame before shows of it, moved, is
+  # that many times as far from it as splats of that density born afresh are.
+  # 0: only `gop` decides.
+  cut_ratio: float = 5.0
+  # Steps of a predicted frame, and those in which its changes are rounded.
+  update_steps: int = 120
+  update_rounding_steps: int = 160
+  # Parts that the splats are rounded in, of each attribute.
+  update_groups: int = 3
+  # Factor of the step sizes of Adam, before the rounding.
+  update_rate: float = 0.3
+  # Share of the splats of a layer that die and are born anew in each frame.
+  turnover: float = 0.06
+  # Squared error that a bit of a change is worth, in units of that which the
+  # change of one number of a splat by one step adds.
+  bit_weight: float = 0.25
+  # Changes below so many steps round to none.
+  dead_zone: float = 0.6
+  # log2 of the pixels across a block of the motion field; 0: no motion.
+  log2_block: int = 4
+
+  def __post_init__(self):
+    for name in ('gop', 'update_steps', 'update_groups'):
+      if getattr(self, name) < 1:
+        raise ValueError(f'{name} must be at least 1')
+    for name in ('cut_ratio', 'update_rounding_steps', 'bit_weight'):
+      if not 0 <= getattr(self, name) < float('inf'):
+        raise ValueError(f'{name} must be at least 0 and finite')
+    if not 0 < self.update_rate < float('inf'):
+      raise ValueError('update_rate must be positive')
+    if not 0 <= self.turnover <= 1:
+      raise ValueError('turnover must be in [0, 1]')
+    if not 0.5 <= self.dead_zone <= 1:
+      raise ValueError('dead_zone must be in [0.5, 1]')
+    if self.log2_block and not 2 <= self.log2_block <= 6:
+      raise ValueError('log2_block must be 0, or 2 to 6')
+    if self.image.target_bpp:
+      raise ValueError('target_bpp is for pictures')
+
+
 def from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:
   """Makes a settings dataclass from a (nested) mapping, such as a ConfigDict.
 

@@ -68,7 +68,10 @@ def steps(
     lattice: Lattice, step_sizes: quantize.StepSizes, channels: int
 ) -> Float[np.ndarray, 'n k']:
   """What one step of each integer means in `coordinates`."""
-  shape = quantize.shape_steps(lattice.precision, step_sizes) * 2.0**-28
+  shape = (
+      quantize.shape_steps(lattice.precision, step_sizes)
+      * 2.0**-quantize.SHAPE_BITS
+  )
   levels = quantize.size_levels(lattice.precision, step_sizes)
   color = step_sizes.color * quantize.STEP_UNIT * np.exp2(-lattice.classes / 2)
   columns = [
@@ -112,13 +115,43 @@ def coordinates(splats: types.Splats, xp=np) -> Float[np.ndarray, 'n k']:
   return xp.concatenate([splats.means, shape, colors], 1)
 
 
+def splats(
+    points: Int[np.ndarray, 'n k'],
+    lattice: Lattice,
+    step_sizes: quantize.StepSizes,
+) -> types.Splats:
+  """The splats that points stand for."""
+  channels = points.shape[1] - COLORS
+  unit = steps(lattice, step_sizes, channels)
+  return values(offsets(lattice, step_sizes, channels) + points * unit)
+
+
+def check(
+    points: Int[np.ndarray, 'n k'],
+    lattice: Lattice,
+    step_sizes: quantize.StepSizes,
+) -> None:
+  """Raises ValueError where a point is beyond what `quantize.py` allows."""
+  levels = quantize.size_levels(lattice.precision, step_sizes)
+  limits = np.empty_like(points)
+  limits[:, [X, Y]] = quantize.CELL_LIMIT << lattice.bits
+  limits[:, SIZE] = (quantize.CLASS_LIMIT + 1) * levels
+  limits[:, ASPECT] = quantize.ASPECT_LIMIT // quantize.shape_steps(
+      lattice.precision, step_sizes
+  )
+  limits[:, SHEAR] = quantize.SHEAR_LIMIT
+  limits[:, COLORS:] = quantize.COLOR_LIMIT
+  if (np.abs(points) > limits).any():
+    raise ValueError('a splat leaves the range of symbols')
+
+
 def values(coords: Float[np.ndarray, 'n k']) -> types.Splats:
   """The splats at coordinates; the inverse of `coordinates`."""
   area, aspect, shear = coords[:, 2:5].T
   l11, l22 = np.exp((area + aspect) / 2), np.exp((area - aspect) / 2)
   colors = np.array(coords[:, 5:])
   if colors.shape[1] >= 3:
-    colors[:, :3] = quantize._unrotate(colors[:, :3])
+    colors[:, :3] = quantize.unrotate(colors[:, :3])
   return types.Splats(
       coords[:, :2].astype(np.float32),
       np.stack([l11, shear * l22, l22], -1).astype(np.float32),

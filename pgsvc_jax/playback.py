@@ -9,7 +9,6 @@ import itertools
 from pgsvc_jax import bitstream
 from pgsvc_jax import types
 from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_codec
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,6 +103,8 @@ def frames(
 def _gop_frames(
     reader: video_bitstream.VideoReader, index: int, num_layers: int
 ) -> Iterator[Frame]:
+  from pgsvc_jax import video_codec  # Numba: only where it is needed.
+
   gop = reader.gop(index)
   header = reader.header
   decoded = video_codec.decode_gop(

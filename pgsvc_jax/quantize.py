@@ -43,14 +43,14 @@ CELL_LIMIT = 2**14 - 1
 MAX_CELL_BITS = 8
 
 # Steps of the shape are integers in units of 2**-28.
-_SHAPE_BITS = 28
-_MIN_SHAPE_STEP = 2 ** (_SHAPE_BITS - 16)
+SHAPE_BITS = 28
+_MIN_SHAPE_STEP = 2 ** (SHAPE_BITS - 16)
 _MAX_PRECISION = 32
 # 2**16 and that over sqrt(2).
 _HALF_OCTAVES = np.array([65536, 46341])
 
 # Of log(l11 / l22), in the same units.
-ASPECT_LIMIT = 12 << _SHAPE_BITS
+ASPECT_LIMIT = 12 << SHAPE_BITS
 # A class of sizes, log 2 in log(l11 l22), times sqrt(2): the step of the size
 # is 1 / sqrt(2) of that of the shape.
 _SIZE_RANGE = 263136042
@@ -166,7 +166,8 @@ def _rotate(rgb: Float[np.ndarray, 'n 3']) -> Float[np.ndarray, 'n 3']:
   return np.stack([luma, orange, leaf], -1)
 
 
-def _unrotate(rotated: Float[np.ndarray, 'n 3']) -> Float[np.ndarray, 'n 3']:
+def unrotate(rotated: Float[np.ndarray, 'n 3']) -> Float[np.ndarray, 'n 3']:
+  """Red, green, blue of a luma and two chromas (`color_symbols`)."""
   luma, orange, leaf = (rotated / np.sqrt([3, 2, 6])).T
   return np.stack(
       [luma - leaf + orange, luma + 2 * leaf, luma - leaf - orange], -1
@@ -194,7 +195,7 @@ def color_values(
   """The colors that symbols stand for."""
   values = symbols * _color_steps(classes, step_sizes)
   if values.shape[1] >= 3:
-    values[:, :3] = _unrotate(values[:, :3])
+    values[:, :3] = unrotate(values[:, :3])
   return values.astype(np.float32)
 
 
@@ -252,7 +253,7 @@ def shape_symbols(
   place = (np.log(l11) + np.log(l22)) / math.log(2) - classes + 0.5
   sizes = np.clip(np.floor(place * levels), 0, levels - 1).astype(np.int64)
   integer_steps = shape_steps(precision, step_sizes)
-  steps = integer_steps * 2.0**-_SHAPE_BITS
+  steps = integer_steps * 2.0**-SHAPE_BITS
   limits = ASPECT_LIMIT // integer_steps
   aspect = np.log(l11) - np.log(l22)
   aspects = np.clip(np.rint(aspect / steps), -limits, limits).astype(np.int64)
@@ -271,7 +272,7 @@ def shape_values(
 ) -> Float[np.ndarray, 'n 3']:
   """The Cholesky factors that symbols stand for."""
   levels = size_levels(precision, step_sizes)
-  steps = shape_steps(precision, step_sizes) * 2.0**-_SHAPE_BITS
+  steps = shape_steps(precision, step_sizes) * 2.0**-SHAPE_BITS
   area = math.log(2) * (classes - 0.5 + (sizes + 0.5) / levels)
   l11 = np.exp((area + aspects * steps) / 2)
   l22 = np.exp((area - aspects * steps) / 2)
@@ -293,7 +294,7 @@ def cell_bits(
   octave = step_sizes.position.bit_length() - 1
   base = (octave - 12) * 256 + (step_sizes.position * 256 >> octave) - 256
   aspect = aspects * shape_steps(precision, step_sizes) * _ASPECT_OCTAVES
-  lean = aspect >> _SHAPE_BITS
+  lean = aspect >> SHAPE_BITS
   level = base + 128 * (classes - precision + 1)
   exponents = np.stack([level + lean, level - lean], -1) + 128 >> 8
   return np.clip(step_sizes.cell - exponents, 0, MAX_CELL_BITS)
@@ -397,6 +398,19 @@ def dequantize(symbols: Symbols, step_sizes: StepSizes) -> types.Splats:
     array([[1.625, 2.25 ]], dtype=float32)
   """
   symbols = Symbols(*(np.asarray(x, np.int64) for x in symbols))
+  check(symbols, step_sizes)
+  precision = precisions(symbols.colors)
+  bits = cell_bits(symbols.classes, precision, symbols.aspects, step_sizes)
+  shape = symbols.sizes, symbols.aspects, symbols.shears
+  return types.Splats(
+      means=position_values(symbols.positions, bits, step_sizes),
+      cholesky=shape_values(*shape, symbols.classes, precision, step_sizes),
+      colors=color_values(symbols.colors, symbols.classes, step_sizes),
+  )
+
+
+def check(symbols: Symbols, step_sizes: StepSizes) -> None:
+  """Raises ValueError where a symbol is beyond what quantize gives."""
   # In this order: each check makes the next rule safe from wrapping around.
   _check(symbols.classes, -CLASS_LIMIT, CLASS_LIMIT)
   _check(symbols.colors, -COLOR_LIMIT, COLOR_LIMIT)
@@ -408,12 +422,6 @@ def dequantize(symbols: Symbols, step_sizes: StepSizes) -> types.Splats:
   bits = cell_bits(symbols.classes, precision, symbols.aspects, step_sizes)
   limits = CELL_LIMIT << bits
   _check(symbols.positions, -limits, limits - 1)
-  shape = symbols.sizes, symbols.aspects, symbols.shears
-  return types.Splats(
-      means=position_values(symbols.positions, bits, step_sizes),
-      cholesky=shape_values(*shape, symbols.classes, precision, step_sizes),
-      colors=color_values(symbols.colors, symbols.classes, step_sizes),
-  )
 
 
 def _check(values, least, most) -> None:

@@ -70,14 +70,17 @@ def sort(
   Returns:
     The symbols in order, the origin of their curve, and the order.
   """
-  cells = symbols.positions >> _cell_bits(symbols, step_sizes)
+  cells = symbols.positions >> cell_bits(symbols, step_sizes)
   origin = cells.min(axis=0)
   codes = quantize.morton_codes(cells - origin)
   order = np.argsort(codes, kind='stable')
   return quantize.Symbols(*(x[order] for x in symbols)), origin, order
 
 
-def _cell_bits(symbols: quantize.Symbols, step_sizes: quantize.StepSizes):
+def cell_bits(
+    symbols: quantize.Symbols, step_sizes: quantize.StepSizes
+) -> Int[np.ndarray, 'n 2']:
+  """Bits of x and of y below the cell."""
   precision = quantize.precisions(symbols.colors)
   return quantize.cell_bits(
       symbols.classes, precision, symbols.aspects, step_sizes
@@ -101,9 +104,11 @@ def encode_columns(
     statistics: kept from splats coded before, if any.
   """
   precision = quantize.precisions(symbols.colors)
-  bits = _cell_bits(symbols, step_sizes)
+  bits = cell_bits(symbols, step_sizes)
   codes = quantize.morton_codes((symbols.positions >> bits) - origin)
   gaps = np.diff(codes, prepend=0)
+  if (gaps < 0).any():
+    raise ValueError('splats are not sorted')
 
   def column(name, values, contexts):
     encoder.column(values, contexts, statistics, name)

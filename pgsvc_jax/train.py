@@ -26,6 +26,7 @@ import pallas_kernels
 from pallas_kernels import constants
 from pgsvc_jax import bands as bands_lib
 from pgsvc_jax import config as config_lib
+from pgsvc_jax import lattice
 from pgsvc_jax import optimizer
 from pgsvc_jax import schedule as schedule_lib
 from pgsvc_jax import types
@@ -43,6 +44,34 @@ _PARKED = -65536.0
 
 
 @flax.struct.dataclass
+class Anchor:
+  """What splats are predicted to be, and what departing from it costs.
+
+  A change of u steps costs `weight` log2(1 + (u / 0.3)^2) / 2: about the bits
+  that code it, and smooth where it rounds to none.
+
+  Attributes:
+    coordinates: the prediction, as in `lattice.coordinates`.
+    per_step: 1 / step of each coordinate; 0: it is free to change.
+    weight: squared error, summed over pixels and channels, a bit is worth.
+  """
+
+  coordinates: Float[Array, 'n k']
+  per_step: Float[Array, 'n k']
+  weight: Float[Array, '']
+
+
+# In steps: changes below this are as good as none.
+_CHANGE_SCALE = 0.3
+
+
+def _change_cost(params: types.Splats, anchor: Anchor) -> Float[Array, '']:
+  changes = lattice.coordinates(params, jnp) - anchor.coordinates
+  steps = changes * anchor.per_step / _CHANGE_SCALE
+  return anchor.weight * jnp.log2(1 + steps**2).sum() / 2
+
+
+@flax.struct.dataclass
 class TrainState:
   """All that changes during a fit."""
 
@@ -52,6 +81,8 @@ class TrainState:
   active: Bool[Array, ' n']
   # Attributes that are rounded and stay as they are, [n, 1] each.
   frozen: types.Splats
+  # In the frames of a video that are predicted.
+  anchor: Anchor | None = None
 
 
 @flax.struct.dataclass
@@ -176,16 +207,21 @@ def make_train_step(
   tx = make_optimizer(config, schedule.height, schedule.width)
   layer_sizes = schedule.layer_sizes
   layer_of_splat = np.repeat(np.arange(len(layer_sizes)), layer_sizes)
+  num_bands = len(groups[0]) if groups else 1
 
   def step(state, inputs, band):
     def loss_fn(params):
-      return error_fn(
+      loss, errors = error_fn(
           *_into_band(params, state.active, band),
           band.target,
           band.pixel_weights,
           inputs.level_weights,
           layer_sizes=layer_sizes,
       )
+      if state.anchor is not None:
+        # Once for all bands, whose gradients are summed.
+        loss += _change_cost(params, state.anchor) / num_bands
+      return loss, errors
 
     grads, errors = jax.grad(loss_fn, has_aux=True)(state.params)
     # One device a picture has nothing to sum; XLA would not drop the sum.
