@@ -61,12 +61,12 @@ _LIMITED_RANGE = 1
 _DEFAULT_RATE = Fraction(25)
 
 # Pillow calls these pictures; as videos they have more than one frame.
-_ANIMATED = ('AVIF', 'GIF', 'PNG')
+_ANIMATED = ('GIF', 'PNG')
 # What FFmpeg opens as video although it is a picture or a text.
 _NOT_VIDEO = (
     *('adf', 'bin', 'fits', 'ico', 'idf', 'image2', 'tty', 'txd', 'xbin'),
 )
-_STILL_BRANDS = ('avif', 'heic', 'heix', 'mif1')
+_PICTURE_BRANDS = ('avif', 'avis', 'heic', 'heix', 'mif1')
 
 _TIMES_FILE = 'times.json'
 
@@ -133,7 +133,7 @@ class RawFormat:
 def is_video(path: str | os.PathLike[str]) -> bool:
   """Whether a file is a video that `open_video` can open.
 
-  Animations (GIF, PNG, AVIF) are videos; still pictures, folders and raw video
+  Animations (GIF, PNG) are videos; still pictures, folders and raw video
   without a header are not. Reads the header only.
 
   Args:
@@ -446,31 +446,28 @@ class _VideoFile:
       self, container: av.container.InputContainer, stream: av.VideoStream
   ) -> Generator[tuple[av.VideoFrame, int, int]]:
     """Adds times in order, and durations that end where the next begins."""
-    step = 1
-    if self.format.frame_rate:
-      step = max(1, round(1 / (self.format.frame_rate * self.format.time_base)))
+    rate = self.format.frame_rate
+    step = max(1, round(1 / (rate * self.format.time_base))) if rate else 1
     waiting = None  # the frame whose duration is still unknown
-    time, longest, failure = 0, step, None
+    time, longest, failure = -step, step, None
     num_frames = 0
     try:
       for frame in _decode(container, stream):
-        if not self._has_times:
-          time = num_frames
-        elif frame.pts is not None and (waiting is None or frame.pts > time):
-          time = frame.pts
-        elif waiting is not None:
-          time += step  # missing or out of order
+        # AVI has no times but an order of decoding.
+        stamp = frame.dts if container.format.name == 'avi' else frame.pts
+        if not self._has_times or stamp is None or (waiting and stamp <= time):
+          time += step
+        else:
+          time = stamp
         num_frames += 1
         if waiting is not None:
-          step = time - waiting[1]
-          longest = max(longest, step)
-          yield *waiting, step
+          longest = max(longest, time - waiting[1])
+          yield *waiting, time - waiting[1]
         waiting = frame, time
     except (av.error.FFmpegError, ValueError) as error:
       failure = error
     if waiting is not None:
-      last = waiting[0].duration if self._has_times else step
-      yield *waiting, last or step
+      yield *waiting, (self._has_times and waiting[0].duration) or step
     if failure is not None:
       raise ValueError(
           f'frame {num_frames} is damaged: {_reason(failure)}'
@@ -586,7 +583,7 @@ def _open_container(
       if (
           name in _NOT_VIDEO
           or name.endswith('_pipe')
-          or (brand.strip() in _STILL_BRANDS and stream.frames <= 1)
+          or brand.strip() in _PICTURE_BRANDS
       ):
         raise ValueError('it is not a video')
       if stream.codec_context is None:
@@ -635,6 +632,13 @@ def _declared_end(
     container: av.container.InputContainer, stream: av.VideoStream
 ) -> Fraction | None:
   """When the video ends by its header, in seconds; None if it does not say."""
+  # As FFmpeg and mkvmerge write it into Matroska.
+  declared = re.fullmatch(
+      r'(\d+):(\d+):(\d+(?:\.\d+)?)', stream.metadata.get('DURATION', '')
+  )
+  if declared is not None:
+    hours, minutes, seconds = (Fraction(x) for x in declared.groups())
+    return (hours * 60 + minutes) * 60 + seconds
   tick = _positive(stream.time_base)
   if stream.duration is not None and tick is not None:
     return (stream.duration + (stream.start_time or 0)) * tick
