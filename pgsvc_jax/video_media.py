@@ -16,6 +16,7 @@ from collections.abc import Generator, Iterator
 import contextlib
 import dataclasses
 from fractions import Fraction
+import importlib
 import itertools
 import json
 import os
@@ -56,6 +57,9 @@ _LUMA_WEIGHTS = {
 _HDR_TRANSFERS = {16: 'PQ', 18: 'HLG'}
 _FULL_RANGE = 2  # FFmpeg's AVCOL_RANGE_JPEG; limited is 1, unspecified 0.
 _LIMITED_RANGE = 1
+
+# As for pictures: larger frames are refused before they are decoded.
+_MAX_PIXELS = 2**27
 
 # A rate has to be made up for streams without times that name none.
 _DEFAULT_RATE = Fraction(25)
@@ -284,7 +288,8 @@ class VideoWriter:
   - .y4m: uncompressed 4:4:4 YUV, at a constant frame rate only.
   - none: a folder of PNG files with a list of their times, `times.json`.
 
-  Times come back exactly, except where said. Color tags come back too, apart
+  Times come back exactly, except where said; in a file, times below zero are
+  moved, all by the same, so that the first is zero. Color tags come back, apart
   from the matrix of what is stored as RGB (.mkv) and from y4m, which knows no
   tag but the range. RGB sources are written as YUV of limited range.
 
@@ -551,6 +556,7 @@ def _open_container(
     path: str | os.PathLike[str], raw: RawFormat | None
 ) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
   """Opens a file and chooses its video stream."""
+  _require_av()
   # A playlist could make FFmpeg read other files or the network.
   options: dict[str, Any] = {'options': {'protocol_whitelist': 'none'}}
   if raw is not None:
@@ -567,8 +573,10 @@ def _open_container(
   with open(path, 'rb') as file:
     try:
       container = av.open(file, 'r', **options)
-    except av.error.InvalidDataError as error:
-      raise ValueError('not a video of a known format, or damaged') from error
+    except av.error.FFmpegError as error:
+      # FFmpeg's own reasons are at times far from it ('resource busy').
+      what = 'raw video so described' if raw else 'a video of a known format'
+      raise ValueError(f'not {what}, or damaged') from error
     with container:
       name = container.format.name
       streams = [
@@ -588,11 +596,21 @@ def _open_container(
         raise ValueError('it is not a video')
       if stream.codec_context is None:
         raise ValueError('it has a codec that FFmpeg does not know')
+      if stream.width * stream.height > _MAX_PIXELS:
+        raise ValueError(
+            f'{stream.width} x {stream.height} pixels, allowed are'
+            f' {_MAX_PIXELS}'
+        )
       # Otherwise damaged frames are patched up in silence.
       stream.codec_context.options = {
           'err_detect': 'crccheck+bitstream+buffer+explode'
       }
       yield container, stream
+
+
+def _require_av() -> None:
+  """Raises an error that names PyAV if it is missing; the lazy one does not."""
+  importlib.import_module('av')
 
 
 def _decode(
@@ -932,7 +950,9 @@ class _EncodedSink:
   ):
     self._form = form
     self._constant = encoding.container == 'yuv4mpegpipe'
+    self._is_matroska = encoding.container in ('matroska', 'webm')
     self._first_time: int | None = None
+    self._milliseconds = -1
     self._num_frames = 0
     if self._constant and form.frame_rate is None:
       raise ValueError('y4m needs a frame rate')
@@ -951,6 +971,7 @@ class _EncodedSink:
     if encoding.container == 'mp4':
       # Or the start is rounded to milliseconds.
       options['movie_timescale'] = str(form.time_base.denominator)
+    _require_av()
     self._file = open(path, 'xb')
     try:
       self._container = av.open(
@@ -986,6 +1007,8 @@ class _EncodedSink:
     """Encodes the next frame."""
     if self._constant:
       time, duration = self._tick(time), 1
+    else:
+      time = self._shown_time(time)
     if self._is_rgb:
       frame = av.VideoFrame.from_ndarray(pixels, format='rgb24')
       frame = frame.reformat(format=self._pixel_format)
@@ -1019,6 +1042,20 @@ class _EncodedSink:
         self._container.close()
     finally:
       self._file.close()
+
+  def _shown_time(self, time: int) -> int:
+    """Times from zero on: players drop what comes before."""
+    if self._first_time is None:
+      self._first_time = min(0, time)
+    if self._is_matroska:
+      milliseconds = round(1000 * (time - self._first_time) * self._time_base)
+      if milliseconds <= self._milliseconds:
+        raise ValueError(
+            f'frame {self._num_frames} is less than a millisecond after the'
+            ' one before, which Matroska cannot tell apart'
+        )
+      self._milliseconds = milliseconds
+    return time - self._first_time
 
   def _tick(self, time: int) -> int:
     """The number of the frame, at a constant rate to within a tick."""

@@ -2,6 +2,7 @@ from fractions import Fraction
 import gc
 import json
 import os
+import sys
 import weakref
 
 import av
@@ -664,11 +665,34 @@ def test_raw_video(tmp_path):
 def test_raw_video_with_a_wrong_description(tmp_path):
   path = tmp_path / 'clip.yuv'
   path.write_bytes(bytes(6000))
-  for width, name in ((64, 'nonsense'), (0, 'yuv420p'), (4000, 'yuv420p')):
+  for width, name in ((64, 'nonsense'), (0, 'yuv420p'), (-8, 'yuv420p')):
     raw = video_media.RawFormat(
         width=width, height=48, pixel_format=name, frame_rate=Fraction(25)
     )
-    refusal(path, raw=raw)
+    assert 'not raw video so described' in refusal(path, raw=raw)
+
+
+def test_a_huge_frame_is_refused_before_it_is_decoded(tmp_path):
+  path = tmp_path / 'clip.y4m'
+  path.write_bytes(b'YUV4MPEG2 W12000 H12000 F25:1 C420\nFRAME\n' + bytes(99))
+  assert '12000 x 12000 pixels' in refusal(path)
+
+
+def test_without_pyav_pictures_are_known_and_the_error_names_it(
+    tmp_path, monkeypatch
+):
+  picture, video = tmp_path / 'still.png', tmp_path / 'clip.mp4'
+  Image.fromarray(clips.moving(1)[0]).save(picture)
+  clips.write(video, clips.moving(1))
+  monkeypatch.setitem(sys.modules, 'av', None)
+  assert not video_media.is_video(picture)
+  for function in (video_media.is_video, video_media.open_video):
+    with pytest.raises(ModuleNotFoundError) as caught:
+      function(video)
+    assert caught.value.name == 'av'
+  writer = video_media.VideoWriter(video, video_format(64, 48))
+  with pytest.raises(ModuleNotFoundError), writer:
+    pass
 
 
 # Folders.
@@ -831,6 +855,40 @@ def test_matroska_rounds_times_to_milliseconds(tmp_path):
       writer.write(frame, time, 1)
   decoded = read(path)[1]
   assert [f.time for f in decoded] == [round(1000 * t * base) for t in times]
+
+
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv'])
+def test_times_below_zero_are_moved(tmp_path, suffix):
+  path = tmp_path / f'clip{suffix}'
+  form = video_format(64, 48, time_base=Fraction(1, 1000))
+  with video_media.VideoWriter(path, form) as writer:
+    for frame, time in zip(clips.moving(3), (-50, -10, 40)):
+      writer.write(frame, time, 40)
+  reader, decoded = read(path)
+  base = reader.format.time_base
+  assert [1000 * frame.time * base for frame in decoded] == [0, 40, 90]
+
+
+def test_matroska_cannot_tell_all_times_apart(tmp_path):
+  form = video_format(64, 48, time_base=Fraction(1, 90000))
+  with pytest.raises(media.MediaError, match='less than a millisecond'):
+    with video_media.VideoWriter(tmp_path / 'clip.mkv', form) as writer:
+      for frame, time in zip(clips.moving(3), (0, 90, 100)):
+        writer.write(frame, time, 90)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('size', [(1, 1), (2, 2), (3, 2), (640, 1)])
+@pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.webm', '.y4m', ''])
+def test_small_sizes_are_written(tmp_path, suffix, size):
+  path = tmp_path / f'clip{suffix}'
+  with video_media.VideoWriter(path, video_format(*size)) as writer:
+    for time in range(2):
+      writer.write(np.full((*size[::-1], 3), 100 * time, np.uint8), time, 1)
+  pixels = stack(read(path)[1])
+  assert pixels.shape == (2, *size[::-1], 3)
+  expected = np.broadcast_to([[[[0]]], [[[100 / 255]]]], pixels.shape)
+  np.testing.assert_allclose(pixels, expected, atol=2 / 255)
 
 
 def test_pixel_aspect_is_written(tmp_path):
