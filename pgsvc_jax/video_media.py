@@ -399,7 +399,10 @@ class _VideoFile:
     if raw is None and _is_picture(path):
       raise ValueError('it is a picture, not a video')
     with _open_container(path, raw) as (container, stream):
-      frame = next(_decode(container, stream), None)
+      try:
+        frame = next(_decode(container, stream), None)
+      except (av.error.FFmpegError, ValueError) as error:
+        raise ValueError(f'frame 0 is damaged: {_reason(error)}') from error
       if frame is None:
         raise ValueError('it has no frames')
       rate = _positive(stream.average_rate) or _positive(stream.guessed_rate)
