@@ -636,8 +636,12 @@ def _is_picture(path: str | os.PathLike[str]) -> bool:
           return False
         moves = getattr(image, 'is_animated', False)
         return not (moves and image.format in _ANIMATED)
-    except (FileNotFoundError, PIL.UnidentifiedImageError):
+    except PIL.UnidentifiedImageError:
       return False
+    except OSError as error:
+      # With a number the file cannot be read at all; without, it is a damaged
+      # picture.
+      return error.errno is None
     except Exception:  # a picture, but damaged: Pillow raises nearly anything
       return True
 
