@@ -399,7 +399,10 @@ class _VideoFile:
     if raw is None and _is_picture(path):
       raise ValueError('it is a picture, not a video')
     with _open_container(path, raw) as (container, stream):
-      frame = next(_decode(container, stream), None)
+      try:
+        frame = next(_decode(container, stream), None)
+      except (av.error.FFmpegError, ValueError) as error:
+        raise ValueError(f'frame 0 is damaged: {_reason(error)}') from error
       if frame is None:
         raise ValueError('it has no frames')
       rate = _positive(stream.average_rate) or _positive(stream.guessed_rate)
@@ -633,8 +636,12 @@ def _is_picture(path: str | os.PathLike[str]) -> bool:
           return False
         moves = getattr(image, 'is_animated', False)
         return not (moves and image.format in _ANIMATED)
-    except (FileNotFoundError, PIL.UnidentifiedImageError):
+    except PIL.UnidentifiedImageError:
       return False
+    except OSError as error:
+      # With a number the file cannot be read at all; without, it is a damaged
+      # picture.
+      return error.errno is None
     except Exception:  # a picture, but damaged: Pillow raises nearly anything
       return True
 
@@ -910,13 +917,15 @@ class _Encoding:
 
 
 _ENCODINGS = {
-    # Without B-frames the times of the file are exact whoever reads them.
+    # Without B-frames the times of the file are exact whoever reads them. At
+    # 480p this preset takes a third of the default's time (23 for 68 ms) and
+    # spends half as many bits again, at 0.6 dB more.
     '.mp4': _Encoding(
         container='mp4',
         codec='libx264',
         pixel_format='yuv420p',
         odd_format='yuv444p',
-        options={'crf': '12', 'bf': '0'},
+        options={'preset': 'superfast', 'crf': '8', 'bf': '0'},
     ),
     '.mkv': _Encoding(
         container='matroska',

@@ -481,6 +481,16 @@ def test_damage_names_the_frame_and_gives_those_before(tmp_path):
   assert count == 5
 
 
+def test_a_damaged_first_frame_is_named(tmp_path):
+  path = tmp_path / 'clip.mov'
+  clip = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
+  clips.write(path, clip, codec='png', pixel_format='rgb24', options=())
+  data = bytearray(path.read_bytes())
+  data[len(data) // 4] ^= 0xFF
+  path.write_bytes(data)
+  assert 'frame 0 is damaged' in refusal(path)
+
+
 @pytest.mark.parametrize('suffix', ['.mkv', '.mp4'])
 def test_a_cut_file_is_not_a_short_video(tmp_path, suffix):
   path = tmp_path / f'clip{suffix}'
