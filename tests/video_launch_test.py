@@ -103,6 +103,7 @@ def test_decode_gives_every_frame_at_its_time(folder):
   assert_frames(folder / 'frames', frames)
   line = result.stderr.strip()
   assert line.startswith('7 frames, 2 of 2 layers, ') and '\n' not in line
+  assert line.endswith('side by side')
 
 
 def test_a_video_file_has_frames_times_and_tags(folder):
@@ -142,6 +143,7 @@ def test_a_cut_video_decodes_to_what_is_whole(folder):
   (folder / 'cut.pgsvc').write_bytes(data[: gop.packet_offsets[1] + 1])
   result = run('decode', folder, 'cut.pgsvc', 'cut')
   assert result.stderr.startswith('7 frames, 1 or 2 of 2 layers')
+  assert result.stderr.endswith('; the file is cut or still being written\n')
   frames = expected(folder)[:4] + expected(folder, num_layers=1)[4:]
   assert_frames(folder / 'cut', frames)
   result = run('decode', folder, 'cut.pgsvc', 'cut2', '--layers=2')
