@@ -240,7 +240,13 @@ def _encode_video() -> None:
   config = config_lib.from_mapping(config_lib.VideoConfig, _CONFIG.value)
   if len(_INPUT.value) != 1:
     raise ValueError('one video at a time')
-  for flag in (_TARGET_BPP, _INIT_FROM, _COORDINATOR, _DISTRIBUTED):
+  for flag in (
+      _TARGET_BPP,
+      _INIT_FROM,
+      _TENSORBOARD,
+      _COORDINATOR,
+      _DISTRIBUTED,
+  ):
     if flag.value:
       raise ValueError(f'--{flag.name} is for pictures')
   options = {'start': _START.value or 0, 'frames': _FRAMES.value}
