@@ -13,6 +13,7 @@ from pgsvc_jax import quantize
 _T = TypeVar('_T')
 
 Strategy = Literal['joint', 'all_levels', 'sequential', 'single', 'prune']
+Cycle = Literal['step', 'epoch', 'random', 'none']
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,16 @@ class FitConfig:
   # single: all splats in one layer; not scalable, the upper bound.
   # prune: a single-layer fit, ranked by contribution and cut into layers.
   strategy: Strategy = 'joint'
+  # Which lower prefix a step of `joint` weighs, and of the rounding whatever
+  # the strategy.
+  # step: the next one at every step (P-GSVC).
+  # epoch: the same one for 50 steps, then the next one.
+  # random: any of them.
+  # none: the full picture alone; layers still move together.
+  cycle: Cycle = 'step'
+  # Whether layers are born one after the other. If not, all are there from the
+  # first step, and grow at the same time.
+  incremental: bool = True
   # Optimisation steps, each over the whole picture.
   num_steps: int = 2000
   # Steps per compiled scan: births, progress and checks happen in between.
@@ -78,6 +89,10 @@ class FitConfig:
       raise ValueError(
           f'strategy {self.strategy!r} is not one of {get_args(Strategy)}'
       )
+    if self.cycle not in get_args(Cycle):
+      raise ValueError(f'cycle {self.cycle!r} is not one of {get_args(Cycle)}')
+    if self.strategy == 'sequential' and not self.incremental:
+      raise ValueError("strategy 'sequential' is incremental")
     if self.rounding_steps < 0:
       raise ValueError('rounding_steps must not be negative')
     if len(self.rounding_rates) != 2 or not min(self.rounding_rates) > 0:

@@ -20,6 +20,10 @@ from pgsvc_jax import config as config_lib
 # 42.1; 192x128 pixels of kodim05, 0.046 splats a pixel).
 _WARM_RATE = 0.1
 
+# Steps for which the cycle `epoch` stays with a prefix. (A single picture has
+# no epochs; long against the memory of Adam, short against a fit.)
+_EPOCH_STEPS = 50
+
 
 class StepInputs(NamedTuple):
   """What the scan over train steps reads, one row a step.
@@ -144,7 +148,8 @@ def make_schedule(
 
   Layers come one after the other; while layers 0..m exist, `joint` weighs the
   full prefix m with 1 and one lower prefix, step by step in turn, with
-  `lower_weight` (P-GSVC's joint, incremental, cyclic training).
+  `lower_weight` (P-GSVC's joint, incremental, cyclic training); `cycle` and
+  `incremental` have variants of that.
 
   Args:
     config: the settings.
@@ -193,9 +198,9 @@ def make_schedule(
       )
       continue
     rates[step] = _cosine(step / num_steps, config.final_rate)
-    if top and config.strategy == 'joint':
-      weights[step, step % top] = config.lower_weight
-    elif top and config.strategy == 'all_levels':
+    if config.strategy == 'joint':
+      weights[step, _lower_prefixes(config, step, top)] = config.lower_weight
+    elif config.strategy == 'all_levels':
       weights[step, :top] = config.lower_weight
   rates *= np.float32(_WARM_RATE) ** (np.divide(filled, np.maximum(sizes, 1)))
   stages = _stages(config) if rounding else ()
@@ -246,13 +251,27 @@ def _roundings(
   num_steps = refits * stage_steps
   weights = np.zeros((num_steps, num_layers), np.float32)
   weights[:, -1] = 1
-  for step in range(num_steps if num_layers > 1 else 0):
-    weights[step, step % (num_layers - 1)] = config.lower_weight
+  for step in range(num_steps):
+    lower = _lower_prefixes(config, step, num_layers - 1)
+    weights[step, lower] = config.lower_weight
   rates = np.geomspace(*config.rounding_rates, max(1, refits))[:refits]
   rates = np.repeat(rates, stage_steps).astype(np.float32)
   return roundings, StepInputs(
       weights, np.tile(rates[:, np.newaxis], (1, num_layers))
   )
+
+
+def _lower_prefixes(
+    config: config_lib.FitConfig, step: int, top: int
+) -> list[int]:
+  """The prefixes below `top` that a step weighs: one, or none."""
+  if not top or config.cycle == 'none':
+    return []
+  if config.cycle == 'random':
+    rng = np.random.default_rng((config.seed, step))
+    return [int(rng.integers(top))]
+  turn = step // _EPOCH_STEPS if config.cycle == 'epoch' else step
+  return [turn % top]
 
 
 def _cosine(progress: float, final: float) -> float:
@@ -267,9 +286,9 @@ def _births(
 ) -> tuple[Birth, ...]:
   """Places the births on chunk boundaries, equally far apart.
 
-  Each layer is born in parts in proportion to its size. With `sequential`,
-  every layer has the same time, so that a frozen layer was fitted as long as
-  any other.
+  Each layer is born in parts in proportion to its size, after the one below or,
+  not `incremental`, at the same time. With `sequential`, every layer has the
+  same time, so that a frozen layer was fitted as long as any other.
   """
   missing = np.subtract(sizes, filled).tolist()
   parts = [
@@ -282,15 +301,22 @@ def _births(
     bounds = [int(end) - count + cut for cut in (0, *cuts)]
     slots.extend(itertools.pairwise(bounds))
 
-  stages = [count for count in parts if count]
-  if config.strategy != 'sequential':
-    stages = [sum(stages)]
-  starts = []
-  for stage, count in enumerate(stages):
-    grown = np.linspace(0, config.growth_fraction, count)
-    starts.extend((stage + grown) / len(stages))
+  # Where each run of births begins, and how many there are.
+  if config.strategy == 'sequential':
+    stages = [count for count in parts if count]
+    runs = [(k / len(stages), count) for k, count in enumerate(stages)]
+    growth = config.growth_fraction / max(1, len(stages))
+  else:
+    runs = [(0, n) for n in ([sum(parts)] if config.incremental else parts)]
+    growth = config.growth_fraction
+  starts = [
+      start + grown
+      for start, count in runs
+      for grown in np.linspace(0, growth, count)
+  ]
   chunks = np.minimum(np.round(np.multiply(starts, num_chunks)), num_chunks - 1)
-  return tuple(
+  births = (
       Birth(step=int(chunk) * config.chunk_steps, first=first, last=last)
       for chunk, (first, last) in zip(chunks, slots)
   )
+  return tuple(sorted(births, key=lambda birth: birth.step))

@@ -46,6 +46,50 @@ def test_joint_weighs_the_top_and_cycles_through_the_lower_prefixes():
   assert (plan.inputs.layer_rates.min(0) > 0).all()
 
 
+def lower_prefixes(plan):
+  """The lower prefix of every step where three layers are alive; -1: none."""
+  weights = plan.inputs.level_weights[birth_steps(plan, 70) :, :2]
+  assert ((weights > 0).sum(1) <= 1).all()
+  return np.where(weights.any(1), weights.argmax(1), -1)
+
+
+def test_an_epoch_stays_with_a_prefix():
+  lower = lower_prefixes(make(cycle='epoch', num_steps=600))
+  (changes,) = np.nonzero(np.diff(lower))
+  assert set(np.diff(changes)) == {50} and set(lower) == {0, 1}
+
+
+def test_a_random_cycle_is_even_and_follows_the_seed():
+  lower = lower_prefixes(make(cycle='random', num_steps=2000))
+  assert 0.4 < lower.mean() < 0.6 and set(lower) == {0, 1}
+  assert 0.4 < (np.diff(lower) != 0).mean() < 0.6
+  other = lower_prefixes(make(cycle='random', num_steps=2000, seed=1))
+  assert (lower != other).any()
+
+
+@pytest.mark.parametrize('rounding', [False, True])
+def test_without_a_cycle_only_the_full_picture_counts(rounding):
+  plan = schedule.make_schedule(
+      dataclasses.replace(CONFIG, cycle='none'), 32, 32, rounding=rounding
+  )
+  weights = plan.inputs.level_weights
+  np.testing.assert_array_equal(weights.sum(1), 1)
+  assert (weights[birth_steps(plan, 70) :, 2] == 1).all()
+  assert (plan.inputs.layer_rates > 0).all()
+
+
+def test_layers_that_are_not_incremental_grow_at_the_same_time():
+  plan = make(incremental=False)
+  steps = [birth.step for birth in plan.births]
+  assert steps == sorted(steps) and steps[-1] == 120
+  slots = [n for b in plan.births for n in range(b.first, b.last)]
+  assert sorted(slots) == list(range(90))
+  assert plan.alive(1)[1] == 3
+  assert [birth_steps(plan, x) for x in (0, 50, 70)] == [0, 0, 0]
+  assert [birth_steps(plan, x) for x in (49, 69, 89)] == [120, 120, 120]
+  assert plan.inputs.level_weights[0].tolist() == [0.5, 0, 1]
+
+
 def test_all_levels_weighs_every_prefix_at_every_step():
   plan = make(strategy='all_levels')
   third = birth_steps(plan, 70)
@@ -96,6 +140,7 @@ def test_empty_layers_and_few_splats_are_ordinary():
 def test_settings_out_of_range_are_refused():
   for changes in (
       {'strategy': 'other'},
+      {'cycle': 'other'},
       {'num_steps': 0},
       {'growth_fraction': 1.5},
       {'means_rate': -1.0},
@@ -103,6 +148,8 @@ def test_settings_out_of_range_are_refused():
   ):
     with pytest.raises(ValueError, match=next(iter(changes))):
       dataclasses.replace(CONFIG, **changes)
+  with pytest.raises(ValueError, match='incremental'):
+    make(strategy='sequential', incremental=False)
 
 
 @pytest.mark.parametrize('strategy', ['joint', 'sequential', 'single'])
