@@ -15,6 +15,7 @@ VERBS = {
     'doctor': 'say what this machine has, and check that it works',
     'demo': 'encode a sample photograph and show what comes back',
     'sweep': 'try settings over any field of the config, on many workers',
+    'reproduce': 'run experiments again and compare with published figures',
     'study': 'compare configurations and strategies over a folder',
 }
 

@@ -1,0 +1,436 @@
+"""The experiments that `launch.reproduce` runs: what is compared, and claimed.
+
+  python -m launch.reproduce --experiment=NAME --form=laptop --pictures=KODAK
+  python -m launch.reproduce --list
+
+An experiment is an entry of EXPERIMENTS: variants of the settings, run on the
+same pictures or clips, and claims about the difference between them. To add
+one, add an entry; `--update` then records its figures.
+
+Forms: smoke (seconds, a generated picture, claims are not judged), laptop (some
+minutes to an hour on two cores), paper (everything). Recorded figures of ours
+stand in experiments.json, published ones in published.json, with their source.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from typing import Any, Literal, Protocol
+
+Values = Sequence[float]
+
+
+class Figures(Protocol):
+  """What claims are about: means over the pictures, one value a prefix."""
+
+  def psnr_db(self, variant: str) -> Values:
+    """Of the prefixes of a variant, the base first."""
+
+  def bpp(self, variant: str) -> Values:
+    """Bits a pixel of the file up to the end of each prefix."""
+
+  def published_db(self, codec: str) -> Values:
+    """Published figures at the same numbers of splats; may be empty."""
+
+  def gaps_db(self, variants: Sequence[str]) -> Values:
+    """Between neighboring levels' curves through these files, base first."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+  """One way to encode.
+
+  Attributes:
+    name: in tables.
+    config: in place of that of the form.
+    overrides: of fields of the config, on top of those of the form.
+    shares: of the splats of the form in each layer; empty: as the form has it.
+    separate: encode each prefix as a file of one layer.
+  """
+
+  name: str
+  config: str = ''
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  shares: tuple[float, ...] = ()
+  separate: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Form:
+  """How large an experiment is.
+
+  Attributes:
+    config: file in this folder, with its preset.
+    overrides: of fields of the config.
+    names: of the pictures or clips to take, by the start of their names.
+    limit: how many to take, where there are none of those names.
+    frames: of each clip.
+    size: of each clip, WIDTHxHEIGHT.
+  """
+
+  config: str
+  overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  names: tuple[str, ...] = ()
+  limit: int | None = None
+  frames: int | None = None
+  size: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Claim:
+  """A difference that has to lie in an interval, at every prefix it gives.
+
+  Attributes:
+    text: what is claimed.
+    difference: from the figures, dB a prefix; empty where it does not apply.
+    published: what was published of it.
+    above: it must be larger.
+    below: it must be smaller.
+  """
+
+  text: str
+  difference: Callable[[Figures], Values]
+  published: str = ''
+  above: float = 0.0
+  below: float = float('inf')
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+  """A table and a plot.
+
+  Attributes:
+    title: of its section.
+    about: its run book: question, hardware and time, sources.
+    variants: one row each.
+    claims: about them.
+    forms: by name.
+    inputs: what is encoded.
+    published: codecs of published.json to stand in the table.
+    axis: of the plot, what PSNR stands over.
+    tolerance_db: how far means of the same pictures may be from those recorded.
+  """
+
+  title: str
+  about: str
+  variants: tuple[Variant, ...]
+  claims: tuple[Claim, ...]
+  forms: Mapping[str, Form]
+  inputs: Literal['pictures', 'clips'] = 'pictures'
+  published: tuple[str, ...] = ()
+  axis: Literal['splats', 'bpp'] = 'splats'
+  tolerance_db: float = 0.15
+
+
+def gain(
+    better: str, worse: str, prefixes: slice = slice(None)
+) -> Callable[[Figures], Values]:
+  """PSNR of a variant above that of another; the top stands against the top.
+
+  Args:
+    better: the variant that is claimed to be better.
+    worse: the other.
+    prefixes: which differences count, of those that both have.
+
+  Returns:
+    The difference as a function of the figures.
+  """
+
+  def difference(figures: Figures) -> Values:
+    pairs = zip(
+        reversed(figures.psnr_db(better)), reversed(figures.psnr_db(worse))
+    )
+    return [a - b for a, b in pairs][::-1][prefixes]
+
+  return difference
+
+
+def above_published(variant: str, codec: str) -> Callable[[Figures], Values]:
+  """PSNR of a variant above what was published of a codec."""
+
+  def difference(figures: Figures) -> Values:
+    published = figures.published_db(codec)
+    return [a - b for a, b in zip(figures.psnr_db(variant), published)]
+
+  return difference
+
+
+def mean_gain(better: str, worse: str) -> Callable[[Figures], Values]:
+  """As `gain`, the mean over the prefixes."""
+
+  def difference(figures: Figures) -> Values:
+    values = gain(better, worse)(figures)
+    return [sum(values) / len(values)]
+
+  return difference
+
+
+# Smooth and textured, faces and foliage: their mean is near that of the set.
+_FOUR = ('kodim05', 'kodim07', 'kodim19', 'kodim23')
+
+# Rounding steps would train every strategy jointly, for as long as the fit.
+_FLOAT = {'fit.rounding_steps': 0}
+
+_COUNTS = {
+    'smoke': Form(config='kodak.py:smoke', limit=1),
+    'laptop': Form(
+        config='kodak.py:fast', overrides=_FLOAT, names=_FOUR, limit=4
+    ),
+    'paper': Form(config='kodak.py', overrides=_FLOAT),
+}
+_COUNTS_2K = {
+    'smoke': Form(config='kodak.py:smoke', limit=1),
+    'paper': Form(
+        config='kodak.py',
+        overrides=_FLOAT | {'fit.layer_splats': (50_000, 20_000, 20_000)},
+    ),
+}
+_RATES = {
+    'smoke': Form(
+        config='image.py:smoke', overrides={'fit.num_births': 4}, limit=1
+    ),
+    'laptop': Form(config='image.py:fast', names=_FOUR, limit=4),
+    'paper': Form(config='image.py:medium'),
+}
+
+_STRATEGIES = (
+    Variant(name='joint'),
+    Variant(name='all_levels', overrides={'fit.strategy': 'all_levels'}),
+    Variant(name='sequential', overrides={'fit.strategy': 'sequential'}),
+    Variant(name='prune', overrides={'fit.strategy': 'prune'}),
+    Variant(name='single', overrides={'fit.strategy': 'single'}, separate=True),
+)
+
+
+def _image_table(published: str, **fields) -> Experiment:
+  return Experiment(
+      variants=_STRATEGIES,
+      claims=(
+          Claim(
+              text='joint training is better than layer by layer (sequential)',
+              difference=gain('joint', 'sequential'),
+              published=published,
+          ),
+          Claim(
+              text='low prefixes of a ranked and cut fit (prune) have holes',
+              difference=gain('joint', 'prune', slice(-1)),
+              published='yes, without figures',
+          ),
+          Claim(
+              text='layers cost less than 1.1 dB against one layer',
+              difference=gain('joint', 'single'),
+              published='about -1.1',
+              above=-1.1,
+          ),
+          Claim(
+              text='joint reaches the PSNR published for P-GSVC',
+              difference=above_published('joint', 'P-GSVC'),
+          ),
+      ),
+      published=('P-GSVC', 'LIG'),
+      **fields,
+  )
+
+
+EXPERIMENTS = {
+    'image_table': _image_table(
+        '+1.9 / +2.1 / +2.1 (24 pictures, against LIG)',
+        title='Strategies on pictures',
+        about="""\
+5,000 + 2,000 + 2,000 splats on Kodak pictures: how layers are trained. `single`
+is a file of one layer for each number of splats. Float fits, finely rounded at
+the end. The paper compares with LIG for sequential training.""",
+        forms=_COUNTS,
+    ),
+    'image_table_2k': _image_table(
+        '+2.4 / +2.6 / +2.6 (DIV2K validation HR, against LIG)',
+        title='Strategies on 2K pictures',
+        about="""\
+The same with 50,000 + 20,000 + 20,000 splats on pictures of 2K (--pictures, the
+paper has DIV2K validation). There is no laptop form: a picture takes hours on
+two cores.""",
+        forms=_COUNTS_2K,
+    ),
+    'video': Experiment(
+        title='Strategies on video',
+        about="""\
+Three layers, splats in proportion to the pixels, one I-frame: how layers are
+trained, in all frames. After the fit of a frame its rounding trains all layers,
+whatever the strategy, so differences are smaller than those of float fits.""",
+        inputs='clips',
+        variants=(
+            Variant(name='joint'),
+            Variant(
+                name='all_levels',
+                overrides={'image.fit.strategy': 'all_levels'},
+            ),
+            Variant(
+                name='sequential',
+                overrides={'image.fit.strategy': 'sequential'},
+            ),
+            Variant(name='single', overrides={'image.fit.strategy': 'single'}),
+        ),
+        claims=(
+            Claim(
+                text='joint training is better than layer by layer',
+                difference=gain('joint', 'sequential'),
+                published='up to +1.9',
+            ),
+            Claim(
+                text='layers cost less than 1.1 dB against one layer',
+                difference=gain('joint', 'single'),
+                above=-1.1,
+            ),
+        ),
+        forms={
+            'smoke': Form(config='video.py:smoke', frames=3, limit=1),
+            'laptop': Form(
+                config='video.py:fast',
+                names=('davis_blackswan', 'davis_horsejump'),
+                limit=2,
+                frames=8,
+                size='428x240',
+            ),
+            'paper': Form(config='video.py', frames=96),
+        },
+        axis='bpp',
+        tolerance_db=0.3,
+    ),
+    'allocation': Experiment(
+        title='Splats of the layers',
+        about="""\
+9,000 splats: most in the base (5,000 + 2,000 + 2,000), evenly, or most in the
+top (2,000 + 3,000 + 4,000).""",
+        variants=(
+            Variant(name='base'),
+            Variant(name='even', shares=(1, 1, 1)),
+            Variant(name='top', shares=(2, 3, 4)),
+        ),
+        claims=(
+            Claim(
+                text='a larger base is a better base',
+                difference=gain('base', 'even', slice(1)),
+            ),
+            Claim(
+                text='with few splats below, the whole costs no more than'
+                ' 0.5 dB',
+                difference=gain('top', 'base', slice(-1, None)),
+                above=-0.5,
+            ),
+        ),
+        forms=_COUNTS,
+        axis='splats',
+    ),
+    'rate_distortion': Experiment(
+        title='Rate and distortion of the levels',
+        about="""\
+Files of four rates, three layers each. A file is a curve of three pieces; the
+same level of all files is a curve too, and the gap between neighboring levels
+at equal rate is what it costs to have the others in the file. The gap is the
+mean over the rates that both curves have.""",
+        variants=tuple(
+            Variant(name=f'{rate} bpp', overrides={'target_bpp': rate})
+            for rate in (0.15, 0.3, 0.6, 0.9)
+        ),
+        claims=(
+            Claim(
+                text='neighboring levels are less than 0.5 dB apart at equal'
+                ' rate',
+                difference=lambda figures: figures.gaps_db(
+                    ['0.15 bpp', '0.3 bpp', '0.6 bpp', '0.9 bpp']
+                ),
+                published='about 0.2 apart',
+                above=-0.5,
+                below=0.5,
+            ),
+            Claim(
+                text='every layer adds quality',
+                difference=lambda figures: [
+                    high - low
+                    for rate in ('0.15', '0.3', '0.6', '0.9')
+                    for low, high in zip(
+                        figures.psnr_db(f'{rate} bpp'),
+                        figures.psnr_db(f'{rate} bpp')[1:],
+                    )
+                ],
+            ),
+        ),
+        forms=_RATES,
+        axis='bpp',
+    ),
+    'overhead': Experiment(
+        title='What layers cost',
+        about="""\
+A file of three layers against one of a single layer, at equal bytes (0.6 bits a
+pixel). At equal splats: `single` in the strategies on pictures.""",
+        variants=(
+            Variant(name='three layers', overrides={'target_bpp': 0.6}),
+            Variant(
+                name='one layer',
+                overrides={'target_bpp': 0.6, 'fit.strategy': 'single'},
+            ),
+        ),
+        claims=(
+            Claim(
+                text='three layers cost less than 1.1 dB at equal bytes',
+                difference=gain('three layers', 'one layer'),
+                published='about -1.1, or 3 % in an older text',
+                above=-1.1,
+            ),
+        ),
+        forms=_RATES,
+        axis='bpp',
+    ),
+    'cycle': Experiment(
+        title='Cycles of the joint loss',
+        about="""\
+Which lower prefix a step weighs beside the full picture: the next one at every
+step, one for 50 steps, a random one, or none.""",
+        variants=(
+            Variant(name='step'),
+            Variant(name='epoch', overrides={'fit.cycle': 'epoch'}),
+            Variant(name='random', overrides={'fit.cycle': 'random'}),
+            Variant(name='none', overrides={'fit.cycle': 'none'}),
+        ),
+        claims=(
+            Claim(
+                text='without lower prefixes in the loss, they are worse',
+                difference=gain('step', 'none', slice(-1)),
+            ),
+            Claim(
+                text='lower prefixes in the loss cost the whole picture less'
+                ' than 1.1 dB',
+                difference=gain('step', 'none', slice(-1, None)),
+                above=-1.1,
+            ),
+            Claim(
+                text='by the step is no worse than by the epoch (mean of the'
+                ' prefixes, within 0.1 dB)',
+                difference=mean_gain('step', 'epoch'),
+                above=-0.1,
+            ),
+            Claim(
+                text='by the step is no worse than random (the same)',
+                difference=mean_gain('step', 'random'),
+                above=-0.1,
+            ),
+        ),
+        forms=_COUNTS,
+    ),
+    'incremental': Experiment(
+        title='Layers one after the other, or all from the start',
+        about="""\
+Layers are born one after the other, each where the residual is large, or all
+grow at the same time from the first step on. Joint training in both.""",
+        variants=(
+            Variant(name='incremental'),
+            Variant(name='at once', overrides={'fit.incremental': False}),
+        ),
+        claims=(
+            Claim(
+                text='incremental is better (mean of the prefixes)',
+                difference=mean_gain('incremental', 'at once'),
+            ),
+        ),
+        forms=_COUNTS,
+    ),
+}

@@ -1,0 +1,1 @@
+"""What `launch.reproduce` is made of."""

@@ -1,0 +1,197 @@
+"""Means of an experiment, and what is claimed and recorded of them."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import itertools
+import statistics
+
+import numpy as np
+from scipy import interpolate
+
+from .. import curves
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """A variant on one picture or clip, one value a prefix.
+
+  Attributes:
+    variant: its name.
+    source: name of the picture or clip.
+    splats: None of a video.
+    bytes: of the file up to the end of the prefix.
+    bpp: the same in bits a pixel.
+    psnr_db: of the prefix as decoded.
+    seconds: of encoding.
+  """
+
+  variant: str
+  source: str
+  splats: tuple[int | None, ...]
+  bytes: tuple[int, ...]
+  bpp: tuple[float, ...]
+  psnr_db: tuple[float, ...]
+  seconds: float
+
+
+class Figures:
+  """Means over the pictures; see `configs/experiments.py`."""
+
+  def __init__(self, rows: Sequence[Row], published_set: str = ''):
+    self.rows = rows
+    self._set = published_set
+
+  @property
+  def variants(self) -> list[str]:
+    """In order."""
+    return list(dict.fromkeys(row.variant for row in self.rows))
+
+  def of(self, variant: str) -> list[Row]:
+    """The rows of a variant."""
+    return [row for row in self.rows if row.variant == variant]
+
+  def mean(self, variant: str, name: str) -> list[float]:
+    """Means of a field, one a prefix."""
+    columns = zip(*(getattr(row, name) for row in self.of(variant)))
+    return [statistics.fmean(column) for column in columns]
+
+  def psnr_db(self, variant: str) -> list[float]:
+    """PSNR of each prefix."""
+    return self.mean(variant, 'psnr_db')
+
+  def bpp(self, variant: str) -> list[float]:
+    """Bits a pixel of each prefix."""
+    return self.mean(variant, 'bpp')
+
+  def splats(self, variant: str) -> list[int] | None:
+    """Splats of each prefix; None where pictures differ, or of videos."""
+    counts = {row.splats for row in self.of(variant)}
+    first, *others = counts
+    return None if others or None in first else list(first)
+
+  def seconds(self, variant: str) -> float:
+    """The median over the pictures."""
+    return statistics.median(row.seconds for row in self.of(variant))
+
+  def published_db(self, codec: str) -> list[float]:
+    """Published figures at the splats of the first variant, or none."""
+    totals = self.splats(self.variants[0])
+    for entry in curves.load_published()['by_splats']:
+      found = (entry['codec'], entry['set'], entry['splats'])
+      if found == (codec, self._set, totals):
+        return entry['psnr_db']
+    return []
+
+  def gaps_db(self, variants: Sequence[str]) -> list[float]:
+    """Between neighboring levels, the mean over the rates they share."""
+    levels = zip(
+        *(zip(self.bpp(name), self.psnr_db(name)) for name in variants)
+    )
+    return [mean_gap(low, high) for low, high in itertools.pairwise(levels)]
+
+
+def mean_gap(
+    lower: Sequence[tuple[float, float]], upper: Sequence[tuple[float, float]]
+) -> float:
+  """How far a curve is above another, the mean over the log of their rates.
+
+  Args:
+    lower: (bits a pixel, dB), two points at least.
+    upper: the same.
+
+  Returns:
+    dB.
+
+  Raises:
+    ValueError: they have no rates in common.
+  """
+  lines = []
+  for points in (lower, upper):
+    rates, values = np.array(sorted(points)).T
+    lines.append(interpolate.PchipInterpolator(np.log(rates), values))
+  first = max(line.x[0] for line in lines)
+  last = min(line.x[-1] for line in lines)
+  if first >= last:
+    raise ValueError('levels have no rates in common')
+  low, high = (line.integrate(first, last) for line in lines)
+  return float(high - low) / (last - first)
+
+
+def published_set(names: Sequence[str], published: Mapping) -> str:
+  """The set of published.json that the pictures are of, or ''."""
+  document = {'pictures': [{'name': name} for name in names]}
+  return curves.published_set(document, published)['title'] or ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+  """What became of a claim.
+
+  Attributes:
+    text: of the claim.
+    published: what was published of it.
+    values: the differences here, dB.
+    holds: whether all are in the interval; None where it does not apply.
+  """
+
+  text: str
+  published: str
+  values: tuple[float, ...]
+  holds: bool | None
+
+
+def judge(claim, figures: Figures) -> Verdict:
+  """Compares a claim (`configs/experiments.py`) with the figures."""
+  values = tuple(float(x) for x in claim.difference(figures))
+  holds = all(claim.above < x < claim.below for x in values)
+  return Verdict(claim.text, claim.published, values, holds if values else None)
+
+
+def record(figures: Figures) -> dict:
+  """Figures by variant and picture, to be compared with later (JSON)."""
+  recorded = {}
+  for row in figures.rows:
+    recorded.setdefault(row.variant, {})[row.source] = {
+        'bytes': list(row.bytes),
+        'psnr_db': [round(x, 3) for x in row.psnr_db],
+        'seconds': round(row.seconds, 1),
+    }
+  return recorded
+
+
+def compare(
+    figures: Figures, recorded: Mapping, tolerance_db: float
+) -> tuple[dict[str, list[float]], list[str]]:
+  """Compares with the figures recorded of the same pictures.
+
+  Args:
+    figures: of now.
+    recorded: as `record` made them.
+    tolerance_db: of the means.
+
+  Returns:
+    The differences of the means of each variant, dB a prefix, and a line for
+    each that is too large. A variant without pictures in common is left out.
+  """
+  differences, misses = {}, []
+  for variant in figures.variants:
+    known = recorded.get(variant, {})
+    pairs = [
+        (row.psnr_db, known[row.source]['psnr_db'])
+        for row in figures.of(variant)
+        if row.source in known
+    ]
+    if not pairs:
+      continue
+    if any(len(now) != len(before) for now, before in pairs):
+      misses.append(f'{variant}: not as many levels as recorded')
+      continue
+    columns = zip(*(np.subtract(now, before) for now, before in pairs))
+    differences[variant] = [float(np.mean(column)) for column in columns]
+    for level, value in enumerate(differences[variant]):
+      if abs(value) > tolerance_db:
+        misses.append(
+            f'{variant}, level {level}: {value:+.2f} dB from the recorded,'
+            f' more than {tolerance_db:g}'
+        )
+  return differences, misses

@@ -1,0 +1,293 @@
+"""Runs units: one file each, encoded once, measured as decoded again.
+
+A unit has a folder of its own, named by what decides its file: the input and
+every setting. So units that are there are not run again, and experiments share
+them.
+"""
+
+from collections.abc import Iterable, Mapping
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import pathlib
+import shlex
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from ml_collections import config_dict
+import numpy as np
+
+from pgsvc_jax import bitstream
+from pgsvc_jax import config as config_lib
+from pgsvc_jax import media
+from pgsvc_jax import metrics
+from pgsvc_jax import playback
+from pgsvc_jax import render
+from pgsvc_jax import video_bitstream
+
+from .. import children
+from .. import command
+from .. import encode_video
+from .. import host
+from .. import table
+from .. import video_info
+
+_RESULT = 'result.json'
+_LOG = 'log.txt'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unit:
+  """One file to be.
+
+  Attributes:
+    source: the picture or clip.
+    config: file in configs/, with its preset.
+    overrides: of its fields.
+    frames: of a clip, at most.
+    size: of a clip, WIDTHxHEIGHT.
+  """
+
+  source: pathlib.Path
+  config: str
+  overrides: Mapping[str, Any]
+  frames: int | None = None
+  size: str | None = None
+
+  @functools.cached_property
+  def parsed(self) -> config_lib.EncodeConfig | config_lib.VideoConfig:
+    """The settings, as resolved.
+
+    Raises:
+      ValueError: a field is unknown or out of range.
+    """
+    config = load_config(self.config)
+    try:
+      config.update_from_flattened_dict(dict(self.overrides))
+    except (KeyError, TypeError) as error:
+      raise ValueError(f'{self.config}: {error}') from error
+    kind = config_lib.EncodeConfig
+    if self.is_video:
+      kind = config_lib.VideoConfig
+    return config_lib.from_mapping(kind, config.to_dict())
+
+  @property
+  def settings(self) -> dict:
+    """The same as JSON."""
+    return json.loads(json.dumps(dataclasses.asdict(self.parsed)))
+
+  @property
+  def is_video(self) -> bool:
+    """Whether the config is one of videos."""
+    return 'image' in load_config(self.config)
+
+  @property
+  def name(self) -> str:
+    """Of the folder."""
+    decisive = [_digest(self.source), self.settings, self.frames, self.size]
+    text = json.dumps(decisive, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return f'{self.source.stem}-{digest[:12]}'
+
+  def encode_flags(self) -> list[str]:
+    """Of `encode`, but for input and output."""
+    flags = [f'--config={command.CONFIGS / self.config}']
+    flags += [f'--config.{name}={x}' for name, x in self.overrides.items()]
+    flags += [f'--frames={self.frames}'] if self.frames else []
+    return flags + ([f'--size={self.size}'] if self.size else [])
+
+
+@functools.cache
+def load_module(name: str) -> Any:
+  """A module in configs/, wherever that is installed."""
+  path = command.CONFIGS / f'{name}.py'
+  spec = importlib.util.spec_from_file_location(f'pgsvc_configs_{name}', path)
+  module = importlib.util.module_from_spec(spec)
+  sys.modules[spec.name] = module  # Dataclasses look themselves up there.
+  spec.loader.exec_module(module)
+  return module
+
+
+def load_config(config: str) -> config_dict.ConfigDict:
+  """The config of NAME.py[:PRESET]."""
+  file, colon, preset = config.partition(':')
+  make = load_module(pathlib.Path(file).stem).get_config
+  return make(preset) if colon else make()
+
+
+@functools.cache
+def _digest(source: pathlib.Path) -> str:
+  """Of a file, or of the files in a folder."""
+  files = [source]
+  if source.is_dir():
+    files = sorted(path for path in source.iterdir() if path.is_file())
+  result = hashlib.sha256()
+  for file in files:
+    result.update(file.read_bytes())
+  return result.hexdigest()
+
+
+def run(
+    units: Iterable[Unit], folder: pathlib.Path, num_workers: int
+) -> dict[str, dict]:
+  """Runs those that are not there.
+
+  Args:
+    units: to run.
+    folder: where each has its folder.
+    num_workers: units at a time; the cores are shared between them.
+
+  Returns:
+    By the names of the units: `levels`, rows with `splats` (None of a video),
+    `bytes`, `bpp` and `psnr_db`; `seconds` of the `encode`; and what it was
+    made of.
+
+  Raises:
+    ChildProcessError: an `encode` failed; the message has its last line.
+  """
+  by_name = {unit.name: unit for unit in units}
+  missing = [x for x in by_name if not (folder / x / _RESULT).exists()]
+  if len(missing) < len(by_name):
+    print(
+        f'{len(by_name) - len(missing)} of {len(by_name)} are there already',
+        file=sys.stderr,
+    )
+  num_devices = max(1, host.num_cores() // num_workers)
+  stop = threading.Event()
+  pool = concurrent.futures.ThreadPoolExecutor(num_workers)
+  try:
+    futures = {
+        pool.submit(
+            _run, by_name[name], folder / name, num_devices, stop
+        ): by_name[name]
+        for name in missing
+    }
+    done = concurrent.futures.as_completed(futures)
+    for count, future in enumerate(done, 1):
+      result = future.result()
+      levels = ' / '.join(f'{row["psnr_db"]:.2f}' for row in result['levels'])
+      print(
+          f'{count}/{len(missing)} {futures[future].source.name}: {levels} dB,'
+          f' {result["seconds"]:.1f} s',
+          file=sys.stderr,
+          flush=True,
+      )
+  finally:
+    # After a failure, and Ctrl-C: the others end too.
+    stop.set()
+    pool.shutdown(cancel_futures=True)
+  return {
+      name: json.loads((folder / name / _RESULT).read_text())
+      for name in by_name
+  }
+
+
+def _run(
+    unit: Unit, folder: pathlib.Path, num_devices: int, stop: threading.Event
+) -> dict:
+  """Encodes and measures one unit."""
+  folder.mkdir(parents=True, exist_ok=True)
+  file = folder / 'file.pgsvc'
+  line = command.verb_line(
+      'encode',
+      f'--input={unit.source}',
+      f'--output={file}',
+      f'--num_devices={num_devices}',
+      *unit.encode_flags(),
+  )
+  begin = time.perf_counter()
+  _encode(line, folder / _LOG, stop)
+  seconds = time.perf_counter() - begin
+  measure = measure_video if unit.is_video else measure_picture
+  data = file.read_bytes()
+  result = {
+      'source': str(unit.source),
+      'command': shlex.join(line),
+      'versions': {
+          name: importlib.metadata.version(name)
+          for name in ('jax', 'numpy', 'numba')
+      },
+      'settings': unit.settings,
+      'sha256': hashlib.sha256(data).hexdigest(),
+      'seconds': seconds,
+      'levels': measure(file, unit),
+  }
+  text = json.dumps(result, indent=1)
+  command.write_bytes(str(folder / _RESULT), text.encode())
+  return result
+
+
+def _encode(line: list[str], log: pathlib.Path, stop: threading.Event) -> None:
+  """Runs a command to its end, or until it is to stop."""
+  with open(log, 'a') as output:
+    output.write(f'$ {shlex.join(line)}\n')
+    output.flush()
+    child = children.start(line, output, output)
+    try:
+      while True:
+        if stop.is_set():
+          raise ChildProcessError('stopped')
+        with contextlib.suppress(subprocess.TimeoutExpired):
+          status = child.wait(0.2)
+          break
+    except BaseException:
+      children.stop(child)
+      raise
+    finally:
+      child.stdin.close()
+  if status:
+    *_, last = [''] + log.read_text().splitlines()
+    raise ChildProcessError(f'{last} ({log})')
+
+
+def measure_picture(file: pathlib.Path, unit: Unit) -> list[dict]:
+  """A row for every prefix of a file, decoded to 8 bits."""
+  data = file.read_bytes()
+  reference = media.read_picture(unit.source).pixels
+  images = render.render_prefixes(bitstream.read_layers(data))
+  rows = []
+  for row, image in zip(table.describe(data)['layers'], images):
+    kept = {name: row[name] for name in ('splats', 'bytes', 'bpp')}
+    rows.append(kept | {'psnr_db': _psnr_db(image, reference)})
+  return rows
+
+
+def measure_video(file: pathlib.Path, unit: Unit) -> list[dict]:
+  """A row for every prefix of a file; PSNR is the mean over the frames."""
+  options = {'frames': unit.frames}
+  if unit.size:
+    options['size'] = encode_video.parse_size(unit.size)
+  source = encode_video.Source(path=str(unit.source), options=options)
+  with open(file, 'rb') as stream, source.open() as video:
+    reader = video_bitstream.VideoReader(stream)
+    frames = zip(playback.frames(reader), video, strict=True)
+    figures = [
+        [
+            _psnr_db(image, original.pixels)
+            for image in render.render_prefixes(frame.layered)
+        ]
+        for frame, original in frames
+    ]
+    info = video_info.describe(reader, file.stat().st_size)
+  return [
+      {
+          'splats': None,
+          'bytes': row['bytes'],
+          'bpp': row['bpp'],
+          'psnr_db': statistics.fmean(level),
+      }
+      for row, level in zip(info['layers'], zip(*figures))
+  ]
+
+
+def _psnr_db(image: np.ndarray, reference: np.ndarray) -> float:
+  return metrics.psnr_db(image / np.float32(255), reference)

@@ -1,0 +1,236 @@
+"""Experiments: the table, what is made of its figures, and the smoke forms."""
+
+import json
+import pathlib
+import re
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from launch.experiments import figures as figures_lib
+from launch.experiments import page
+from launch.experiments import units
+from tests import launch_test
+
+TABLE = units.load_module('experiments')
+EXPERIMENTS = TABLE.EXPERIMENTS
+FORMS = [(name, form) for name, x in EXPERIMENTS.items() for form in x.forms]
+
+
+def make_figures(published_set='', **levels):
+  """One picture; by variant, PSNR of the prefixes at 5000, 7000, ... splats."""
+  return figures_lib.Figures(
+      [
+          figures_lib.Row(
+              variant=variant,
+              source='kodim01',
+              splats=tuple(5000 + 2000 * k for k in range(len(psnr_db))),
+              bytes=tuple(range(1, len(psnr_db) + 1)),
+              bpp=tuple(0.1 * 2**k for k in range(len(psnr_db))),
+              psnr_db=tuple(psnr_db),
+              seconds=1.0,
+          )
+          for variant, psnr_db in levels.items()
+      ],
+      published_set,
+  )
+
+
+@pytest.mark.parametrize(('name', 'form'), FORMS)
+def test_every_variant_has_valid_settings_of_its_own(name, form):
+  experiment = EXPERIMENTS[name]
+  form = experiment.forms[form]
+  seen = set()
+  for variant in experiment.variants:
+    unit = units.Unit(
+        source=pathlib.Path('none'),
+        config=variant.config or form.config,
+        overrides=dict(form.overrides) | dict(variant.overrides),
+    )
+    assert unit.is_video == (experiment.inputs == 'clips')
+    seen.add((json.dumps(unit.settings), variant.shares))
+  assert len(seen) == len(experiment.variants)
+
+
+@pytest.mark.parametrize('name', EXPERIMENTS)
+def test_claims_are_about_variants_that_there_are(name):
+  """A picture of which all variants are equal: gains are 0, so not above 0."""
+  experiment = EXPERIMENTS[name]
+  levels = {x.name: (30.0, 31.0, 32.0) for x in experiment.variants}
+  if name == 'rate_distortion':
+    figures = figures_lib.Figures(
+        [
+            figures_lib.Row(
+                variant, 'x', (1,) * 3, (1,) * 3, (n, n + 1, n + 2), psnr, 1.0
+            )
+            for n, (variant, psnr) in enumerate(levels.items(), 1)
+        ]
+    )
+  else:
+    figures = make_figures(**levels)
+  for claim in experiment.claims:
+    verdict = figures_lib.judge(claim, figures)
+    assert len(verdict.values) <= 8
+    if verdict.values and claim.above == 0 and 'adds' not in claim.text:
+      assert verdict.holds is False, claim.text
+
+
+def test_a_claim_holds_at_every_prefix_or_not():
+  claim = TABLE.Claim(text='', difference=TABLE.gain('a', 'b'), above=0.5)
+  better = make_figures(a=(31, 32), b=(30, 31))
+  assert figures_lib.judge(claim, better).holds
+  np.testing.assert_allclose(figures_lib.judge(claim, better).values, [1, 1])
+  mixed = make_figures(a=(31, 31.4), b=(30, 31))
+  assert figures_lib.judge(claim, mixed).holds is False
+
+
+def test_the_top_of_a_file_of_one_layer_stands_against_the_top():
+  claim = TABLE.Claim(text='', difference=TABLE.gain('a', 'b'))
+  verdict = figures_lib.judge(claim, make_figures(a=(1, 2, 33), b=(30,)))
+  assert verdict.values == (3,)
+
+
+def test_published_figures_count_where_set_and_splats_agree():
+  claim = TABLE.Claim(
+      text='', difference=TABLE.above_published('joint', 'P-GSVC')
+  )
+  levels = (29.0, 30.0, 30.0)
+  of_set = figures_lib.judge(claim, make_figures('Kodak', joint=levels))
+  np.testing.assert_allclose(of_set.values, [0.5, 0.6, -0.2])
+  assert of_set.holds is False
+  for figures in (
+      make_figures('', joint=levels),
+      make_figures('Kodak', joint=levels[:2]),
+  ):
+    assert figures_lib.judge(claim, figures).holds is None
+
+
+def test_means_are_over_the_pictures():
+  row = figures_lib.Row('a', 'x', (1,), (10,), (0.5,), (30.0,), 2.0)
+  other = figures_lib.Row('a', 'y', (2,), (30,), (1.5,), (34.0,), 6.0)
+  figures = figures_lib.Figures([row, other])
+  assert figures.psnr_db('a') == [32] and figures.bpp('a') == [1]
+  assert figures.seconds('a') == 4 and figures.splats('a') is None
+
+
+def test_the_gap_between_curves():
+  lower = [(r, 30 + np.log2(r)) for r in (0.1, 0.2, 0.4, 0.8)]
+  upper = [(r, 30.2 + np.log2(r)) for r in (0.15, 0.3, 0.6, 1.2)]
+  assert figures_lib.mean_gap(lower, upper) == pytest.approx(0.2)
+  assert figures_lib.mean_gap(upper, lower) == pytest.approx(-0.2)
+  with pytest.raises(ValueError, match='in common'):
+    figures_lib.mean_gap(lower, [(2, 30), (3, 31)])
+
+
+def test_recorded_figures_are_compared_within_the_tolerance():
+  recorded = figures_lib.record(make_figures(a=(30, 31), b=(30, 31)))
+  recorded = json.loads(json.dumps(recorded))
+  now = make_figures(a=(30.1, 31.3), b=(30, 31), c=(1, 2))
+  differences, misses = figures_lib.compare(now, recorded, 0.15)
+  np.testing.assert_allclose(differences['a'], [0.1, 0.3])
+  assert set(differences) == {'a', 'b'}
+  (miss,) = misses
+  assert miss.startswith('a, level 1: +0.30 dB')
+  (miss,) = figures_lib.compare(make_figures(b=(30,)), recorded, 9)[1]
+  assert 'levels' in miss
+
+
+def test_a_section_is_replaced_and_the_rest_left_alone():
+  text = page.replace_section('# Results\n', 'video', 'Video', 'old\n')
+  text = page.replace_section(text, 'cycle', 'Cycle', r'\1 old' + '\n')
+  text = page.replace_section(text, 'video', 'Video', 'new\n')
+  assert text == (
+      '# Results\n\n<!-- experiment: video -->\n### Video\n\nnew\n'
+      '<!-- end of video -->\n\n<!-- experiment: cycle -->\n### Cycle\n\n'
+      '\\1 old\n<!-- end of cycle -->\n'
+  )
+
+
+def test_wrong_flags_are_one_line(tmp_path):
+  refusal = lambda *flags: launch_test.refusal(
+      'reproduce', f'--output={tmp_path}', *flags
+  )
+  assert 'no experiment' in refusal('--experiment=other')
+  assert '--pictures' in refusal('--experiment=cycle')
+  assert 'no form laptop' in refusal('--experiment=image_table_2k')
+
+
+def reproduce(name, output, *flags, status=0):
+  return launch_test.run(
+      'reproduce',
+      f'--experiment={name}',
+      '--form=smoke',
+      f'--output={output}',
+      *flags,
+      status=status,
+  )
+
+
+def levels_of(text, variant):
+  """PSNR in the row of a variant of a Markdown table."""
+  (row,) = re.findall(rf'^\| {re.escape(variant)} \|.*$', text, re.MULTILINE)
+  return [float(x) for x in row.split('|')[4].split('/')]
+
+
+def test_an_experiment_is_run_once_and_compared(tmp_path):
+  first = reproduce('incremental', tmp_path)
+  folders = sorted((tmp_path / 'units').iterdir())
+  assert len(folders) == 2
+  # The figures are of the files, decoded by another process.
+  found = []
+  for folder in folders:
+    decoded = tmp_path / 'decoded.png'
+    launch_test.run(
+        'decode', f'--input={folder / "file.pgsvc"}', f'--output={decoded}'
+    )
+    with (
+        Image.open(decoded) as a,
+        Image.open(tmp_path / 'samples' / 'sample.png') as b,
+    ):
+      error = np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2)
+    found.append(-10 * np.log10(error / 255**2))
+  tops = [levels_of(first.stdout, x)[-1] for x in ('incremental', 'at once')]
+  np.testing.assert_allclose(sorted(tops), sorted(found), atol=0.006)
+  assert first.stdout.strip().endswith(
+      '![PSNR of the prefixes](incremental.png)'
+  )
+  assert (tmp_path / 'incremental.md').read_text() in first.stdout
+  assert (tmp_path / 'incremental.png').read_bytes().startswith(b'\x89PNG')
+
+  # A second time nothing is encoded; and a recorded figure is missed.
+  document = json.loads((tmp_path / 'incremental.json').read_text())
+  row = document['rows'][0]
+  recorded = {
+      'incremental': {
+          'smoke': {
+              row['variant']: {
+                  'sample': {'psnr_db': [x + 1 for x in row['psnr_db']]}
+              }
+          }
+      }
+  }
+  (tmp_path / 'recorded.json').write_text(json.dumps(recorded))
+  times = [x.stat().st_mtime_ns for x in (tmp_path / 'units').rglob('*')]
+  second = reproduce(
+      'incremental',
+      tmp_path,
+      f'--recorded={tmp_path / "recorded.json"}',
+      status=1,
+  )
+  assert '2 of 2 are there already' in second.stderr
+  assert times == [
+      x.stat().st_mtime_ns for x in (tmp_path / 'units').rglob('*')
+  ]
+  last = second.stderr.splitlines()[-1]
+  assert last.startswith('reproduce: incremental: incremental, level 0: -1.00')
+
+
+@pytest.mark.slow  # About four seconds a file, 30 files.
+def test_the_smoke_form_of_every_experiment(tmp_path):
+  done = reproduce('all', tmp_path, '--workers=2')
+  for name, experiment in EXPERIMENTS.items():
+    text = (tmp_path / f'{name}.md').read_text()
+    assert text in done.stdout
+    for variant in experiment.variants:
+      assert all(5 < x < 60 for x in levels_of(text, variant.name))
