@@ -73,10 +73,7 @@ def _output_shape(header: bitstream.Header, num_bytes: int) -> tuple[int, int]:
   """Height and width of the picture to write."""
   if _SCALE.value is not None:
     return resolution.scaled_shape(header.height, header.width, _SCALE.value)
-  available = bitstream.available_layers(header, num_bytes)
-  # Where there are not as many, reading the layers will say so.
-  shown = min(_LAYERS.value or available, available)
-  return header.native_shapes[max(shown - 1, 0)]
+  return header.shown_shape(num_bytes, _LAYERS.value)
 
 
 def main() -> None:

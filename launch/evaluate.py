@@ -124,7 +124,7 @@ def _evaluate_workdir(name: str) -> None:
     strong = rate.keep(layered, ~quantize.weak(layered.splats, steps))
   document = table.describe(bitstream.write(strong, steps))
   operating_points.check_size(document, name, reference, _REFERENCE.value)
-  images = render.render_prefixes(layered)
+  images = render.render_levels(layered)
   for row, image, count in zip(
       document['layers'], images, np.cumsum(layered.layer_sizes).tolist()
   ):

@@ -55,8 +55,9 @@ def _encode(picture: pathlib.Path, file: pathlib.Path, **fit) -> bytes:
   """The file of a picture, made unless it is there."""
   if not file.exists():
     config = config_flags.get_config_filename(flags.FLAGS['config'])
-    fields = config_flags.get_override_values(flags.FLAGS['config'])
-    fields |= {f'fit.{name}': value for name, value in fit.items()}
+    fields = config_flags.get_override_values(flags.FLAGS['config']) | {
+        f'fit.{name}': value for name, value in fit.items()
+    }
     command.run_verb(
         'encode',
         f'--input={picture}',

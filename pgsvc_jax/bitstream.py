@@ -112,6 +112,22 @@ class Header:
     whole = self.height, self.width
     return tuple(entry.shape or whole for entry in self.layers)
 
+  def shown_shape(
+      self, num_bytes: int, num_layers: int | None = None
+  ) -> tuple[int, int]:
+    """Height and width of what decodes from the first bytes of the file.
+
+    Args:
+      num_bytes: bytes at hand, from the start of the file.
+      num_layers: at most; None: all that are whole.
+
+    Returns:
+      The native shape of the highest layer; of the base where nothing decodes.
+    """
+    available = available_layers(self, num_bytes)
+    shown = min(num_layers or available, available)
+    return self.native_shapes[max(shown, 1) - 1]
+
   @property
   def packet_offsets(self) -> tuple[int, ...]:
     """Where each packet starts in the file."""

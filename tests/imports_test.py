@@ -91,7 +91,11 @@ ARROWS = {
         'pgsvc_jax.resolution',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.decoder': {'pgsvc_jax.bitstream', 'pgsvc_jax.render'},
+    'pgsvc_jax.decoder': {
+        'pgsvc_jax.bitstream',
+        'pgsvc_jax.render',
+        'pgsvc_jax.resolution',
+    },
     'pgsvc_jax.config': {'pgsvc_jax.quantize'},
     'pgsvc_jax.schedule': {'pgsvc_jax.config', 'pgsvc_jax.resolution'},
     'pgsvc_jax.initialize': {'pgsvc_jax.types'},
