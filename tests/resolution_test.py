@@ -321,21 +321,23 @@ def test_devices_share_every_grid():
 
 
 def test_bands_of_coarse_grids_hold_every_row_once():
-  """Also where the edges are no multiples; weights are areas."""
+  """Also where the edges are no multiples."""
   image = astronaut(75, 40)
+  rng = np.random.default_rng(0)
   coarse = [
-      resolution.downsample(image, *shape) for shape in ((19, 10), (50, 40))
+      (resolution.downsample(image, *shape), rng.uniform(1, 2, shape))
+      for shape in ((19, 10), (50, 40))
   ]
   for edges in ([0, 24, 40, 80], [0, 0, 40, 80], [0, 40, 80, 80]):
-    cut = train.make_bands(image, edges, coarse)
-    for i, grid in enumerate(coarse):
+    cut = train.make_bands(image, edges, coarser=coarse)
+    for i, (grid, weights) in enumerate(coarse):
       parts = [band.coarser[i] for band in cut]
       rows = [x.target[x.pixel_weights[:, 0] > 0] for x in parts]
       np.testing.assert_array_equal(np.concatenate(rows), grid)
       for band, kept in zip(parts, rows):
         assert band.bottom >= band.top + len(kept)
-      area = sum(x.pixel_weights.sum() for x in parts)
-      np.testing.assert_allclose(area, 75 * 40, rtol=1e-5)
+      total = sum(x.pixel_weights.sum() for x in parts)
+      np.testing.assert_allclose(total, weights.sum(), rtol=1e-5)
 
 
 def test_pruned_layers_get_their_sizes():
