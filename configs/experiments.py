@@ -106,6 +106,8 @@ class Experiment:
     forms: by name.
     inputs: what is encoded.
     published: codecs of published.json to stand in the table.
+    scales: of the picture, at which each prefix is shown and measured; empty:
+      at its native size.
     axis: of the plot, what PSNR stands over.
     tolerance_db: how far means of the same pictures may be from those recorded.
   """
@@ -117,6 +119,7 @@ class Experiment:
   forms: Mapping[str, Form]
   inputs: Literal['pictures', 'clips'] = 'pictures'
   published: tuple[str, ...] = ()
+  scales: tuple[float, ...] = ()
   axis: Literal['splats', 'bpp'] = 'splats'
   tolerance_db: float = 0.15
 
@@ -154,11 +157,13 @@ def above_published(variant: str, codec: str) -> Callable[[Figures], Values]:
   return difference
 
 
-def mean_gain(better: str, worse: str) -> Callable[[Figures], Values]:
+def mean_gain(
+    better: str, worse: str, prefixes: slice = slice(None)
+) -> Callable[[Figures], Values]:
   """As `gain`, the mean over the prefixes."""
 
   def difference(figures: Figures) -> Values:
-    values = gain(better, worse)(figures)
+    values = gain(better, worse, prefixes)(figures)
     return [sum(values) / len(values)]
 
   return difference
@@ -169,6 +174,8 @@ _FOUR = ('kodim05', 'kodim07', 'kodim19', 'kodim23')
 
 # Rounding steps would train every strategy jointly, for as long as the fit.
 _FLOAT = {'fit.rounding_steps': 0}
+# Near the float fit, also where the config is not that of the tables.
+_FINE = _FLOAT | {'rounding_noise': 0.02}
 
 _COUNTS = {
     'smoke': Form(config='kodak.py:smoke', limit=1),
@@ -432,5 +439,52 @@ grow at the same time from the first step on. Joint training in both.""",
             ),
         ),
         forms=_COUNTS,
+    ),
+    'resolution': Experiment(
+        title='Layers of several sizes',
+        about="""\
+Layers for 1/4, 1/2 and the whole size, shown at 1/4, 1/2 and 1: a ladder, whose
+layers were fitted at these sizes; the same splats as three layers of the whole
+size; and for each size a file of its own. 0.5 dB from those was aimed at.""",
+        variants=(
+            Variant(name='ladder'),
+            Variant(name='one size', overrides={'fit.layer_scales': ()}),
+            Variant(
+                name='separate',
+                overrides={
+                    'fit.layer_scales': (),
+                    'fit.strategy': 'single',
+                },
+                separate=True,
+            ),
+        ),
+        claims=(
+            Claim(
+                text='at small sizes, layers of these sizes show more (mean of'
+                ' 1/4 and 1/2)',
+                difference=mean_gain('ladder', 'one size', slice(-1)),
+            ),
+            Claim(
+                text='which costs the whole picture less than 0.5 dB',
+                difference=gain('ladder', 'one size', slice(-1, None)),
+                above=-0.5,
+            ),
+            Claim(
+                text='against a file for each size, levels cost less than 2 dB',
+                difference=gain('ladder', 'separate'),
+                above=-2.0,
+            ),
+        ),
+        forms={
+            'smoke': Form(config='resolution.py:smoke', limit=1),
+            'laptop': Form(
+                config='resolution.py:fast',
+                overrides=_FINE,
+                names=_FOUR,
+                limit=4,
+            ),
+            'paper': Form(config='resolution.py', overrides=_FINE),
+        },
+        scales=(0.25, 0.5, 1.0),
     ),
 }

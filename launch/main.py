@@ -17,6 +17,7 @@ VERBS = {
     'sweep': 'try settings over any field of the config, on many workers',
     'reproduce': 'run experiments again and compare with published figures',
     'study': 'compare configurations and strategies over a folder',
+    'ladder': 'compare layers of several sizes with separate fits',
 }
 
 

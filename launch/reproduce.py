@@ -24,6 +24,7 @@ from absl import flags
 import numpy as np
 
 from pgsvc_jax import media
+from pgsvc_jax import resolution
 from pgsvc_jax import schedule
 
 from . import caches
@@ -168,26 +169,46 @@ def _split(total: int, shares: tuple[float, ...]) -> tuple[int, ...]:
   return tuple(np.diff(ends, prepend=0).tolist())
 
 
-def _units(variant, form, source: pathlib.Path) -> list[units.Unit]:
+def _downsample(source: pathlib.Path, scale: float) -> pathlib.Path:
+  """The picture at another size, as a file."""
+  if scale == 1:
+    return source
+  pixels = media.read_picture(source).pixels
+  shape = resolution.scaled_shape(*pixels.shape[:2], scale)
+  folder = pathlib.Path(_OUTPUT.value) / 'samples'
+  folder.mkdir(exist_ok=True)
+  path = folder / f'{source.stem}-{shape[1]}x{shape[0]}.png'
+  small = resolution.downsample(pixels, *shape)
+  media.write_picture(path, media.to_uint8(small))
+  return path
+
+
+def _units(
+    variant, form, source: pathlib.Path, scales: tuple[float, ...]
+) -> list[units.Unit]:
   """The files of a variant; several where each prefix has its own."""
   overrides = [dict(form.overrides) | dict(variant.overrides)]
+  sources = [source]
   if variant.shares:
     total = _prefix_totals(form, source)[-1]
     overrides[0]['fit.layer_splats'] = _split(total, variant.shares)
   if variant.separate:
+    totals = _prefix_totals(form, source)
     overrides = [
-        overrides[0] | {'fit.layer_splats': (total,)}
-        for total in _prefix_totals(form, source)
+        overrides[0] | {'fit.layer_splats': (total,)} for total in totals
     ]
+    sources = [_downsample(source, x) for x in scales or (1,) * len(totals)]
+    scales = ()
   return [
       units.Unit(
-          source=source,
+          source=x,
           config=variant.config or form.config,
-          overrides=x,
+          overrides=fields,
           frames=form.frames,
           size=form.size,
+          scales=scales,
       )
-      for x in overrides
+      for x, fields in zip(sources, overrides, strict=True)
   ]
 
 
@@ -199,7 +220,7 @@ def _run(name: str, experiment, sources: list[pathlib.Path]) -> list[str]:
   begin = time.perf_counter()
   form = experiment.forms[_FORM.value]
   planned = {
-      (variant.name, source): _units(variant, form, source)
+      (variant.name, source): _units(variant, form, source, experiment.scales)
       for source in sources
       for variant in experiment.variants
   }
@@ -258,12 +279,17 @@ def _make_row(
   found = [results[unit.name] for unit in group]
   levels = [level for result in found for level in result['levels']]
   column = lambda key: tuple(level[key] for level in levels)
+  bpp = column('bpp')
+  if len(group) > 1:
+    # Files of smaller pictures, too, have their bits shared by all pixels.
+    pixels = media.read_picture(source).pixels[..., 0].size
+    bpp = tuple(8 * size / pixels for size in column('bytes'))
   return figures_lib.Row(
       variant=variant,
       source=source.stem,
       splats=column('splats'),
       bytes=column('bytes'),
-      bpp=column('bpp'),
+      bpp=bpp,
       psnr_db=column('psnr_db'),
       seconds=sum(result['seconds'] for result in found),
   )

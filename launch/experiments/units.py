@@ -32,6 +32,7 @@ from pgsvc_jax import media
 from pgsvc_jax import metrics
 from pgsvc_jax import playback
 from pgsvc_jax import render
+from pgsvc_jax import resolution
 from pgsvc_jax import video_bitstream
 
 from .. import children
@@ -55,6 +56,8 @@ class Unit:
     overrides: of its fields.
     frames: of a clip, at most.
     size: of a clip, WIDTHxHEIGHT.
+    scales: at which each prefix of a picture is measured; empty: at its native
+      size.
   """
 
   source: pathlib.Path
@@ -62,6 +65,7 @@ class Unit:
   overrides: Mapping[str, Any]
   frames: int | None = None
   size: str | None = None
+  scales: tuple[float, ...] = ()
 
   @functools.cached_property
   def parsed(self) -> config_lib.EncodeConfig | config_lib.VideoConfig:
@@ -93,7 +97,9 @@ class Unit:
   @property
   def name(self) -> str:
     """Of the folder."""
-    decisive = [_digest(self.source), self.settings, self.frames, self.size]
+    source = _digest(self.source)
+    decisive = [source, self.settings, self.frames, self.size]
+    decisive += [self.scales] if self.scales else []
     text = json.dumps(decisive, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f'{self.source.stem}-{digest[:12]}'
@@ -253,7 +259,16 @@ def measure_picture(file: pathlib.Path, unit: Unit) -> list[dict]:
   """A row for every prefix of a file, decoded to 8 bits."""
   data = file.read_bytes()
   reference = media.read_picture(unit.source).pixels
-  images = render.render_prefixes(bitstream.read_layers(data))
+  layered = bitstream.read_layers(data)
+  images = render.render_levels(layered)
+  if unit.scales:
+    shapes = resolution.layer_shapes(unit.scales, *reference.shape[:2])
+    images = [
+        render.render_picture(
+            render.resized(render.first_layers(layered, k), *shape)
+        )
+        for k, shape in enumerate(shapes, 1)
+    ]
   rows = []
   for row, image in zip(table.describe(data)['layers'], images):
     kept = {name: row[name] for name in ('splats', 'bytes', 'bpp')}
@@ -290,4 +305,5 @@ def measure_video(file: pathlib.Path, unit: Unit) -> list[dict]:
 
 
 def _psnr_db(image: np.ndarray, reference: np.ndarray) -> float:
+  reference = resolution.downsample(reference, *image.shape[:2])
   return metrics.psnr_db(image / np.float32(255), reference)
