@@ -31,6 +31,7 @@ from pgsvc_jax import media
 from pgsvc_jax import memory
 from pgsvc_jax import quantize
 from pgsvc_jax import rate
+from pgsvc_jax import resolution
 from pgsvc_jax import schedule
 from pgsvc_jax import types
 
@@ -506,6 +507,7 @@ def _estimate(run: _Run, images: list, num_devices: int) -> memory.Estimate:
       platform=run.devices[0].platform,
       implementation=_IMPLEMENTATION.value,
       compiles=caches.is_empty(),
+      layer_scales=run.config.fit.layer_scales,
   )
 
 
@@ -534,8 +536,11 @@ def _write(
   data = bitstream.write(layered, step_sizes)
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.
-  images = render.render_prefixes(bitstream.read_layers(data))
-  levels = [metrics.psnr_db(x, pixels) for x in images]
+  images = render.render_levels(bitstream.read_layers(data))
+  levels = [
+      metrics.psnr_db(x, resolution.downsample(pixels, *x.shape[:2]))
+      for x in images
+  ]
   if job.file != _OUTPUT.value:
     pathlib.Path(_OUTPUT.value).mkdir(exist_ok=True)
   command.write_bytes(job.file, data)

@@ -5,7 +5,9 @@ python -m launch.evaluate --input=FOLDER[,FOLDER] --reference=FOLDER \
     --output=results.json [--anchors=jpeg,jpeg2000,webp,avif]
 
 Pictures are compared as decoded, at 8 bits: PSNR over all channels, and the
-five-scale MS-SSIM (none for pictures under 161 pixels).
+five-scale MS-SSIM (none for pictures under 161 pixels). Layers of several sizes
+are each compared at their own, with the original averaged over the area of each
+pixel; bits per pixel count the pixels of the original.
 
 python -m launch.evaluate --workdir=DIR --reference=PICTURE [--json]
 
@@ -85,7 +87,7 @@ def _evaluate_file(name: str) -> None:
     caches.announce()
     layered = bitstream.read_layers(data)
   operating_points.check_size(document, name, reference, _REFERENCE.value)
-  images = render.render_prefixes(layered)
+  images = render.render_levels(layered)
   for row, image in zip(document['layers'], images):
     operating_points.add_quality(row, image, reference)
   if _JSON.value:
@@ -122,7 +124,7 @@ def _evaluate_workdir(name: str) -> None:
     strong = rate.keep(layered, ~quantize.weak(layered.splats, steps))
   document = table.describe(bitstream.write(strong, steps))
   operating_points.check_size(document, name, reference, _REFERENCE.value)
-  images = render.render_prefixes(layered)
+  images = render.render_levels(layered)
   for row, image, count in zip(
       document['layers'], images, np.cumsum(layered.layer_sizes).tolist()
   ):

@@ -19,6 +19,8 @@ def describe(data: bytes) -> dict:
             'splats': splats,
             'bytes': header.truncation_points[i],
             'bpp': header.bits_per_pixel[i],
+            'width': header.native_shapes[i][1],
+            'height': header.native_shapes[i][0],
             'psnr_db': None,
             'ms_ssim': None,
             'available': i < available,
@@ -46,9 +48,14 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 
 
 def print_layers(layers: list[dict]) -> None:
-  """Prints the table of operating points; `-` where a figure is not there."""
+  """Prints the table of operating points; `-` where a figure is not there.
+
+  Native sizes only where they differ from one another.
+  """
+  has_sizes = len({(row['width'], row['height']) for row in layers}) > 1
   columns = {
       'layer': '',
+      **({'width': '', 'height': ''} if has_sizes else {}),
       'splats': '',
       'bytes': '',
       'bpp': '.4f',

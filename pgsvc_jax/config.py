@@ -32,6 +32,10 @@ class FitConfig:
   # Splats per pixel and layer, used where `layer_splats` is empty; at 768x512
   # the default is about 5000 + 2000 + 2000.
   layer_density: tuple[float, ...] = (0.0127, 0.0051, 0.0051)
+  # Size of each layer's own grid / that of the picture, never falling, the
+  # last one 1: prefix k is fitted to the picture at the size of layer k. Empty:
+  # all layers are of the size of the picture.
+  layer_scales: tuple[float, ...] = ()
   # joint: each step lowers the error of the full picture and of one lower
   #   prefix, cycling through them (P-GSVC).
   # all_levels: every prefix at every step.
@@ -74,6 +78,14 @@ class FitConfig:
   def __post_init__(self):
     if not all(isinstance(size, int) for size in self.layer_splats):
       raise ValueError(f'layer_splats must be integers: {self.layer_splats}')
+    scales = self.layer_scales
+    if scales and not (
+        0 < scales[0] and sorted(scales) == list(scales) and scales[-1] == 1
+    ):
+      raise ValueError(f'layer_scales must rise from above 0 to 1: {scales}')
+    num_layers = len(self.layer_splats or self.layer_density)
+    if scales and len(scales) != num_layers:
+      raise ValueError(f'{len(scales)} layer_scales for {num_layers} layers')
     if self.strategy not in get_args(Strategy):
       raise ValueError(
           f'strategy {self.strategy!r} is not one of {get_args(Strategy)}'
@@ -172,6 +184,8 @@ class VideoConfig:
       raise ValueError('log2_block must be 0, or 2 to 6')
     if self.image.target_bpp:
       raise ValueError('target_bpp is for pictures')
+    if self.image.fit.layer_scales:
+      raise ValueError('layer_scales are for pictures')
 
 
 def from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:

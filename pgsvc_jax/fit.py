@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import pickle
 from typing import TypeVar
 import zlib
@@ -19,6 +20,7 @@ from pgsvc_jax import checkpoint
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import initialize
 from pgsvc_jax import quantize
+from pgsvc_jax import resolution
 from pgsvc_jax import rounding
 from pgsvc_jax import schedule as schedule_lib
 from pgsvc_jax import train
@@ -42,7 +44,7 @@ class Progress:
     num_steps: steps in all.
     num_splats: splats alive.
     loss: mean squared error of the highest prefix alive.
-    psnr_db: of each prefix alive, float pictures.
+    psnr_db: of each prefix alive, float pictures, on its own grid.
   """
 
   step: int
@@ -217,7 +219,10 @@ def fit_pictures(
   chunk = train.make_train_chunk(
       config, schedule, devices, error_fn, len(images)
   )
-  render = train.make_render(devices, implementation, len(images))
+  renders = [
+      train.make_render(devices, implementation, len(images), grid.factors)
+      for grid in schedule.grids
+  ]
   inputs = train.place([schedule.inputs] * len(devices), devices)
   fits = [
       _Fit(
@@ -226,6 +231,9 @@ def fit_pictures(
           train.create_train_state(sum(schedule.layer_sizes), channels),
           bands.cut_evenly(height, num_bands),
           lowest_loss=float(np.mean(image**2)),
+          coarser=[
+              _on_grid(image, weights, grid) for grid in schedule.grids[:-1]
+          ],
       )
       for image, weights in zip(images, pixel_weights)
   ]
@@ -239,10 +247,13 @@ def fit_pictures(
   roundings = [x for x in schedule.roundings if x.step >= first_step]
   for step in range(first_step, schedule.num_steps, config.chunk_steps):
     while births and births[0].step == step:
+      birth = births.pop(0)
+      grid = schedule.grid_of(birth.first)
       if state is not None:
-        _fetch_into(fits, state, render(state, cut))
+        band = (*cut.coarser, cut)[grid]
+        _fetch_into(fits, state, renders[grid](state, band), grid)
       before = [x.edges for x in fits]
-      _give_births(fits, births.pop(0), initializer, config.seed, devices)
+      _give_births(fits, birth, schedule, initializer, config.seed, devices)
       state = _place(fits, devices)
       if cut is None or before != [x.edges for x in fits]:
         cut = _place_bands(fits, devices)
@@ -292,6 +303,12 @@ def finish(
     layered: types.LayeredSplats, config: config_lib.FitConfig
 ) -> types.LayeredSplats:
   """The layers that the strategy hands out, of the splats as fitted."""
+  if config.strategy == 'single':
+    return layered
+  shapes = resolution.layer_shapes(
+      config.layer_scales, layered.height, layered.width
+  )
+  layered = dataclasses.replace(layered, layer_shapes=shapes)
   if config.strategy != 'prune':
     return layered
   sizes = schedule_lib.layer_sizes(config, layered.height, layered.width)
@@ -312,7 +329,9 @@ class _Fit:
     lowest_loss: of all chunks, and of no splats.
     rounder: what is rounded already; None: nothing will be.
     step_sizes: of the rounder, as they were chosen.
-    render: what the splats alive show; None before the first birth.
+    coarser: picture and weights on coarser grids.
+    render: what the splats alive show on the grid of the birth; None before the
+      first one.
     errors: of the prefixes, at the last step.
   """
 
@@ -323,6 +342,7 @@ class _Fit:
   lowest_loss: float
   rounder: rounding.Rounder | None = None
   step_sizes: quantize.StepSizes | None = None
+  coarser: Sequence[tuple[np.ndarray, np.ndarray]] = ()
   render: np.ndarray | None = None
   errors: np.ndarray | None = None
 
@@ -358,6 +378,18 @@ def _start(
   return warm_start.fill_layers(
       layered, sizes, without_gaps=config.strategy == 'sequential'
   )
+
+
+def _on_grid(
+    image: Float[np.ndarray, 'h w c'],
+    weights: Float[np.ndarray, 'h w'],
+    grid: schedule_lib.Grid,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The picture on a coarser grid, and the weights summed over its pixels."""
+  shape = grid.height, grid.width
+  area = image[..., 0].size / math.prod(shape)
+  means = resolution.downsample(weights[..., np.newaxis], *shape)[..., 0]
+  return resolution.downsample(image, *shape), area * means
 
 
 def _common_sizes(starts: list[list[types.Splats]]) -> list[int]:
@@ -525,7 +557,7 @@ def _place_bands(fits: list[_Fit], devices: Sequence[jax.Device]) -> train.Band:
   cut = [
       band
       for x in fits
-      for band in train.make_bands(x.image, x.edges, x.pixel_weights)
+      for band in train.make_bands(x.image, x.edges, x.pixel_weights, x.coarser)
   ]
   return train.place(cut, devices)
 
@@ -557,17 +589,20 @@ def _require_agreement(
     raise ValueError('the processes do not have the same picture and settings')
 
 
-def _fetch_into(fits: list[_Fit], state, renders) -> None:
-  """Brings states and rendered bands to the host, in one transfer."""
+def _fetch_into(fits: list[_Fit], state, renders, grid: int) -> None:
+  """Brings states and bands rendered on a grid to the host, in one transfer."""
   fetched = train.fetch((state, renders), len(fits))
   for x, (host_state, images) in zip(fits, fetched):
     x.state = host_state
-    x.render = bands.join_rows(images, x.edges, len(x.image))
+    height = len((*x.coarser, (x.image, None))[grid][0])
+    edges = bands.scale_edges(x.edges, height / len(x.image))
+    x.render = bands.join_rows(images, edges, height)
 
 
 def _give_births(
     fits: list[_Fit],
     birth: schedule_lib.Birth,
+    schedule: schedule_lib.Schedule,
     initializer: initialize.Initializer,
     seed: int,
     devices: Sequence[jax.Device],
@@ -575,7 +610,8 @@ def _give_births(
   """Gives birth in every picture, and cuts the bands anew."""
   # NumPy and SciPy release the lock in what takes long.
   with concurrent.futures.ThreadPoolExecutor(len(fits)) as pool:
-    list(pool.map(lambda x: _give_birth(x, birth, initializer, seed), fits))
+    give = lambda x: _give_birth(x, birth, schedule, initializer, seed)
+    list(pool.map(give, fits))
   if _spread(devices):
     # Other machines may round differently: all take what the first one has.
     (x,) = fits
@@ -605,15 +641,24 @@ def _round(
 def _give_birth(
     x: _Fit,
     birth: schedule_lib.Birth,
+    schedule: schedule_lib.Schedule,
     initializer: initialize.Initializer,
     seed: int,
 ) -> None:
-  """Adds the splats of one birth, where they are needed most."""
+  """Adds the splats of one birth, where they are needed most on their grid."""
+  index = schedule.grid_of(birth.first)
+  image, weights = (*x.coarser, (x.image, x.pixel_weights))[index]
+  factors = np.float32(schedule.grids[index].factors)
   rng = np.random.default_rng((seed, birth.first))
-  means = x.state.params.means[x.state.active]
+  means = x.state.params.means[x.state.active] * factors
   count = birth.last - birth.first
-  splats = initializer(x.image, x.render, x.pixel_weights, means, count, rng)
-  initialize.check_splats(splats, count, x.image.shape[2])
+  splats = initializer(image, x.render, weights, means, count, rng)
+  initialize.check_splats(splats, count, image.shape[2])
+  splats = types.Splats(
+      means=splats.means / factors,
+      cholesky=splats.cholesky / factors[[0, 1, 1]],
+      colors=splats.colors,
+  )
   x.state = train.add_splats(x.state, birth.first, splats)
   _cut(x)
 

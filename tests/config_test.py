@@ -10,6 +10,7 @@ from pgsvc_jax import config as config_lib
 PRESETS = {
     'image': ['smoke', 'fast', 'medium', 'slow'],
     'kodak': ['smoke', 'fast', ''],
+    'resolution': ['smoke', 'fast', 'medium', 'slow', 'mixed'],
 }
 
 

@@ -352,6 +352,7 @@ def test_the_installed_command_runs_the_verbs(folder):
         'doctor',
         'demo',
         'study',
+        'ladder',
     ],
 )
 def test_help_lists_the_flags(verb):
