@@ -186,13 +186,9 @@ def write(
     array([[1.5625, 2.125 ]], dtype=float32)
   """
   sizes = layered.layer_sizes
-  if isinstance(step_sizes, quantize.StepSizes):
-    step_sizes = [step_sizes] * len(sizes)
-  step_sizes = [
-      quantize.reaching(x, layered.height, layered.width) for x in step_sizes
-  ]
-  if len(step_sizes) != len(sizes):
-    raise ValueError(f'{len(step_sizes)} step sizes for {len(sizes)} layers')
+  step_sizes = quantize.per_layer(
+      step_sizes, len(sizes), layered.height, layered.width
+  )
   if min(sizes, default=0) < 0 or sum(sizes) != len(layered.splats.means):
     raise ValueError(f'{sizes=} do not sum to {len(layered.splats.means)}')
 

@@ -6,6 +6,7 @@ Files in configs/ list only departures from these. No JAX here, so flags and
 
 from collections.abc import Mapping
 import dataclasses
+import itertools
 from typing import Any, Literal, TypeVar, get_args
 
 from pgsvc_jax import quantize
@@ -100,17 +101,52 @@ class EncodeConfig:
   # Bits per pixel of the file, within some percent: decides the color step, and
   # the splats where `fit.layer_splats` is empty. 0: no target.
   target_bpp: float = 0.0
+  # Or, bits per pixel of the file up to the end of each layer: decides the
+  # color step and the splats of each layer.
+  layer_bpp: tuple[float, ...] = ()
+  # Or, dB of the whole file, as decoded to 8 bits: decides the same as
+  # `target_bpp`. 0: no target.
+  target_psnr: float = 0.0
   # Otherwise, the squared error that rounding may add, as a share of that of
   # the fit: decides the color step. The refit takes back about half. 0: the
   # color step is the one below.
   rounding_noise: float = 0.15
   # Of the quantiser, the same in all layers.
   step_sizes: quantize.StepSizes = quantize.StepSizes()
+  # Seconds that the encoding of a picture may take here, from the start of the
+  # command: steps are left out, evenly, as measured; rounding is completed.
+  # The bytes then depend on how fast the machine was. 0: no limit.
+  max_seconds: float = 0.0
 
   def __post_init__(self):
-    for name in ('target_bpp', 'rounding_noise'):
+    for name in ('target_bpp', 'target_psnr', 'rounding_noise', 'max_seconds'):
       if not 0 <= getattr(self, name) < float('inf'):
         raise ValueError(f'{name} must be at least 0 and finite')
+    targets = ('target_bpp', 'layer_bpp', 'target_psnr')
+    given = [name for name in targets if getattr(self, name)]
+    if len(given) > 1:
+      raise ValueError(f'{" and ".join(given)}: only one of them')
+    if self.layer_bpp:
+      self._check_layer_bpp()
+
+  def _check_layer_bpp(self):
+    increasing = all(
+        low < high for low, high in itertools.pairwise((0, *self.layer_bpp))
+    )
+    if not (increasing and self.layer_bpp[-1] < float('inf')):
+      raise ValueError(
+          f'layer_bpp must be positive and increasing: {self.layer_bpp}'
+      )
+    if self.fit.strategy in ('single', 'prune') and len(self.layer_bpp) > 1:
+      raise ValueError(
+          f'layer_bpp: strategy {self.fit.strategy!r} fits one layer'
+      )
+    sizes = self.fit.layer_splats
+    if sizes and len(sizes) != len(self.layer_bpp):
+      raise ValueError(
+          f'{len(self.layer_bpp)} rates in layer_bpp, {len(sizes)} layers in'
+          ' fit.layer_splats'
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 import concurrent.futures
 import dataclasses
 import functools
+import time
 import zlib
 
 import jax
@@ -41,10 +42,11 @@ class Progress:
   psnr_db: tuple[float, ...]
 
 
+# Of all layers, or one of each.
+StepSizes = quantize.StepSizes | Sequence[quantize.StepSizes]
+
 # (picture, its fit before rounding, squared error) -> step sizes.
-ChooseStepSizes = Callable[
-    [int, types.LayeredSplats, float], quantize.StepSizes
-]
+ChooseStepSizes = Callable[[int, types.LayeredSplats, float], StepSizes]
 
 
 class DivergenceError(ArithmeticError):
@@ -55,7 +57,7 @@ def fit_picture(
     image: Float[np.ndarray, 'h w c'],
     config: config_lib.FitConfig,
     *,
-    step_sizes: quantize.StepSizes | None = None,
+    step_sizes: StepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     report: Callable[[Progress], None] | None = None,
@@ -103,10 +105,11 @@ def fit_pictures(
     images: Sequence[Float[np.ndarray, 'h w c']],
     config: config_lib.FitConfig,
     *,
-    step_sizes: quantize.StepSizes | ChooseStepSizes | None = None,
+    step_sizes: StepSizes | ChooseStepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     report: Callable[[list[Progress]], None] | None = None,
+    deadline: float | None = None,
 ) -> list[types.LayeredSplats]:
   """Fits several pictures of one size at a time, each on devices of its own.
 
@@ -122,6 +125,8 @@ def fit_pictures(
     devices: dealt out evenly, the remainder is idle; None takes all local ones.
     implementation: as in `fit_picture`.
     report: called after every chunk, with one entry a picture.
+    deadline: when to be done, as `time.perf_counter` counts; steps are left out
+      for it, evenly, but no birth and no rounding. One process only.
 
   Returns:
     The fitted splats of every picture.
@@ -146,9 +151,10 @@ def fit_pictures(
     raise ValueError(f'{len(devices)} devices for {len(images)} pictures')
   devices = devices[: num_bands * len(images)]
   if _spread(devices):
+    if deadline is not None:
+      raise ValueError('a deadline is for one process')
     # What chooses step sizes cannot be compared; process 0 has the last word.
-    fixed = isinstance(step_sizes, quantize.StepSizes)
-    settings = (config, step_sizes if fixed else None)
+    settings = (config, None if callable(step_sizes) else step_sizes)
     _require_agreement(images, settings, len(devices))
 
   error_fn = functools.partial(
@@ -169,8 +175,10 @@ def fit_pictures(
   ]
   state = cut = None
   births, roundings = list(schedule.births), list(schedule.roundings)
-  for step in range(0, schedule.num_steps, config.chunk_steps):
-    while births and births[0].step == step:
+  pace = _Pace(deadline, schedule.num_steps)
+  step = 0
+  while step < schedule.num_steps:
+    while births and births[0].step <= step:
       if state is not None:
         _fetch_into(fits, state, render(state, cut))
       before = [x.edges for x in fits]
@@ -181,7 +189,7 @@ def fit_pictures(
             [band for x in fits for band in train.make_bands(x.image, x.edges)],
             devices,
         )
-    while roundings and roundings[0].step == step:
+    while roundings and roundings[0].step <= step:
       hosted = train.fetch(state, len(fits))
       if fits[0].rounder is None:
         hosted = _begin_rounding(
@@ -201,6 +209,14 @@ def fit_pictures(
         )
     if report:
       report(states)
+    step += config.chunk_steps
+    later = pace.next_step(step, config.chunk_steps)
+    if births:  # None is left out: the file would lack layers.
+      later = min(later, births[-1].step)
+    if later > step:
+      step = later
+      skipped = train.place([np.int32(step)] * len(devices), devices)
+      state = state.replace(step=skipped)
   hosted = train.fetch(state, len(fits))
   if step_sizes is not None and fits[0].rounder is None:
     _begin_rounding(fits, hosted, states, step_sizes, config, schedule)
@@ -238,6 +254,38 @@ class _Fit:
   render: np.ndarray | None = None
 
 
+class _Pace:
+  """Leaves out steps, the same share everywhere, so that a fit ends in time."""
+
+  def __init__(self, deadline: float | None, num_steps: int):
+    self._deadline = deadline
+    self._num_steps = num_steps
+    self._chunks = 0
+    self._begin = 0.0
+    self._position = 0.0
+
+  def next_step(self, step: int, chunk_steps: int) -> int:
+    """Where to go on after the chunk that ended before `step`."""
+    now = time.perf_counter()
+    if self._deadline is None:
+      return step
+    if not self._chunks:  # The first one compiles.
+      self._begin, self._chunks, self._position = now, 1, step
+      return step
+    # Of all chunks so far, for births take time too.
+    seconds = (now - self._begin) / self._chunks
+    self._chunks += 1
+    affordable = max((self._deadline - now) / seconds, 0.5)
+    left = self._num_steps - step
+    # Where the last chunk began; the fraction is kept, so that they add up.
+    start = step - chunk_steps
+    slack = chunk_steps / 2
+    start = min(max(self._position, start - slack), start + slack)
+    self._position = start + max(chunk_steps, left / affordable)
+    chunks = round(self._position / chunk_steps)
+    return min(self._num_steps, max(step, chunks * chunk_steps))
+
+
 def _layered(
     state: train.TrainState, schedule: schedule_lib.Schedule
 ) -> types.LayeredSplats:
@@ -256,7 +304,7 @@ def _begin_rounding(
     fits: list[_Fit],
     states: list[train.TrainState],
     progress: list[Progress],
-    step_sizes: quantize.StepSizes | ChooseStepSizes,
+    step_sizes: StepSizes | ChooseStepSizes,
     config: config_lib.FitConfig,
     schedule: schedule_lib.Schedule,
 ) -> list[train.TrainState]:
@@ -264,11 +312,14 @@ def _begin_rounding(
   results = []
   for i, (x, state) in enumerate(zip(fits, states)):
     steps = step_sizes
-    if not isinstance(steps, quantize.StepSizes):
+    if callable(steps):
       error = progress[i].loss * x.image.size
       steps = steps(i, _layered(state, schedule), error)
-    steps = quantize.reaching(steps, schedule.height, schedule.width)
-    x.rounder = rounding.Rounder(config, steps, len(state.active))
+    sizes = schedule.layer_sizes
+    steps = quantize.per_layer(
+        steps, len(sizes), schedule.height, schedule.width
+    )
+    x.rounder = rounding.Rounder(config, steps, sizes)
     results.append(x.rounder.drop_weak(state))
   return results
 

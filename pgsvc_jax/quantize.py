@@ -18,6 +18,7 @@ from K and T. Uniform steps lose 3 to 8 dB against these at 30 bits a splat.
 Everything that decides what is decoded is an integer rule on integers.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import math
 from typing import NamedTuple
@@ -127,6 +128,37 @@ def reaching(step_sizes: StepSizes, height: int, width: int) -> StepSizes:
   return dataclasses.replace(
       step_sizes, cell=min(MAX_CELL, max(step_sizes.cell, smallest))
   )
+
+
+def per_layer(
+    step_sizes: StepSizes | Sequence[StepSizes],
+    num_layers: int,
+    height: int,
+    width: int,
+) -> tuple[StepSizes, ...]:
+  """Step sizes of every layer, each `reaching`.
+
+  Args:
+    step_sizes: one for all layers, or one a layer.
+    num_layers: layers.
+    height: of the picture, pixels.
+    width: of the picture, pixels.
+
+  Returns:
+    One a layer.
+
+  Raises:
+    ValueError: there are not as many as layers.
+
+  Example:
+    >>> per_layer(StepSizes(), 2, 512, 768) == (StepSizes(), StepSizes())
+    True
+  """
+  if isinstance(step_sizes, StepSizes):
+    step_sizes = [step_sizes] * num_layers
+  if len(step_sizes) != num_layers:
+    raise ValueError(f'{len(step_sizes)} step sizes for {num_layers} layers')
+  return tuple(reaching(x, height, width) for x in step_sizes)
 
 
 def bit_lengths(values: Int[np.ndarray, '...']) -> Int[np.ndarray, '...']:

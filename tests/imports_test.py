@@ -109,11 +109,14 @@ ARROWS = {
         'pgsvc_jax.quantize',
         'pgsvc_jax.schedule',
         'pgsvc_jax.train',
+        'pgsvc_jax.types',
     },
     'pgsvc_jax.rate': {
         'pgsvc_jax.bitstream',
         'pgsvc_jax.config',
+        'pgsvc_jax.metrics',
         'pgsvc_jax.quantize',
+        'pgsvc_jax.render',
         'pgsvc_jax.types',
     },
     'pgsvc_jax.fit': {
