@@ -462,6 +462,7 @@ def _write(
   from pgsvc_jax import render
 
   pixels = _read(job.picture).pixels
+  layered = rate.trim(run.config, layered, step_sizes, pixels)
   data = bitstream.write(layered, step_sizes)
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.

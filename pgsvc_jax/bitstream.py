@@ -406,6 +406,38 @@ def read_layers(
   )
 
 
+def attribute_bits(data: bytes) -> list[dict[str, float]]:
+  """The bits of each layer that is whole, by attribute.
+
+  Args:
+    data: the file or a beginning of it.
+
+  Returns:
+    One entry a layer, as `splat_coding.attribute_bits`.
+
+  Raises:
+    BitstreamError: as `read_layers`, or a file of version 1.
+  """
+  header = read_header(data)
+  if header.version != VERSION:
+    raise BitstreamError(
+        f'version {header.version} has no bits by attribute, {VERSION} has'
+    )
+  result = []
+  for layer, packet in enumerate(_checked_packets(data, header, None)):
+    entry = header.layers[layer]
+    steps = entry.step_sizes
+    try:
+      symbols = splat_coding.decode(
+          packet, entry.num_splats, header.channels, steps
+      )
+    except ValueError as error:
+      message = f'packet of layer {layer} is damaged ({error})'
+      raise BitstreamError(message) from None
+    result.append(splat_coding.attribute_bits(symbols, steps))
+  return result
+
+
 def extract(data: bytes, num_layers: int) -> bytes:
   """A file of the first layers only: packets copied, directory shortened.
 

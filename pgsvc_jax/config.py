@@ -193,8 +193,9 @@ class VideoConfig:
       raise ValueError('dead_zone must be in [0.5, 1]')
     if self.log2_block and not 2 <= self.log2_block <= 6:
       raise ValueError('log2_block must be 0, or 2 to 6')
-    if self.image.target_bpp:
-      raise ValueError('target_bpp is for pictures')
+    for name in ('target_bpp', 'target_psnr', 'layer_bpp', 'max_seconds'):
+      if getattr(self.image, name):
+        raise ValueError(f'{name} is for pictures')
 
 
 def from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:

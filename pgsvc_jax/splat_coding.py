@@ -16,7 +16,7 @@ from pgsvc_jax import quantize
 if TYPE_CHECKING:
   from pgsvc_jax import range_coder
 
-# A packet has at least a byte a splat (the encoder pads; splats of pictures take
+# A packet has at least a byte a splat (the encoder pads; those of pictures take
 # three or more), so that the bytes that a reader has been given bound what it
 # allocates, and its time: 1 MiB of zeros takes 1.5 s and 0.4 GiB.
 SPLATS_PER_BYTE = 1
@@ -182,6 +182,52 @@ def encode(symbols: quantize.Symbols, step_sizes: quantize.StepSizes) -> bytes:
   encode_columns(encoder, symbols, origin, step_sizes)
   packet = _ORIGIN.pack(*origin.tolist()) + encoder.finish()
   return packet.ljust(-(-num_splats // SPLATS_PER_BYTE), b'\0')
+
+
+# Of each column; the bits below the cell have no name.
+_ATTRIBUTES = {
+    'gap': 'position',
+    'class': 'scale',
+    'size': 'scale',
+    'aspect': 'aspect',
+    'shear': 'shear',
+}
+
+
+def attribute_bits(
+    symbols: quantize.Symbols, step_sizes: quantize.StepSizes
+) -> dict[str, float]:
+  """The bits of a layer by attribute: position, color, scale, aspect, shear.
+
+  Args:
+    symbols: of the layer, in any order.
+    step_sizes: that they were made with.
+
+  Returns:
+    The bits that `encode` spends on each attribute; origin and padding are
+    left out.
+  """
+  from pgsvc_jax import range_coder
+
+  bits = dict.fromkeys(['position', 'color', 'scale', 'aspect', 'shear'], 0.0)
+  if not len(symbols.classes):
+    return bits
+
+  class Meter(range_coder.Encoder):
+
+    def column(self, values, contexts, statistics=None, name=''):
+      before = self.num_bits
+      super().column(values, contexts, statistics, name)
+      bits[_ATTRIBUTES.get(name, 'color')] += self.num_bits - before
+
+    def bits(self, values, widths):
+      before = self.num_bits
+      super().bits(values, widths)
+      bits['position'] += self.num_bits - before
+
+  ordered, origin, _ = sort(symbols, step_sizes)
+  encode_columns(Meter(), ordered, origin, step_sizes)
+  return bits
 
 
 def decode(

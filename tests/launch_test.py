@@ -131,6 +131,23 @@ def test_decode_writes_other_formats_and_sizes(folder):
       assert image.size == (round(70 * size), round(50 * size))
 
 
+def test_info_tells_the_bits_of_attributes(folder):
+  file = folder / 'file.pgsvc'
+  text = run('info', f'--input={file}', '--attributes').stdout
+  header = 'layer  position  color  scale  aspect  shear    all'
+  assert header in text and len(text.splitlines()) == 11
+  output = run('info', f'--input={file}', '--attributes', '--json').stdout
+  info = json.loads(output)
+  header = bitstream.read_header(file.read_bytes())
+  for row, entry in zip(info['layers'], header.layers, strict=True):
+    bits = sum(row['bits_per_splat'].values()) * entry.num_splats
+    # The packet has an origin of 8 bytes more, and ends in a whole byte.
+    assert 0 <= 8 * (entry.packet_size - 8) - bits < 40
+  golden = ROOT / 'tests' / 'golden' / 'v1_three_layers.pgsvc'
+  line = refusal('info', f'--input={golden}', '--attributes')
+  assert 'version 1 has no bits by attribute' in line
+
+
 def test_info_and_evaluate_agree_with_the_file(folder):
   file = folder / 'file.pgsvc'
   info = json.loads(run('info', f'--input={file}', '--json').stdout)
