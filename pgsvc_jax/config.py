@@ -59,6 +59,9 @@ class FitConfig:
   rounding_groups: int = 4
   # Factor of the step sizes of Adam while rounding, first and last.
   rounding_rates: tuple[float, float] = (0.15, 0.05)
+  # What a bit weighs against the squared error when symbols are chosen
+  # (`code_lengths.py`): 0 takes the nearest ones.
+  rounding_bit_weight: float = 1.0
   # Smallest l11 and l22, pixels: thinner splats fall between pixel centres.
   min_cholesky: float = 0.3
   # The one source of randomness.
@@ -71,6 +74,8 @@ class FitConfig:
       raise ValueError(
           f'strategy {self.strategy!r} is not one of {get_args(Strategy)}'
       )
+    if not 0 <= self.rounding_bit_weight < float('inf'):
+      raise ValueError('rounding_bit_weight must be at least 0 and finite')
     if self.rounding_steps < 0:
       raise ValueError('rounding_steps must not be negative')
     if len(self.rounding_rates) != 2 or not min(self.rounding_rates) > 0:

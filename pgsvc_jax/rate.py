@@ -10,6 +10,7 @@ import numpy as np
 from scipy import fft
 
 from pgsvc_jax import bitstream
+from pgsvc_jax import code_lengths
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import metrics
 from pgsvc_jax import quantize
@@ -133,7 +134,9 @@ def choose_step_sizes(
   if config.target_bpp:
     num_bytes = config.target_bpp * pixels / 8
     _, color = _bisect(
-        lambda color: _num_bytes(layered, _with_color(config, color))
+        lambda color: len(
+            rounded_file(config, layered, _with_color(config, color))
+        )
         <= num_bytes
     )
     return _with_color(config, color)
@@ -187,7 +190,7 @@ def _reach_layer_bytes(
 
     def fits(color, layer=layer, so_far=so_far, num_bytes=bpp * pixels / 8):
       steps[layer] = _with_color(config, color)
-      return _num_bytes(so_far, steps) <= num_bytes
+      return len(rounded_file(config, so_far, steps)) <= num_bytes
 
     _, color = _bisect(fits)
     steps[layer] = _with_color(config, color)
@@ -209,9 +212,7 @@ def _reach_psnr(
 
   def is_too_coarse(color):
     steps = _with_color(config, color)
-    rounded = bitstream.read_layers(
-        bitstream.write(drop_weak(layered, steps), steps)
-    )
+    rounded = bitstream.read_layers(rounded_file(config, layered, steps))
     added = _decoded_error(rounded, image) - exact
     return exact + _NOISE_LEFT * added > goal
 
@@ -269,11 +270,33 @@ def _decoded_error(
   return 10 ** (-metrics.psnr_db(render.render_picture(layered), image) / 10)
 
 
-def _num_bytes(
+def rounded_file(
+    config: config_lib.EncodeConfig,
     layered: types.LayeredSplats,
     step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
-) -> int:
-  return len(bitstream.write(drop_weak(layered, step_sizes), step_sizes))
+) -> bytes:
+  """The file as it would be if all were rounded at once."""
+  strong = drop_weak(layered, step_sizes)
+  rounded = []
+  for layer, steps in zip(*_layers(strong, step_sizes)):
+    chooser = code_lengths.chooser(layer, steps, config.fit.rounding_bit_weight)
+    symbols = quantize.quantize(layer, steps, chooser)
+    rounded.append(quantize.dequantize(symbols, steps))
+  splats = types.Splats(*map(np.concatenate, zip(*rounded)))
+  return bitstream.write(dataclasses.replace(strong, splats=splats), step_sizes)
+
+
+def _layers(
+    layered: types.LayeredSplats,
+    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
+) -> tuple[list[types.Splats], tuple[quantize.StepSizes, ...]]:
+  """The splats and the step sizes of each layer."""
+  ends = np.cumsum(layered.layer_sizes)[:-1]
+  parts = zip(*(np.split(x, ends) for x in layered.splats))
+  steps = quantize.per_layer(
+      step_sizes, len(layered.layer_sizes), layered.height, layered.width
+  )
+  return [types.Splats(*x) for x in parts], steps
 
 
 def _with_color(
@@ -288,12 +311,7 @@ def drop_weak(
     step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
 ) -> types.LayeredSplats:
   """Without the splats that `rounding.Rounder` takes out."""
-  steps = quantize.per_layer(
-      step_sizes, len(layered.layer_sizes), layered.height, layered.width
-  )
-  ends = np.cumsum(layered.layer_sizes)[:-1]
-  layers = zip(*(np.split(x, ends) for x in layered.splats))
-  weak = [quantize.weak(types.Splats(*x), y) for x, y in zip(layers, steps)]
+  weak = [quantize.weak(*x) for x in zip(*_layers(layered, step_sizes))]
   return keep(layered, ~np.concatenate(weak))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from jaxtyping import Int
 import numpy as np
 
+from pgsvc_jax import code_lengths
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import quantize
 from pgsvc_jax import schedule as schedule_lib
@@ -29,6 +30,8 @@ class Rounder:
     """Of layers of so many splats, with the step sizes of each."""
     num_splats = sum(layer_sizes)
     self._step_sizes = step_sizes
+    self._bit_weight = config.rounding_bit_weight
+    self._choosers = [quantize.NEAREST] * len(step_sizes)
     self._layers = np.repeat(np.arange(len(layer_sizes)), layer_sizes)
     self._groups = config.rounding_groups
     self._order = np.random.default_rng(config.seed).permutation(num_splats)
@@ -39,9 +42,13 @@ class Rounder:
   def drop_weak(self, state: train.TrainState) -> train.TrainState:
     """Takes out the splats that would round to next to nothing."""
     weak = np.zeros(len(self._layers), bool)
-    for members, steps in self._by_layer(np.arange(len(weak))):
-      weak[members] = quantize.weak(
-          types.Splats(*(x[members] for x in state.params)), steps
+    for layer, members in self._by_layer(np.nonzero(state.active)[0]):
+      steps = self._step_sizes[layer]
+      splats = types.Splats(*(x[members] for x in state.params))
+      weak[members] = quantize.weak(splats, steps)
+      strong = types.Splats(*(x[~weak[members]] for x in splats))
+      self._choosers[layer] = code_lengths.chooser(
+          strong, steps, self._bit_weight
       )
     return state.replace(active=state.active & ~weak)
 
@@ -52,8 +59,10 @@ class Rounder:
     group = self._order[rounding.group :: self._groups]
     round_values = getattr(self, '_' + rounding.attribute)
     values = np.array(getattr(state.params, rounding.attribute))
-    for members, steps in self._by_layer(group):
-      values[members] = round_values(state.params, members, steps)
+    for layer, members in self._by_layer(group):
+      values[members] = round_values(
+          state.params, members, self._step_sizes[layer], self._choosers[layer]
+      )
     frozen = np.array(getattr(state.frozen, rounding.attribute))
     frozen[group] = True
     return state.replace(
@@ -63,25 +72,28 @@ class Rounder:
 
   def _by_layer(
       self, members: Int[np.ndarray, ' m']
-  ) -> Iterator[tuple[Int[np.ndarray, ' k'], quantize.StepSizes]]:
-    """Those of each layer, and its step sizes."""
-    for layer, steps in enumerate(self._step_sizes):
-      yield members[self._layers[members] == layer], steps
+  ) -> Iterator[tuple[int, Int[np.ndarray, ' k']]]:
+    """The layers, and which of these splats are theirs."""
+    for layer in range(len(self._step_sizes)):
+      yield layer, members[self._layers[members] == layer]
 
-  def _colors(self, params, members: Int[np.ndarray, ' m'], steps):
+  def _colors(self, params, members, steps, chooser):
     classes = quantize.size_classes(params.cholesky[members])
-    symbols = quantize.color_symbols(params.colors[members], classes, steps)
+    symbols = quantize.color_symbols(
+        params.colors[members], classes, steps, chooser
+    )
     self._classes[members] = classes
     self._precision[members] = quantize.precisions(symbols)
     return quantize.color_values(symbols, classes, steps)
 
-  def _cholesky(self, params, members: Int[np.ndarray, ' m'], steps):
+  def _cholesky(self, params, members, steps, chooser):
     where = self._classes[members], self._precision[members], steps
-    symbols = quantize.shape_symbols(params.cholesky[members], *where)
+    symbols = quantize.shape_symbols(params.cholesky[members], *where, chooser)
     self._aspects[members] = symbols[1]
     return quantize.shape_values(*symbols, *where)
 
-  def _means(self, params, members: Int[np.ndarray, ' m'], steps):
+  def _means(self, params, members, steps, chooser):
+    del chooser  # Positions have no symbols that are cheaper than others.
     bits = quantize.cell_bits(
         self._classes[members],
         self._precision[members],

@@ -25,7 +25,7 @@ SPLATS_PER_BYTE = 1
 _ORIGIN = struct.Struct('<ii')
 
 
-def _color_contexts(
+def color_contexts(
     colors: list[Int[np.ndarray, ' n']],
     classes: Int[np.ndarray, ' n'],
 ) -> Int[np.ndarray, ' n']:
@@ -42,7 +42,8 @@ def _color_contexts(
   return np.minimum(quantize.bit_lengths(sizes), 6)
 
 
-def _sign(symbols: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' n']:
+def sign(symbols: Int[np.ndarray, ' n']) -> Int[np.ndarray, ' n']:
+  """-1 or 1; further colors are coded as seen from the first one."""
   return np.where(symbols < 0, -1, 1)
 
 
@@ -118,9 +119,9 @@ def encode_columns(
   column('class', symbols.classes, np.minimum(quantize.bit_lengths(gaps), 7))
   colors = list(symbols.colors.T)
   for k, color in enumerate(colors):
-    sign = _sign(colors[0]) if k else 1
-    contexts = _color_contexts(colors[:k], symbols.classes)
-    column(f'color {k}', color * sign, contexts)
+    signs = sign(colors[0]) if k else 1
+    contexts = color_contexts(colors[:k], symbols.classes)
+    column(f'color {k}', color * signs, contexts)
   column('size', symbols.sizes, precision)
   column('shear', symbols.shears, precision >> 1)
   contexts = _aspect_contexts(precision, symbols.shears, step_sizes)
@@ -152,9 +153,9 @@ def decode_columns(
   _check_symbols(classes, quantize.CLASS_LIMIT)
   colors = []
   for k in range(channels):
-    color = column(f'color {k}', _color_contexts(colors, classes))
+    color = column(f'color {k}', color_contexts(colors, classes))
     _check_symbols(color, quantize.COLOR_LIMIT)
-    colors.append(color * _sign(colors[0]) if k else color)
+    colors.append(color * sign(colors[0]) if k else color)
   precision = quantize.precisions(np.stack(colors, -1))
   sizes = column('size', precision)
   shears = column('shear', precision >> 1)

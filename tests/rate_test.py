@@ -38,7 +38,7 @@ def test_a_target_is_reached_from_below(target_bpp):
   layered = random_fit(400, 200)
   config = config_lib.EncodeConfig(target_bpp=target_bpp)
   steps = rate.choose_step_sizes(config, layered, 1.0, BLACK)
-  data = bitstream.write(rate.drop_weak(layered, steps), steps)
+  data = rate.rounded_file(config, layered, steps)
   *_, bpp = bitstream.read_header(data).bits_per_pixel
   assert 0.97 * target_bpp < bpp <= target_bpp
 
@@ -92,7 +92,7 @@ def test_every_layer_ends_at_its_rate():
   steps = rate.choose_step_sizes(config, layered, 1.0, BLACK)
   # The middle layer has the most bits a splat, the last one the fewest.
   assert steps[1].color < steps[0].color < steps[2].color
-  data = bitstream.write(rate.drop_weak(layered, steps), steps)
+  data = rate.rounded_file(config, layered, steps)
   reached = np.array(bitstream.read_header(data).bits_per_pixel)
   assert (reached <= config.layer_bpp).all()
   np.testing.assert_allclose(reached, config.layer_bpp, rtol=0.03)
