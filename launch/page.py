@@ -127,6 +127,7 @@ def make(document: dict, folder: pathlib.Path) -> str:
   order = [f'point {point}' for point in points]
   mean = curves.means(document)
   own = [curve for curve in mean if curve.kind == 'point']
+  levels = curves.levels(own)
   names = [f'pgsvc {point}' for point in points]
   names += [codec['title'] for codec in document['codecs'].values()]
   published = curves.published_set(document, curves.load_published())
@@ -141,6 +142,7 @@ def make(document: dict, folder: pathlib.Path) -> str:
       mean_plot=plots.rate_distortion(
           mean + published['curves'], order, 'mean'
       ),
+      levels_plot=len(levels) > 1 and plots.levels(levels, 'levels'),
       splats_plot=by_splats
       and plots.quality_by_splats(own, by_splats, order, 'splats'),
       published=published,

@@ -150,6 +150,42 @@ def rate_distortion(
     return _svg(figure, name)
 
 
+def levels(lines: Sequence[curves.Curve], name: str) -> str:
+  """PSNR of every level over the rate, and how far neighbors are apart.
+
+  Args:
+    lines: the levels, the base first.
+    name: of the figure, for its ids.
+
+  Returns:
+    SVG.
+  """
+  with mpl.rc_context(_STYLE):
+    figure = _figure(10.6, 3.6)
+    left, right = figure.subplots(1, 2)
+    for level, curve in enumerate(lines):
+      style = {'color': _layer_color(level, len(lines)), 'lw': 1.6}
+      left.plot(
+          *zip(*curve.points('psnr_db')),
+          marker='o',
+          ms=4,
+          label=_plain(curve.name),
+          **style,
+      )
+      if level and (points := curves.gap(lines[level - 1], curve)):
+        below = _plain(lines[level - 1].name)
+        label = f'{_plain(curve.name)}, above {below}'
+        right.plot(*zip(*points), label=label, **style)
+    left.set_title('PSNR, dB', loc='left')
+    right.set_title('dB above the level below, at equal rate', loc='left')
+    right.axhline(0, color='#888888', lw=0.8)
+    for axis in (left, right):
+      _rate_axis(axis)
+      if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc='best')
+    return _svg(figure, name)
+
+
 def quality_by_splats(
     own: Sequence[curves.Curve],
     published: Sequence[dict],
