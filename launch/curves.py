@@ -170,6 +170,22 @@ def levels(own: list[Curve]) -> list[Curve]:
   return result
 
 
+def whole_files(own: list[Curve]) -> list[Curve]:
+  """The curve of the files that are not cut, if there are several.
+
+  Args:
+    own: curves of kind `point`, of one picture or of means.
+
+  Returns:
+    One curve, or none.
+  """
+  rows = [curve.rows[-1] for curve in own if curve.rows]
+  if len(rows) < 2:
+    return []
+  name = 'pgsvc, whole files'
+  return [Curve(name=name, kind='level', key='whole files', rows=rows)]
+
+
 def gap(lower: Curve, upper: Curve) -> Pairs:
   """How many dB of PSNR the upper curve is above the lower, at equal rate.
 
@@ -270,7 +286,9 @@ def compare_means(
   """
   values, reasons = [], []
   for picture in document['pictures']:
-    found = {x.key: x for x in of_picture(document, picture['name'])}
+    lines = of_picture(document, picture['name'])
+    lines += whole_files([x for x in lines if x.kind == 'point'])
+    found = {x.key: x for x in lines}
     if anchor not in found or test not in found:
       reasons.append('not measured')
       continue

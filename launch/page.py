@@ -50,10 +50,16 @@ def _bd_table(
     document: dict, mean: list[curves.Curve], published: dict, metric: str
 ) -> dict:
   """A row for each curve compared with, a column for each of our own."""
-  own = [x for x in mean if x.kind in ('front', 'point')]
+  points = [x for x in mean if x.kind == 'point']
+  own = [x for x in mean if x.kind == 'front'] + curves.whole_files(points)
+  # Files of few layers have too few prefixes to be compared alone.
+  own += [x for x in points if len(x.rows) >= bd_rate.FEWEST_POINTS]
+  own = own or points
   total = len(document['pictures'])
   rows = []
-  for anchor in [x for x in mean if x.kind != 'front'] + published['curves']:
+  anchors = [x for x in mean if x.kind == 'anchor' or x in own]
+  anchors = [x for x in anchors if x.kind != 'front']
+  for anchor in anchors + published['curves']:
     cells = []
     for test in own:
       if test.key == anchor.key:

@@ -316,6 +316,18 @@ def test_levels_are_the_same_prefix_of_all_points(document):
   assert curves.levels(own[:1]) == []
 
 
+def test_whole_files_are_compared_picture_by_picture(document):
+  points = [x for x in curves.means(document) if x.kind == 'point']
+  (whole,) = curves.whole_files(points)
+  assert whole.rows == [x.rows[-1] for x in points]
+  assert curves.whole_files(points[:1]) == []
+  result, _ = curves.compare_means(
+      document, 'anchor jpeg', 'whole files', 'psnr_db'
+  )
+  # Two points are too few; were they not found, it would say so.
+  assert result.reason == 'it has 2 points, 4 are needed'
+
+
 def test_the_gap_of_levels_is_at_equal_rate():
   # Straight lines over the logarithm of the rate, 3 dB an octave.
   lower = level([0.1, 0.2, 0.4], [30, 33, 36])
