@@ -209,12 +209,13 @@ def _reach_psnr(
   """
   goal = 10 ** (-config.target_psnr / 10)
   exact = _decoded_error(layered, image)
+  left = _NOISE_LEFT if config.fit.rounding_steps else 1.0
 
   def is_too_coarse(color):
     steps = _with_color(config, color)
     rounded = bitstream.read_layers(rounded_file(config, layered, steps))
     added = _decoded_error(rounded, image) - exact
-    return exact + _NOISE_LEFT * added > goal
+    return exact + left * added > goal
 
   least = _noise_step(layered, _LEAST_NOISE * error)
   color, _ = _bisect(is_too_coarse, min(max(least, 1.0), quantize.MAX_STEP))
