@@ -219,7 +219,7 @@ def fit_pictures(
       state = state.replace(step=skipped)
   hosted = train.fetch(state, len(fits))
   if step_sizes is not None and fits[0].rounder is None:
-    _begin_rounding(fits, hosted, states, step_sizes, config, schedule)
+    hosted = _begin_rounding(fits, hosted, states, step_sizes, config, schedule)
   for last in roundings:
     _round(fits, hosted, last, devices)
     hosted = [x.state for x in fits]

@@ -278,9 +278,11 @@ def rounded_file(
 ) -> bytes:
   """The file as it would be if all were rounded at once."""
   strong = drop_weak(layered, step_sizes)
+  # Without steps of rounding, nearest symbols are what `bitstream.write` takes.
+  weight = config.fit.rounding_bit_weight if config.fit.rounding_steps else 0.0
   rounded = []
   for layer, steps in zip(*_layers(strong, step_sizes)):
-    chooser = code_lengths.chooser(layer, steps, config.fit.rounding_bit_weight)
+    chooser = code_lengths.chooser(layer, steps, weight)
     symbols = quantize.quantize(layer, steps, chooser)
     rounded.append(quantize.dequantize(symbols, steps))
   splats = types.Splats(*map(np.concatenate, zip(*rounded)))
