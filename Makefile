@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow test-gpu test-h200 lint format clean
+.PHONY: demo test test-slow test-gpu test-h200 lint format docs tutorial clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m launch.demo --output=demo
@@ -36,6 +36,14 @@ lint: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/pyink -q .
+
+# The API reference, build/docs/index.html.
+docs: $(VENV)/.dev
+	$(BIN)/python -W error docs/reference.py build/docs
+
+# Runs docs/tutorial.md and puts what it prints and draws into it.
+tutorial: $(VENV)/.dev
+	$(BIN)/python -m tests.tutorial_test
 
 clean:
 	rm -rf $(VENV) $(VENV)-h200 build demo *.egg-info

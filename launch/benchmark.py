@@ -94,7 +94,7 @@ def main() -> None:
 
   if _PLOT.value:
     try:
-      from . import sweeps
+      from . import cost_plots
     except ImportError as error:
       raise ValueError(
           '--plot needs matplotlib: pip install pgsvc_jax[demo]'
@@ -125,7 +125,9 @@ def main() -> None:
       fit_steps=_FIT_STEPS.value,
   )
   if _PLOT.value:
-    picture = sweeps.draw(document['times'], benchmark_table.headline(document))
+    picture = cost_plots.draw(
+        document['times'], benchmark_table.headline(document)
+    )
     command.write_bytes(_PLOT.value, picture)
   if _JSON.value:
     table.print_json(document)

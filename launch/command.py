@@ -25,6 +25,7 @@ from ml_collections import config_flags
 from pgsvc_jax import bitstream
 
 from . import caches
+from . import children
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
@@ -38,8 +39,12 @@ USER_ERRORS = (
 )
 
 # Packages that the decoder of pictures does without, and the extra of each.
-_EXTRAS = dict.fromkeys(('jax', 'flax', 'optax', 'psutil', 'rich'), 'jax')
-_EXTRAS['av'] = 'video'
+_EXTRAS = {
+    **dict.fromkeys(('jax', 'flax', 'optax', 'orbax', 'psutil', 'rich'), 'jax'),
+    'av': 'video',
+    'cv2': 'video',
+    'tensorboardX': 'tensorboard',
+}
 
 # Of several processes, one that fails leaves at once: JAX would have it wait at
 # its end for the others, and those wait for it.
@@ -59,13 +64,16 @@ def define_config() -> flags.FlagHolder:
   )
 
 
-def run(main: Callable[[], None], config: str | None = None) -> None:
+def run(
+    main: Callable[[], None],
+    config: str | Callable[[list[str]], str] | None = None,
+) -> None:
   """Parses the flags, runs `main` and exits the process.
 
   Args:
     main: the command.
     config: for commands with --config, the file in configs/ that is the
-      default.
+      default, or what chooses it from the values of --input.
   """
   app.run(
       lambda argv: _guarded(main),
@@ -117,6 +125,7 @@ def _fail(message: str, status: int = 1) -> NoReturn:
 def _guarded(main: Callable[[], None]) -> None:
   # Ended by a scheduler, as by Ctrl-C: temporary files are removed.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
+  children.end_with_parent()
   caches.set_up()
   try:
     main()
@@ -125,6 +134,7 @@ def _guarded(main: Callable[[], None]) -> None:
   except ModuleNotFoundError as error:
     # What is loaded on first use says its name only in the message.
     name = error.name or str(error).split("'")[1]
+    name = name.partition('.')[0]
     if name not in _EXTRAS:
       raise
     _fail(
@@ -142,13 +152,18 @@ def _guarded(main: Callable[[], None]) -> None:
     _leave(1)
 
 
-def _parse(argv: list[str], default_config: str | None) -> list[str]:
+def _parse(
+    argv: list[str],
+    default_config: str | Callable[[list[str]], str] | None,
+) -> list[str]:
   """Parses flags; unknown flags, fields and presets are one line."""
   words = _bundled_config(argv)
   if '--help' in words or '-h' in words:
     # absl's own help flags exit with 1.
     app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
   if default_config and not any(w.startswith('--config=') for w in words):
+    if callable(default_config):
+      default_config = default_config(_inputs(words))
     words.insert(1, f'--config={CONFIGS / default_config}')
   try:
     rest = flags.FLAGS(words)
@@ -160,6 +175,16 @@ def _parse(argv: list[str], default_config: str | None) -> list[str]:
   if len(rest) > 1:
     _fail(f'unexpected argument {rest[1]!r}: paths go into --input, --output')
   return rest
+
+
+def _inputs(words: list[str]) -> list[str]:
+  """The values of --input, before flags can be parsed."""
+  pairs = zip(words, [*words[1:], ''])
+  return [
+      word.partition('=')[2] if '=' in word else following
+      for word, following in pairs
+      if word.partition('=')[0].lstrip('-') == 'input' and word[:1] == '-'
+  ]
 
 
 def _bundled_config(argv: list[str]) -> list[str]:
@@ -239,6 +264,13 @@ def is_video(path: str) -> bool:
   return version == bitstream.VIDEO_VERSION
 
 
+def verb_line(verb: str, *arguments: str) -> list[str]:
+  """The command line that runs another command as this one was run."""
+  cache = [] if caches.KEEP.value else ['--nocache']
+  module = f'{__package__}.{verb}'
+  return [sys.executable, '-m', module, *arguments, *cache]
+
+
 def run_verb(verb: str, *arguments: str, quiet: bool = False) -> str:
   """Runs another command in a fresh process.
 
@@ -254,13 +286,7 @@ def run_verb(verb: str, *arguments: str, quiet: bool = False) -> str:
     ChildProcessError: it failed.
   """
   result = subprocess.run(
-      [
-          sys.executable,
-          '-m',
-          f'{__package__}.{verb}',
-          *arguments,
-          *([] if caches.KEEP.value else ['--nocache']),
-      ],
+      verb_line(verb, *arguments),
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE if quiet else None,
       text=True,

@@ -143,10 +143,12 @@ def write_video(
       for stage in ('entropy', 'render', 'write')
   )
   how = 'one after the other' if one_by_one else 'side by side'
+  # Asked for a part, nobody looks at the rest.
+  is_cut = num_frames is None and not reader.is_complete
   print(
       f'{count} frames, {" or ".join(map(str, sorted(layers)))} of'
       f' {header.num_layers} layers, {rate:.1f} frames a second; a frame:'
       f' entropy decoding {entropy}, rendering {rendering}, writing {writing},'
-      f' {how}',
+      f' {how}{"; the file is cut or still being written" if is_cut else ""}',
       file=sys.stderr,
   )

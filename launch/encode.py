@@ -6,6 +6,9 @@ python -m launch.encode --input=FOLDER --output=FOLDER
 
 With a folder, or --input given several times, every picture becomes
 OUTPUT/NAME.pgsvc; one that fails is reported, the others are still written.
+
+With --workdir, a run that was ended, however it was, goes on where its last
+checkpoint is when the same command is given again (docs/running.md).
 """
 
 import collections
@@ -13,8 +16,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
-import json
-import math
+import os
 import pathlib
 import statistics
 import sys
@@ -22,6 +24,7 @@ import time
 from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
@@ -34,6 +37,7 @@ from pgsvc_jax import types
 
 from . import caches
 from . import command
+from . import encode_video
 
 _INPUT = flags.DEFINE_multi_string(
     'input',
@@ -70,8 +74,26 @@ _MAX_SECONDS = flags.DEFINE_float(
 _WORKDIR = flags.DEFINE_string(
     'workdir',
     None,
-    'folder for config.json, run.json and metrics.jsonl; of several pictures,'
-    ' in a folder NAME each',
+    'folder for checkpoints, config.json, run.json and metrics.jsonl; of'
+    ' several pictures, in a folder NAME each. The same command goes on there',
+)
+_CHECKPOINT_EVERY = flags.DEFINE_float(
+    'checkpoint_every',
+    10.0,
+    'seconds from one checkpoint in --workdir to the next, at least',
+    lower_bound=0.0,
+)
+_RESTART = flags.DEFINE_bool(
+    'restart', False, 'remove what --workdir has of another run, and begin anew'
+)
+_TENSORBOARD = flags.DEFINE_bool(
+    'tensorboard', False, 'write event files for TensorBoard into --workdir'
+)
+_INIT_FROM = flags.DEFINE_string(
+    'init_from',
+    None,
+    "splats to begin with: a .pgsvc file, another run's --workdir, or a folder"
+    ' of either, by the names of the pictures',
 )
 _NUM_DEVICES = flags.DEFINE_integer(
     'num_devices',
@@ -107,6 +129,24 @@ _DISTRIBUTED = flags.DEFINE_bool(
     ' TPU pods)',
 )
 flags.declare_key_flag('cache')
+_START = flags.DEFINE_integer(
+    'start', None, 'of a video: frames to leave out', lower_bound=0
+)
+_FRAMES = flags.DEFINE_integer(
+    'frames', None, 'of a video: frames at most', lower_bound=1
+)
+_SIZE = flags.DEFINE_string(
+    'size', None, 'of a video: WIDTHxHEIGHT to shrink it to'
+)
+_RAW = flags.DEFINE_string(
+    'raw',
+    None,
+    'of raw video without a header: WIDTHxHEIGHT:PIXEL_FORMAT:RATE, such as'
+    ' 1920x1080:yuv420p:24',
+)
+_FRAME_RATE = flags.DEFINE_string(
+    'frame_rate', None, 'of a folder of frames: 24, or 30000/1001'
+)
 _IMPLEMENTATION = flags.DEFINE_string(
     'implementation',
     None,
@@ -160,10 +200,20 @@ class _Run:
 
 def main() -> None:
   """Reads, fits, writes, and says what each layer holds."""
+  if 'image' in _CONFIG.value:
+    _encode_video()
+    return
+  for flag in (_START, _FRAMES, _SIZE, _RAW, _FRAME_RATE):
+    if flag.value is not None:
+      raise ValueError(
+          f'--{flag.name} is for videos, with --config=configs/video.py'
+      )
   begin = time.perf_counter()
   config = config_lib.from_mapping(config_lib.EncodeConfig, _CONFIG.value)
   config = dataclasses.replace(config, **_rate_flags())
   _check_process_flags(config)
+  if (_RESTART.value or _TENSORBOARD.value) and not _WORKDIR.value:
+    raise ValueError('--restart and --tensorboard are for runs with --workdir')
   jobs = _list_jobs(_INPUT.value, _OUTPUT.value, _WORKDIR.value)
   alone = not (_DISTRIBUTED.value or _COORDINATOR.value)
   if alone:
@@ -195,12 +245,52 @@ def main() -> None:
   # Pictures fitted at a time have as many splats, which a quality decides.
   parallel = 'bands' if config.target_psnr else _PARALLEL.value
   parallel = parallel if alone else 'bands'
+  if leads and _RESTART.value:
+    from . import run_log
+
+    for job in jobs:
+      run_log.clear(job.workdir)
   run = _Run(config, devices, leads, failures, begin)
   for group in _group_jobs(shapes, len(devices), parallel):
     _encode(run, group)
     run.begin = time.perf_counter()
   if failures.count:
     raise ValueError(f'{failures.count} of {len(jobs)} pictures failed')
+
+
+def _encode_video() -> None:
+  """Encodes the one video, or the folder of its frames."""
+  config = config_lib.from_mapping(config_lib.VideoConfig, _CONFIG.value)
+  if len(_INPUT.value) != 1:
+    raise ValueError('one video at a time')
+  for flag in (
+      _TARGET_BPP,
+      _TARGET_PSNR,
+      _LAYER_BPP,
+      _MAX_SECONDS,
+      _INIT_FROM,
+      _COORDINATOR,
+      _DISTRIBUTED,
+  ):
+    if flag.value:
+      raise ValueError(f'--{flag.name} is for pictures')
+  options = {'start': _START.value or 0, 'frames': _FRAMES.value}
+  if _SIZE.value:
+    options['size'] = encode_video.parse_size(_SIZE.value)
+  if _RAW.value:
+    options['raw'] = encode_video.parse_raw(_RAW.value)
+  if _FRAME_RATE.value:
+    options['frame_rate'] = encode_video.parse_rate(_FRAME_RATE.value)
+  encode_video.encode(
+      encode_video.Source(path=_INPUT.value[0], options=options),
+      _OUTPUT.value,
+      config,
+      num_devices=_NUM_DEVICES.value,
+      use_cache=caches.KEEP.value,
+      implementation=_IMPLEMENTATION.value,
+      restart=_RESTART.value,
+      workdir=pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None,
+  )
 
 
 def _rate_flags() -> dict[str, Any]:
@@ -342,7 +432,7 @@ class _Failures:
 def _encode(run: _Run, jobs: list[_Job]) -> None:
   """Fits pictures of one size at the same time, and writes their files."""
   try:
-    fitted, step_sizes, first_step = _fit(run, jobs)
+    fitted, first_step = _fit(run, jobs)
   except command.USER_ERRORS as error:
     if len(jobs) == 1:
       run.failures.note(jobs[0], error)
@@ -353,20 +443,23 @@ def _encode(run: _Run, jobs: list[_Job]) -> None:
       _encode(run, [job])
     return
   if run.leads:
-    for job, layered, steps in zip(jobs, fitted, step_sizes):
+    for job, (layered, steps) in zip(jobs, fitted):
       with run.failures.of(job):
         _write(run, job, layered, steps, first_step)
 
 
 def _fit(
     run: _Run, jobs: list[_Job]
-) -> tuple[list[types.LayeredSplats], list, float]:
-  """Returns the fits, their step sizes, and when the first steps were done."""
+) -> tuple[list[tuple[types.LayeredSplats, Any]], float]:
+  """Returns what to write, and when the first steps were done."""
   import jax
 
+  from pgsvc_jax import encoder
   from pgsvc_jax import fit
 
+  from . import checkpoints
   from . import progress
+  from . import run_log
   from . import runtime
 
   images = [_read(job.picture).pixels for job in jobs]
@@ -375,15 +468,24 @@ def _fit(
     line = runtime.require_memory(_estimate(run, images, len(here)), here)
   if run.leads:
     print(line, file=sys.stderr)
-  logs = [_RunLog(job.workdir if run.leads else None) for job in jobs]
-  for log in logs:
-    log.start(runtime.versions(), run.devices)
+  initial = [_read_initial(job) for job in jobs] if _INIT_FROM.value else None
   title = pathlib.Path(jobs[0].picture).name
   if len(jobs) > 1:
     title += f' and {len(jobs) - 1} more'
   first_step = 0.0
 
   with contextlib.ExitStack() as stack:
+    logs = []
+    if run.leads and _WORKDIR.value:
+      for i, job in enumerate(jobs):
+        origin = _origin(run, job, images[i], initial and initial[i])
+        log = run_log.open_log(job.workdir, origin, _TENSORBOARD.value)
+        logs.append(stack.enter_context(log))
+    saver = stack.enter_context(
+        checkpoints.Saver(
+            logs, dataclasses.asdict(run.config), _CHECKPOINT_EVERY.value
+        )
+    )
     show = None
     if run.leads:
       show = stack.enter_context(progress.reporter(title))
@@ -394,35 +496,55 @@ def _fit(
       if show:
         show(_mean(states))
       for log, state in zip(logs, states):
-        log.append(dataclasses.asdict(state))
+        log.append(state)
 
-    config = dataclasses.replace(
-        run.config.fit, layer_splats=rate.layer_splats(run.config, images[0])
-    )
     deadline = None
     if run.config.max_seconds:
       pixels = sum(image[..., 0].size for image in images)
       seconds = run.config.max_seconds * (1 - _SPARE_SHARE)
       seconds -= _PIXEL_SECONDS * pixels + _LAST_SECONDS
       deadline = run.begin + seconds
-    chosen = {}
-
-    def choose(i: int, layered, error: float):
-      chosen[i] = rate.choose_step_sizes(run.config, layered, error, images[i])
-      return chosen[i]
-
     # A transfer that nobody asked for would stop the devices at every step.
     stack.enter_context(jax.transfer_guard('disallow'))
-    fitted = fit.fit_pictures(
-        images,
-        config,
-        step_sizes=choose,
-        devices=run.devices,
-        implementation=_IMPLEMENTATION.value,
-        report=report,
-        deadline=deadline,
-    )
-  return fitted, [chosen[i] for i in range(len(jobs))], first_step
+    try:
+      fitted = encoder.fit_for_files(
+          images,
+          run.config,
+          devices=run.devices,
+          implementation=_IMPLEMENTATION.value,
+          report=report,
+          initial=initial,
+          deadline=deadline,
+          checkpointer=saver if _WORKDIR.value else None,
+      )
+    except fit.DivergenceError as error:
+      rest = saver.last_good()
+      raise type(error)('; '.join(filter(None, [str(error), rest]))) from error
+  return fitted, first_step
+
+
+def _read_initial(job: _Job) -> types.LayeredSplats:
+  from . import checkpoints
+
+  stem = pathlib.Path(job.picture).stem
+  return checkpoints.read_initial(_INIT_FROM.value, stem)
+
+
+def _origin(run: _Run, job: _Job, image, initial: types.LayeredSplats | None):
+  """What the run of one picture is started with."""
+  from . import run_log
+
+  flag = flags.FLAGS['config']
+  return run_log.Origin(
+      picture=job.picture,
+      digest=run_log.digest(image, initial),
+      init_from=_INIT_FROM.value,
+      config=dataclasses.asdict(run.config),
+      config_file=config_flags.get_config_filename(flag),
+      overrides=config_flags.get_override_values(flag),
+      implementation=_IMPLEMENTATION.value,
+      devices=run.devices,
+  )
 
 
 def _estimate(run: _Run, images: list, num_devices: int) -> memory.Estimate:
@@ -465,7 +587,6 @@ def _write(
   from pgsvc_jax import render
 
   pixels = _read(job.picture).pixels
-  layered = rate.trim(run.config, layered, step_sizes, pixels)
   data = bitstream.write(layered, step_sizes)
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.
@@ -474,15 +595,21 @@ def _write(
   if job.file != _OUTPUT.value:
     pathlib.Path(_OUTPUT.value).mkdir(exist_ok=True)
   command.write_bytes(job.file, data)
+  if job.workdir:
+    from . import run_log
+
+    run_log.note_finished(job.workdir, job.file, data, levels)
   seconds = time.perf_counter() - run.begin
   for miss in _misses(run.config, header.bits_per_pixel, levels[-1], seconds):
     print(f'{job.file}: {miss}', file=sys.stderr)
+  since = ''
+  if first_step:
+    since = f' first steps after {first_step - run.begin:.1f} s,'
   print(
       f'{job.file}: {len(data)} bytes, layers end at'
       f' {", ".join(map(str, header.truncation_points))};'
       f' {header.bits_per_pixel[-1]:.3f} bpp; decoded'
-      f' {" / ".join(f"{level:.2f}" for level in levels)} dB;'
-      f' first steps after {first_step - run.begin:.1f} s,'
+      f' {" / ".join(f"{x:.2f}" for x in levels)} dB;{since}'
       f' all in {seconds:.1f} s',
       file=sys.stderr,
   )
@@ -513,35 +640,12 @@ def _misses(
     yield f'took {seconds:.1f} s, more than {config.max_seconds:g}'
 
 
-class _RunLog:
-  """What a run leaves in its workdir; nothing without one."""
-
-  def __init__(self, folder: pathlib.Path | None):
-    self._folder = folder
-
-  def start(self, versions: dict[str, str], devices: list) -> None:
-    if self._folder is None:
-      return
-    self._folder.mkdir(parents=True, exist_ok=True)
-    run = {
-        'command': sys.argv,
-        'versions': versions,
-        'devices': [str(device) for device in devices],
-    }
-    (self._folder / 'run.json').write_text(json.dumps(run, indent=2))
-    config = _CONFIG.value.to_json_best_effort(indent=2)
-    (self._folder / 'config.json').write_text(config)
-    (self._folder / 'metrics.jsonl').write_text('')
-
-  def append(self, row: dict) -> None:
-    if self._folder is None:
-      return
-    # JSON has no infinity: null where a prefix is exact.
-    levels = [x if math.isfinite(x) else None for x in row['psnr_db']]
-    row = row | {'psnr_db': levels}
-    with open(self._folder / 'metrics.jsonl', 'a') as file:
-      file.write(json.dumps(row) + '\n')
+def _default_config(inputs: list[str]) -> str:
+  if len(inputs) == 1 and os.path.isfile(inputs[0]):
+    if encode_video.is_video(inputs[0]):
+      return 'video.py'
+  return 'image.py'
 
 
 if __name__ == '__main__':
-  command.run(main, config='image.py')
+  command.run(main, config=_default_config)

@@ -7,6 +7,11 @@ python -m launch.evaluate --input=FOLDER[,FOLDER] --reference=FOLDER \
 Pictures are compared as decoded, at 8 bits: PSNR over all channels, and the
 five-scale MS-SSIM (none for pictures under 161 pixels).
 
+python -m launch.evaluate --workdir=DIR --reference=PICTURE [--json]
+
+That is of a checkpoint of `encode --workdir`, as floats; the bytes are those of
+the file that would be written of it now.
+
 A folder holds NAME.pgsvc, or POINT/NAME.pgsvc for several operating points;
 NAME is the original's, without its suffix. Every file is cut after each layer
 and decoded from what is left. results.json also holds the anchors, classical
@@ -15,6 +20,7 @@ results.json has are taken from it. `report` turns it into a page.
 """
 
 from collections.abc import Iterator
+import dataclasses
 import importlib.metadata
 import json
 import os
@@ -29,6 +35,7 @@ import PIL
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import media
+from pgsvc_jax import quantize
 from pgsvc_jax import render
 
 from . import anchors
@@ -43,7 +50,17 @@ _INPUT = flags.DEFINE_string(
     'input',
     None,
     'a .pgsvc file; with --output, a folder or several, separated by commas',
-    required=True,
+)
+_WORKDIR = flags.DEFINE_string(
+    'workdir',
+    None,
+    'in place of --input: of a run of `encode`, also unfinished',
+)
+_CHECKPOINT = flags.DEFINE_enum(
+    'checkpoint',
+    'latest',
+    ['latest', 'best'],
+    'of --workdir; best: of the highest PSNR of the full picture',
 )
 _REFERENCE = flags.DEFINE_string(
     'reference', None, 'the original; with --output, a folder', required=True
@@ -74,6 +91,55 @@ def _evaluate_file(name: str) -> None:
   if _JSON.value:
     table.print_json(document)
     return
+  table.print_layers(document['layers'])
+
+
+def _evaluate_workdir(name: str) -> None:
+  """Measures the checkpoint of a run and prints its table."""
+  # Only here: files are measured without the training stack.
+  import jax
+
+  from pgsvc_jax import config as config_lib
+  from pgsvc_jax import fit
+  from pgsvc_jax import rate
+
+  from . import checkpoints
+
+  # The accelerator may be busy with the run, and it is not needed.
+  jax.config.update('jax_platforms', 'cpu')
+  folder = pathlib.Path(name)
+  reference = media.read_picture(_REFERENCE.value).pixels
+  caches.announce()
+  values, snapshot = checkpoints.read(folder, _CHECKPOINT.value)
+  config = config_lib.from_mapping(config_lib.EncodeConfig, values)
+  layered = fit.finish(snapshot.layered, config.fit)
+  steps = rate.shared(
+      snapshot.step_sizes
+      or rate.choose_step_sizes(
+          config, layered, float(snapshot.errors[-1]), reference
+      )
+  )
+  strong = layered
+  if snapshot.decided is None and config.fit.rounding_steps:
+    # As the rounding will begin.
+    strong = rate.drop_weak(layered, steps)
+  document = table.describe(bitstream.write(strong, steps))
+  operating_points.check_size(document, name, reference, _REFERENCE.value)
+  images = render.render_prefixes(layered)
+  for row, image, count in zip(
+      document['layers'], images, np.cumsum(layered.layer_sizes).tolist()
+  ):
+    row['splats'] = count
+    operating_points.add_quality(row, image, reference)
+  sizes = quantize.per_layer(
+      steps, len(layered.layer_sizes), layered.height, layered.width
+  )
+  document['step'] = snapshot.step
+  document['step_sizes'] = [dataclasses.asdict(x) for x in sizes]
+  if _JSON.value:
+    table.print_json(document)
+    return
+  print(f'step {snapshot.step}', file=sys.stderr)
   table.print_layers(document['layers'])
 
 
@@ -184,6 +250,13 @@ def _print_means(document: dict) -> None:
 
 def main() -> None:
   """Measures, and prints or writes."""
+  if bool(_INPUT.value) == bool(_WORKDIR.value):
+    raise ValueError('one of --input and --workdir is needed, and not both')
+  if _WORKDIR.value:
+    if _OUTPUT.value or flags.FLAGS['anchors'].present:
+      raise ValueError('--output and --anchors are for folders of files')
+    _evaluate_workdir(_WORKDIR.value)
+    return
   if not _OUTPUT.value:
     if pathlib.Path(_INPUT.value).is_dir():
       raise ValueError('folders need --output=results.json')

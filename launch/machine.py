@@ -1,4 +1,4 @@
-"""What a benchmark ran on: what its figures must be read with."""
+"""What a command ran on: what its figures must be read with."""
 
 from collections.abc import Sequence
 import importlib.metadata
@@ -20,7 +20,7 @@ def describe(devices: Sequence[jax.Device]) -> dict:
   device = devices[0]
   on_cpu = device.platform == 'cpu'
   return {
-      'command': _command_line(),
+      'command': command_line(),
       'platform': device.platform,
       'device': host.processor() if on_cpu else device.device_kind,
       'num_devices': len(devices),
@@ -29,11 +29,12 @@ def describe(devices: Sequence[jax.Device]) -> dict:
       'runtime': device.client.platform_version,
       'versions': runtime.versions()
       | {name: importlib.metadata.version(name) for name in ('numpy', 'numba')},
-      'commit': _commit(),
+      'commit': commit(),
   }
 
 
-def _command_line() -> str:
+def command_line() -> str:
+  """The command of this process, as one would type it."""
   verb = pathlib.Path(sys.argv[0]).stem
   return shlex.join(['python', '-m', f'launch.{verb}', *sys.argv[1:]])
 
@@ -56,7 +57,7 @@ def _driver() -> str | None:
   return text.splitlines()[0] if text else None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
   """The commit of the source tree, if it is one."""
   root = command.CONFIGS.parent
   if not (root / '.git').exists():

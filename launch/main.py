@@ -14,6 +14,7 @@ VERBS = {
     'benchmark': 'time the operator, the train step and a fit',
     'doctor': 'say what this machine has, and check that it works',
     'demo': 'encode a sample photograph and show what comes back',
+    'sweep': 'try settings over any field of the config, on many workers',
     'study': 'compare configurations and strategies over a folder',
 }
 

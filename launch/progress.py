@@ -48,19 +48,24 @@ def _quality(progress: fit.Progress) -> str:
 
 
 def _print_tenths(title: str) -> Callable[[fit.Progress], None]:
-  shown = 0
-  begin = time.monotonic()
+  shown = first = 0
+  begin = 0.0
 
   def show(progress: fit.Progress) -> None:
-    nonlocal shown
+    nonlocal shown, first, begin
+    left = ''
+    if first:
+      spent = time.monotonic() - begin
+      steps = (progress.num_steps - progress.step) / (progress.step - first)
+      left = f', {spent * steps:.0f} s left'
+    else:  # A fit may go on after any step, and compiling is over.
+      first, begin = progress.step, time.monotonic()
     tenth = 10 * progress.step // progress.num_steps
     if tenth > shown:
       shown = tenth
-      spent = time.monotonic() - begin
-      left = spent * (progress.num_steps / progress.step - 1)
       print(
           f'{title}: step {progress.step} of {progress.num_steps},'
-          f' {_quality(progress)}, {left:.0f} s left',
+          f' {_quality(progress)}{left}',
           file=sys.stderr,
       )
 

@@ -4,6 +4,7 @@
 """
 
 import functools
+from types import ModuleType
 
 import jax
 from jax import numpy as jnp
@@ -41,8 +42,9 @@ def composite(
     layer_sizes: splats per layer, base first; sums to n, zeros are allowed.
     height: of the images, pixels.
     width: of the images, pixels.
-    implementation: a name of `IMPLEMENTATIONS`; None takes the best one that
-      can do it, for the platform that the program is lowered for.
+    implementation: a name of `IMPLEMENTATIONS`, or a module or class with the
+      functions that `dispatch` lists; None takes the best one that can do it,
+      for the platform that the program is lowered for.
 
   Returns:
     The prefix images, not clamped. A splat with a parameter that is not finite
@@ -218,9 +220,13 @@ _error.defvjp(_error_fwd, _error_bwd)
 
 
 def _check_implementation(implementation) -> None:
-  if implementation not in (None, *dispatch.IMPLEMENTATIONS):
+  if implementation is None or implementation in dispatch.IMPLEMENTATIONS:
+    return
+  missing = {'composite', 'composite_vjp'} - set(dir(implementation))
+  if not isinstance(implementation, ModuleType | type) or missing:
     raise ValueError(
-        f'{implementation=} is not one of {dispatch.IMPLEMENTATIONS}'
+        f'{implementation=} is not one of {dispatch.IMPLEMENTATIONS}, nor a'
+        ' module or class with composite and composite_vjp'
     )
 
 

@@ -5,8 +5,9 @@ platform, so one traced program serves every platform, and nothing of an
 implementation is imported, traced or compiled for a platform that it does not
 run on (`lax.platform_dependent` traces all branches).
 
-An implementation is a module `pallas_kernels.NAME` with the functions below,
-plain functions without derivatives; the static arguments are those of `Static`:
+An implementation is a module `pallas_kernels.NAME`, or another module or class
+that is handed over itself, with the functions below, plain functions without
+derivatives; the static arguments are those of `Static`:
 
     composite(means, cholesky, colors, static, platform) -> images
     composite_vjp(means, cholesky, colors, cotangents, static, platform)
@@ -32,9 +33,12 @@ import jax.extend as jex
 from jax.interpreters import mlir
 from jaxtyping import Array
 
-Implementation = Literal['reference', 'xla', 'cpu', 'triton']
+_Name = Literal['reference', 'xla', 'cpu', 'triton']
 
-IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
+# One of the names, or a module or class with the functions above.
+Implementation = _Name | ModuleType | type
+
+IMPLEMENTATIONS: tuple[str, ...] = get_args(_Name)
 
 # Best first; every other platform takes 'xla'.
 _DEFAULTS = {'cpu': ('cpu', 'xla'), 'cuda': ('triton', 'xla')}
@@ -72,7 +76,7 @@ def default_implementations(platform: str) -> tuple[str, ...]:
 
 
 def _error_from_images(
-    module: ModuleType,
+    module: Any,
     means: Array,
     cholesky: Array,
     colors: Array,
@@ -90,7 +94,13 @@ def _error_from_images(
   return errors, *module.composite_vjp(*splats, cotangents, static, platform)
 
 
-def _choose(module: ModuleType, function: str) -> Callable[..., Any]:
+def _load(implementation: str | ModuleType | type) -> Any:
+  if isinstance(implementation, str):
+    return importlib.import_module(f'pallas_kernels.{implementation}')
+  return implementation
+
+
+def _choose(module: ModuleType | type, function: str) -> Callable[..., Any]:
   if function == 'composite_error' and not hasattr(module, function):
     return functools.partial(_error_from_images, module)
   return getattr(module, function)
@@ -103,17 +113,17 @@ def _run(
     static: Static,
     implementation: Implementation | None,
 ) -> tuple[Array, ...]:
-  """The function by the implementation that is named, or by the best."""
-  names = (implementation,)
+  """The function by the implementation that is given, or by the best."""
+  candidates = (implementation,)
   if implementation is None:
-    names = default_implementations(platform)
+    candidates = default_implementations(platform)
   reasons = []
-  for name in names:
-    module = importlib.import_module(f'pallas_kernels.{name}')
+  for candidate in candidates:
+    module = _load(candidate)
     try:
       results = _choose(module, function)(*arrays, static, platform)
     except NotImplementedError as error:
-      reasons.append(f'{name}: {error}')
+      reasons.append(f'{module.__name__.rpartition(".")[-1]}: {error}')
     else:
       return results if isinstance(results, tuple) else (results,)
   raise NotImplementedError('; '.join(reasons))

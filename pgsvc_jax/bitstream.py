@@ -73,6 +73,16 @@ class Header:
     layers: the directory, base layer first.
     metadata: bytes for the user, UTF-8 JSON by convention; decoding needs none.
     version: of the syntax of its packets.
+
+  Example:
+    >>> layers = tuple(
+    ...     LayerEntry(
+    ...         num_splats=9, packet_size=size, checksum=0,
+    ...         step_sizes=quantize.StepSizes())
+    ...     for size in (100, 50))
+    >>> header = Header(width=40, height=30, channels=3, layers=layers)
+    >>> [point - header.header_size for point in header.truncation_points]
+    [100, 150]
   """
 
   width: int
@@ -388,6 +398,17 @@ def read_layers(
     BitstreamError: the header or a packet is damaged, the file ends before the
       base layer does, it has fewer layers, or bytes follow its last packet.
     ValueError: num_layers is not positive.
+
+  Example:
+    >>> splats = types.Splats(*(np.ones((5, n), np.float32) for n in (2, 3, 1)))
+    >>> data = write(
+    ...     types.LayeredSplats(
+    ...         splats=splats, layer_sizes=(3, 2), height=4, width=4),
+    ...     quantize.StepSizes())
+    >>> read_layers(data).layer_sizes
+    (3, 2)
+    >>> read_layers(data[:-1]).layer_sizes
+    (3,)
   """
   header = read_header(data)
   layers = []
@@ -451,6 +472,15 @@ def extract(data: bytes, num_layers: int) -> bytes:
   Raises:
     BitstreamError: as read_layers.
     ValueError: num_layers is not positive.
+
+  Example:
+    >>> splats = types.Splats(*(np.ones((5, n), np.float32) for n in (2, 3, 1)))
+    >>> data = write(
+    ...     types.LayeredSplats(
+    ...         splats=splats, layer_sizes=(3, 2), height=4, width=4),
+    ...     quantize.StepSizes())
+    >>> len(read_header(extract(data, 1)).layers)
+    1
   """
   header = read_header(data)
   packets = _checked_packets(data, header, num_layers)

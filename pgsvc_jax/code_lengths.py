@@ -24,38 +24,67 @@ from pgsvc_jax import types
 _BIT = 2 * math.log(2) / 12
 # Of the magnitude, plus one.
 _MAX_SIZE = 24
+# The precisions, halved, are up to 16; no column has more contexts.
+_MAX_CONTEXTS = 17
 # What a context has seen before it has seen anything: mostly what all have.
 _PRIOR = 4.0
 
 
-class CodeLengths:
-  """Bits of the values of a column, by context.
+# A table of bits: by context, size and second bit of a prefix.
+Table = Float[np.ndarray, 'contexts sizes 2']
+
+
+def learn(
+    values: Int[np.ndarray, ' n'], contexts: Int[np.ndarray, ' n']
+) -> Table:
+  """How many bits each prefix takes in each context.
 
   Example:
-    >>> lengths = CodeLengths(np.array([0] * 90 + [5] * 10), np.zeros(100, int))
-    >>> bits = lengths(np.array([0, 5]), np.zeros(2, int))
+    >>> table = learn(np.array([0] * 90 + [5] * 10), np.zeros(100, int))
+    >>> bits = count_bits(table, np.array([0, 5]), np.zeros(2, int))
     >>> bool(bits[0] < 1 < 3 < bits[1])
     True
   """
+  counts = np.zeros((_MAX_CONTEXTS, _MAX_SIZE, 2))
+  np.add.at(counts, (contexts, *_prefix(values)), 1)
+  seen = counts.sum(axis=0) + 0.25
+  counts += _PRIOR * seen / seen.sum()
+  return -np.log2(counts / counts.sum(axis=(1, 2), keepdims=True))
 
-  def __init__(
-      self, values: Int[np.ndarray, ' n'], contexts: Int[np.ndarray, ' n']
-  ):
-    counts = np.zeros((contexts.max(initial=0) + 1, _MAX_SIZE, 2))
-    np.add.at(counts, (contexts, *_prefix(values)), 1)
-    seen = counts.sum(axis=0) + 0.25
-    counts += _PRIOR * seen / seen.sum()
-    self._bits = -np.log2(counts / counts.sum(axis=(1, 2), keepdims=True))
 
-  def __call__(
-      self, values: Int[np.ndarray, ' n'], contexts: Int[np.ndarray, ' n']
-  ) -> Float[np.ndarray, ' n']:
-    """The bits of each value in its context."""
-    size, second = _prefix(values)
-    # Contexts that were never seen are like the last one.
-    contexts = np.minimum(contexts, len(self._bits) - 1)
-    rest = np.maximum(size - 1, 0) + (values != 0)
-    return self._bits[contexts, size, second] + rest
+def count_bits(
+    table: Table,
+    values: Int[np.ndarray, ' n'],
+    contexts: Int[np.ndarray, ' n'],
+) -> Float[np.ndarray, ' n']:
+  """The bits of each value in its context."""
+  size, second = _prefix(values)
+  rest = np.maximum(size - 1, 0) + (values != 0)
+  return table[contexts, size, second] + rest
+
+
+def learn_layer(
+    splats: types.Splats, step_sizes: quantize.StepSizes
+) -> Float[np.ndarray, 'columns contexts sizes 2']:
+  """Tables of the nearest symbols of a layer: colors, aspects and shears.
+
+  Args:
+    splats: of the layer, not yet rounded, without weak ones.
+    step_sizes: of the layer.
+
+  Returns:
+    One table a column.
+  """
+  symbols = quantize.quantize(splats, step_sizes)
+  colors = list(symbols.colors.T)
+  tables = []
+  for k, color in enumerate(colors):
+    contexts = splat_coding.color_contexts(colors[:k], symbols.classes)
+    signs = splat_coding.sign(colors[0]) if k else 1
+    tables.append(learn(color * signs, contexts))
+  halves = quantize.precisions(symbols.colors) >> 1
+  tables += [learn(symbols.aspects, halves), learn(symbols.shears, halves)]
+  return np.stack(tables)
 
 
 def _prefix(values: Int[np.ndarray, ' n']):
@@ -65,33 +94,29 @@ def _prefix(values: Int[np.ndarray, ' n']):
   return size, np.where(size > 0, shifted >> np.maximum(size - 1, 0) & 1, 0)
 
 
-class RateAware:
-  """Chooses the symbols of one layer; takes the place of `quantize.Nearest`."""
+class RateAware(quantize.Nearest):
+  """Chooses the symbols of one layer, cheap ones rather than the nearest."""
 
-  def __init__(self, symbols: quantize.Symbols, weight: float):
-    """Learns from the nearest symbols of the layer.
+  def __init__(
+      self,
+      tables: Float[np.ndarray, 'columns contexts sizes 2'],
+      weight: float,
+  ):
+    """Chooses by the tables of `learn_layer`.
 
     Args:
-      symbols: of the layer.
+      tables: of the layer.
       weight: of the bits; 1 is what they are worth.
     """
     self._weight = weight * _BIT
-    self._colors = []
-    colors = list(symbols.colors.T)
-    for k, color in enumerate(colors):
-      contexts = splat_coding.color_contexts(colors[:k], symbols.classes)
-      sign = splat_coding.sign(colors[0]) if k else 1
-      self._colors.append(CodeLengths(color * sign, contexts))
-    precision = quantize.precisions(symbols.colors)
-    self._shapes = {
-        'aspects': CodeLengths(symbols.aspects, precision >> 1),
-        'shears': CodeLengths(symbols.shears, precision >> 1),
-    }
+    *self._colors, aspects, shears = tables
+    self._shapes = {'aspects': aspects, 'shears': shears}
 
-  def _choose(self, lengths, values, contexts):
+  def _choose(self, table, values, contexts):
     nearest, inner = np.rint(values), np.trunc(values)
     costs = [
-        (values - x) ** 2 + self._weight * lengths(x.astype(np.int64), contexts)
+        (values - x) ** 2
+        + self._weight * count_bits(table, x.astype(np.int64), contexts)
         for x in (nearest, inner)
     ]
     return np.where(costs[1] < costs[0], inner, nearest)
@@ -101,10 +126,10 @@ class RateAware:
   ) -> Float[np.ndarray, 'n c']:
     """Integers for colors in steps, channel after channel."""
     chosen = []
-    for k, lengths in enumerate(self._colors):
+    for k, table in enumerate(self._colors):
       contexts = splat_coding.color_contexts(chosen, classes)
       sign = splat_coding.sign(chosen[0]) if k else 1
-      color = sign * self._choose(lengths, sign * values[:, k], contexts)
+      color = sign * self._choose(table, sign * values[:, k], contexts)
       chosen.append(color.astype(np.int64))
     result = np.stack(chosen, -1)
     # Weak ones have been left out; no other is to become one.
@@ -123,11 +148,11 @@ class RateAware:
 
 def chooser(
     splats: types.Splats, step_sizes: quantize.StepSizes, weight: float
-) -> quantize.Nearest | RateAware:
-  """What chooses the symbols of a layer.
+) -> quantize.Nearest:
+  """What chooses the symbols of a layer that has not been rounded.
 
   Args:
-    splats: of the layer, not yet rounded, without weak ones.
+    splats: of the layer, without weak ones.
     step_sizes: of the layer.
     weight: of the bits; 0 takes the nearest symbols.
 
@@ -136,4 +161,4 @@ def chooser(
   """
   if not weight or not len(splats.means):
     return quantize.NEAREST
-  return RateAware(quantize.quantize(splats, step_sizes), weight)
+  return RateAware(learn_layer(splats, step_sizes), weight)

@@ -18,7 +18,15 @@ Strategy = Literal['joint', 'all_levels', 'sequential', 'single', 'prune']
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FitConfig:
-  """How splats are fitted to a picture."""
+  """How splats are fitted to a picture.
+
+  Example:
+    >>> FitConfig(layer_splats=(2000, 1000), num_steps=3000).strategy
+    'joint'
+    >>> FitConfig(num_steps=0)
+    Traceback (most recent call last):
+    ValueError: num_steps must be at least 1
+  """
 
   # Splats per layer, base first. Empty: from `layer_density`.
   layer_splats: tuple[int, ...] = ()
@@ -100,6 +108,11 @@ class EncodeConfig:
 
   The number of devices and the implementation of the operator decide float
   rounding, so the same bytes come from the same settings on the same machine.
+
+  Example:
+    >>> config = EncodeConfig(fit=FitConfig(num_steps=500), target_bpp=0.5)
+    >>> config.fit.num_births
+    36
   """
 
   fit: FitConfig = FitConfig()

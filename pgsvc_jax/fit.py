@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 import concurrent.futures
 import dataclasses
 import functools
+import pickle
 import time
+from typing import TypeVar
 import zlib
 
 import jax
@@ -14,6 +16,7 @@ import numpy as np
 
 import pallas_kernels
 from pgsvc_jax import bands
+from pgsvc_jax import checkpoint
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import initialize
 from pgsvc_jax import quantize
@@ -21,6 +24,14 @@ from pgsvc_jax import rounding
 from pgsvc_jax import schedule as schedule_lib
 from pgsvc_jax import train
 from pgsvc_jax import types
+from pgsvc_jax import warm_start
+
+# A fit has diverged when its loss is so many times the lowest so far (of no
+# splats at first), and above a limit: what is nearly exact may lose 20 dB in a
+# chunk, and rounding for a very low rate may leave no splat.
+_WORST_GROWTH = 100.0
+_WORST_LOSS = 0.1
+_WORST_ROUNDED_LOSS = 1.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,13 +55,14 @@ class Progress:
 
 # Of all layers, or one of each.
 StepSizes = quantize.StepSizes | Sequence[quantize.StepSizes]
+_T = TypeVar('_T')
 
 # (picture, its fit before rounding, squared error) -> step sizes.
 ChooseStepSizes = Callable[[int, types.LayeredSplats, float], StepSizes]
 
 
 class DivergenceError(ArithmeticError):
-  """The fit produced numbers that are not finite."""
+  """The fit went to numbers that are not finite, or off any picture."""
 
 
 def fit_picture(
@@ -60,7 +72,11 @@ def fit_picture(
     step_sizes: StepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
+    initializer: initialize.Initializer = initialize.new_splats,
+    pixel_weights: Float[np.ndarray, 'h w'] | None = None,
+    error_fn: train.ErrorFn | None = None,
     report: Callable[[Progress], None] | None = None,
+    initial: types.LayeredSplats | None = None,
 ) -> types.LayeredSplats:
   """Fits layered splats to one picture.
 
@@ -74,14 +90,21 @@ def fit_picture(
       processes (`jax.distributed`), each makes the same call with all devices,
       equally many of each process, and gets the same result.
     implementation: of the operator; None takes the best.
+    initializer: makes the new splats of each birth.
+    pixel_weights: of each pixel in the loss, at least 0; None: 1 each.
+    error_fn: the loss, called and differentiated as `composite_error` in its
+      place; None: `composite_error`. It sees a band of rows at a time.
     report: called after every chunk.
+    initial: splats of another fit to begin with, of any size and number of
+      layers (`warm_start.fill_layers`); those missing are born.
 
   Returns:
     The fitted splats in layer order.
 
   Raises:
-    ValueError: settings out of range, or not a picture.
-    DivergenceError: the loss is not finite any more.
+    ValueError: settings out of range, not a picture, weights that do not fit,
+      or what the initializer makes are not the splats asked for.
+    DivergenceError: the fit diverged; the message has the step and the layer.
 
   Example:
     >>> import numpy as np
@@ -96,7 +119,11 @@ def fit_picture(
       step_sizes=step_sizes,
       devices=devices,
       implementation=implementation,
+      initializer=initializer,
+      pixel_weights=None if pixel_weights is None else [pixel_weights],
+      error_fn=error_fn,
       report=report and (lambda states: report(states[0])),
+      initial=None if initial is None else [initial],
   )
   return layered
 
@@ -108,7 +135,12 @@ def fit_pictures(
     step_sizes: StepSizes | ChooseStepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
+    initializer: initialize.Initializer = initialize.new_splats,
+    pixel_weights: Sequence[Float[np.ndarray, 'h w']] | None = None,
+    error_fn: train.ErrorFn | None = None,
     report: Callable[[list[Progress]], None] | None = None,
+    initial: Sequence[types.LayeredSplats] | None = None,
+    checkpointer: checkpoint.Checkpointer | None = None,
     deadline: float | None = None,
 ) -> list[types.LayeredSplats]:
   """Fits several pictures of one size at a time, each on devices of its own.
@@ -124,7 +156,13 @@ def fit_pictures(
       (at the end, if there is none); called with the index of the picture.
     devices: dealt out evenly, the remainder is idle; None takes all local ones.
     implementation: as in `fit_picture`.
+    initializer: as in `fit_picture`; called by several threads at a time.
+    pixel_weights: as in `fit_picture`, one array a picture.
+    error_fn: as in `fit_picture`.
     report: called after every chunk, with one entry a picture.
+    initial: as in `fit_picture`, one a picture.
+    checkpointer: keeps where the fit stands, and has it go on from there; in
+      every process, that of process 0 is asked.
     deadline: when to be done, as `time.perf_counter` counts; steps are left out
       for it, evenly, but no birth and no rounding. One process only.
 
@@ -132,8 +170,15 @@ def fit_pictures(
     The fitted splats of every picture.
 
   Raises:
-    ValueError: settings out of range, or not pictures of one size.
-    DivergenceError: the loss of one picture is not finite any more.
+    ValueError: as `fit_picture`, or not pictures of one size.
+    DivergenceError: the fit of one picture diverged.
+
+  Example:
+    >>> import numpy as np
+    >>> images = [np.full((16, 16, 1), 0.5, np.float32)]  # One a device.
+    >>> config = config_lib.FitConfig(layer_splats=(3, 2), num_steps=20)
+    >>> [layered.layer_sizes for layered in fit_pictures(images, config)]
+    [(3, 2)]
   """
   shape = np.shape(images[0])
   if len(shape) != 3 or 0 in shape:
@@ -142,8 +187,17 @@ def fit_pictures(
     raise ValueError(f'pictures of several sizes: {set(map(np.shape, images))}')
   images = [np.asarray(image, np.float32) for image in images]
   height, width, channels = shape
+  starts = [_start(x, config, shape) for x in initial or [None] * len(images)]
+  if pixel_weights is None:
+    pixel_weights = [np.ones((height, width), np.float32)] * len(images)
+  pixel_weights = [np.asarray(x, np.float32) for x in pixel_weights]
+  _check_pixel_weights(pixel_weights, [image.shape[:2] for image in images])
   schedule = schedule_lib.make_schedule(
-      config, height, width, rounding=step_sizes is not None
+      config,
+      height,
+      width,
+      rounding=step_sizes is not None,
+      filled=_common_sizes(starts),
   )
   devices = list(devices or jax.local_devices())
   num_bands = len(devices) // len(images)
@@ -154,10 +208,15 @@ def fit_pictures(
     if deadline is not None:
       raise ValueError('a deadline is for one process')
     # What chooses step sizes cannot be compared; process 0 has the last word.
-    settings = (config, None if callable(step_sizes) else step_sizes)
-    _require_agreement(images, settings, len(devices))
+    settings = (
+        config,
+        None if callable(step_sizes) else step_sizes,
+        [zlib.crc32(pickle.dumps(x)) for x in starts],
+        checkpointer is not None,
+    )
+    _require_agreement(images, pixel_weights, settings, len(devices))
 
-  error_fn = functools.partial(
+  error_fn = error_fn or functools.partial(
       pallas_kernels.composite_error, implementation=implementation
   )
   chunk = train.make_train_chunk(
@@ -168,71 +227,90 @@ def fit_pictures(
   fits = [
       _Fit(
           image,
+          weights,
           train.create_train_state(sum(schedule.layer_sizes), channels),
           bands.cut_evenly(height, num_bands),
+          lowest_loss=float(np.mean(image**2)),
       )
-      for image in images
+      for image, weights in zip(images, pixel_weights)
   ]
+  for x, start in zip(fits, starts):
+    _begin_with(x, start, schedule)
+  first_step = _restore(fits, checkpointer, config, schedule, devices)
   state = cut = None
-  births, roundings = list(schedule.births), list(schedule.roundings)
+  if first_step or any(schedule.filled):
+    state, cut = _place(fits, devices), _place_bands(fits, devices)
+  births = [x for x in schedule.births if x.step >= first_step]
+  roundings = [x for x in schedule.roundings if x.step >= first_step]
   pace = _Pace(deadline, schedule.num_steps)
-  step = 0
+  step = first_step
   while step < schedule.num_steps:
     while births and births[0].step <= step:
       if state is not None:
         _fetch_into(fits, state, render(state, cut))
       before = [x.edges for x in fits]
-      _give_births(fits, births.pop(0), config.seed, devices)
+      _give_births(fits, births.pop(0), initializer, config.seed, devices)
       state = _place(fits, devices)
       if cut is None or before != [x.edges for x in fits]:
-        cut = train.place(
-            [band for x in fits for band in train.make_bands(x.image, x.edges)],
-            devices,
-        )
+        cut = _place_bands(fits, devices)
     while roundings and roundings[0].step <= step:
       hosted = train.fetch(state, len(fits))
       if fits[0].rounder is None:
-        hosted = _begin_rounding(
-            fits, hosted, states, step_sizes, config, schedule
-        )
+        hosted = _begin_rounding(fits, hosted, step_sizes, config, schedule)
       _round(fits, hosted, roundings.pop(0), devices)
       state = _place(fits, devices)
-    state, errors = chunk(state, inputs, cut)
-    states = [
-        _progress(schedule, step + config.chunk_steps, x, images[0].size)
-        for x in train.fetch(errors, len(images))
-    ]
-    for picture in states:
-      if not np.isfinite(picture.loss):
-        raise DivergenceError(
-            f'the loss is not finite after step {picture.step}: lower the rates'
-        )
+    before, (state, errors) = state, chunk(state, inputs, cut)
+    done = step + config.chunk_steps
+    states = _figures(fits, errors, schedule, done)
+    if any(map(_has_diverged, fits, states)):
+      # By the end of a chunk all layers are lost: where did it begin?
+      short = dataclasses.replace(config, chunk_steps=1)
+      one = train.make_train_chunk(
+          short, schedule, devices, error_fn, len(images)
+      )
+      for middle in range(step + 1, done + 1):
+        before, errors = one(before, inputs, cut)
+        states = _figures(fits, errors, schedule, middle)
+        for x, picture in zip(fits, states):
+          if _has_diverged(x, picture):
+            raise DivergenceError(_explain(x, picture, schedule))
+      raise DivergenceError(f'the fit diverged before step {done}')
+    for x, picture in zip(fits, states):
+      x.lowest_loss = min(x.lowest_loss, picture.loss)
     if report:
       report(states)
-    step += config.chunk_steps
-    later = pace.next_step(step, config.chunk_steps)
+    begins = [x.step for x in schedule.roundings[:1]] + [schedule.num_steps]
+    if checkpointer and checkpointer.is_due(done in begins):
+      hosted = train.fetch(state, len(fits))
+      checkpointer.save([_snapshot(*x, schedule) for x in zip(fits, hosted)])
+    step = pace.next_step(done, config.chunk_steps)
     if births:  # None is left out: the file would lack layers.
-      later = min(later, births[-1].step)
-    if later > step:
-      step = later
+      step = max(done, min(step, births[-1].step))
+    if step > done:
       skipped = train.place([np.int32(step)] * len(devices), devices)
       state = state.replace(step=skipped)
   hosted = train.fetch(state, len(fits))
   if step_sizes is not None and fits[0].rounder is None:
-    hosted = _begin_rounding(fits, hosted, states, step_sizes, config, schedule)
+    hosted = _begin_rounding(fits, hosted, step_sizes, config, schedule)
   for last in roundings:
     _round(fits, hosted, last, devices)
     hosted = [x.state for x in fits]
-  results = []
-  for fitted in hosted:
-    layered = _layered(fitted, schedule)
-    if config.strategy == 'prune':
-      sizes = schedule_lib.layer_sizes(config, height, width)
-      # Of the last layer are those that rounding has taken out.
-      ends = np.minimum(np.cumsum(sizes), sum(layered.layer_sizes))
-      layered = rank_into_layers(layered, np.diff(ends, prepend=0).tolist())
-    results.append(layered)
-  return results
+  return [
+      finish(_snapshot(*fitted, schedule).layered, config)
+      for fitted in zip(fits, hosted)
+  ]
+
+
+def finish(
+    layered: types.LayeredSplats, config: config_lib.FitConfig
+) -> types.LayeredSplats:
+  """The layers that the strategy hands out, of the splats as fitted."""
+  if config.strategy != 'prune':
+    return layered
+  sizes = schedule_lib.layer_sizes(config, layered.height, layered.width)
+  # Of the last layer are those that rounding has taken out.
+  ends = np.minimum(np.cumsum(sizes), sum(layered.layer_sizes))
+  return rank_into_layers(layered, np.diff(ends, prepend=0).tolist())
 
 
 @dataclasses.dataclass
@@ -241,17 +319,25 @@ class _Fit:
 
   Attributes:
     image: the picture.
+    pixel_weights: of its pixels in the loss.
     state: of the fit (NumPy).
     edges: of its bands.
+    lowest_loss: of all chunks, and of no splats.
     rounder: what is rounded already; None: nothing will be.
+    step_sizes: of the rounder, as they were chosen.
     render: what the splats alive show; None before the first birth.
+    errors: of the prefixes, at the last step.
   """
 
   image: np.ndarray
+  pixel_weights: np.ndarray
   state: train.TrainState
   edges: list[int]
+  lowest_loss: float
   rounder: rounding.Rounder | None = None
+  step_sizes: tuple[quantize.StepSizes, ...] | None = None
   render: np.ndarray | None = None
+  errors: np.ndarray | None = None
 
 
 class _Pace:
@@ -286,24 +372,179 @@ class _Pace:
     return min(self._num_steps, max(step, chunks * chunk_steps))
 
 
-def _layered(
-    state: train.TrainState, schedule: schedule_lib.Schedule
-) -> types.LayeredSplats:
-  """The splats alive, in their layers."""
-  ends = np.cumsum(schedule.layer_sizes)
-  alive = np.concatenate([[0], np.cumsum(state.active)])[[0, *ends]]
-  return types.LayeredSplats(
-      splats=types.Splats(*(x[state.active] for x in state.params)),
-      layer_sizes=tuple(np.diff(alive).tolist()),
+def _check_pixel_weights(
+    pixel_weights: list[np.ndarray], shapes: list[tuple[int, ...]]
+) -> None:
+  if [weights.shape for weights in pixel_weights] != shapes:
+    raise ValueError(
+        f'pixel weights {[x.shape for x in pixel_weights]} do not fit {shapes}'
+    )
+  for weights in pixel_weights:
+    if not (weights.min() >= 0 and 0 < weights.sum() < np.inf):
+      raise ValueError('pixel weights must be finite, at least 0, not all 0')
+
+
+def _start(
+    initial: types.LayeredSplats | None,
+    config: config_lib.FitConfig,
+    shape: tuple[int, int, int],
+) -> list[types.Splats]:
+  """What every layer begins with; nothing without other splats."""
+  if initial is None:
+    return []
+  height, width, channels = shape
+  if initial.channels != channels:
+    raise ValueError(
+        f'splats of {initial.channels} channels to begin with, and'
+        f' {channels} in the picture'
+    )
+  sizes = schedule_lib.fitted_sizes(config, height, width)
+  layered = warm_start.resize(initial, height, width)
+  return warm_start.fill_layers(
+      layered, sizes, without_gaps=config.strategy == 'sequential'
+  )
+
+
+def _common_sizes(starts: list[list[types.Splats]]) -> list[int]:
+  """Slots filled in all pictures: they share one schedule."""
+  return [min(map(_count, layers)) for layers in zip(*starts)]
+
+
+def _count(splats: types.Splats) -> int:
+  return len(splats.means)
+
+
+def _begin_with(
+    x: _Fit, start: list[types.Splats], schedule: schedule_lib.Schedule
+) -> None:
+  """Puts splats into the first slots of each layer."""
+  first = 0
+  for splats, size, count in zip(start, schedule.layer_sizes, schedule.filled):
+    strongest = np.argsort(-warm_start.contributions(splats), kind='stable')
+    kept = np.sort(strongest[:count])
+    splats = types.Splats(*(a[kept] for a in splats))
+    x.state = train.add_splats(x.state, first, splats)
+    first += size
+  if first:
+    _cut(x)
+
+
+def _cut(x: _Fit) -> None:
+  """Cuts the bands so that all have the same work."""
+  height, width, _ = x.image.shape
+  alive = jax.tree.map(lambda a: a[x.state.active], x.state.params)
+  work = bands.row_work(alive, height, width)
+  x.edges = bands.cut_rows(work, len(x.edges) - 1)
+
+
+def _snapshot(
+    x: _Fit, state: train.TrainState, schedule: schedule_lib.Schedule
+) -> checkpoint.Snapshot:
+  return checkpoint.Snapshot(
+      state=state,
+      layer_sizes=schedule.layer_sizes,
       height=schedule.height,
       width=schedule.width,
+      errors=x.errors,
+      lowest_loss=x.lowest_loss,
+      edges=np.int32(x.edges),
+      step_sizes=x.step_sizes,
+      decided=x.rounder and x.rounder.decided,
   )
+
+
+def _restore(
+    fits: list[_Fit],
+    checkpointer: checkpoint.Checkpointer | None,
+    config: config_lib.FitConfig,
+    schedule: schedule_lib.Schedule,
+    devices: Sequence[jax.Device],
+) -> int:
+  """Puts the fits where the snapshots are; returns the steps done."""
+  if checkpointer is None:
+    return 0
+  snapshots = checkpointer.restore()
+  if _spread(devices):
+    snapshots = _from_first_process(snapshots)
+  if snapshots is None:
+    return 0
+  for x, snapshot in zip(fits, snapshots):
+    if snapshot.layer_sizes != schedule.layer_sizes:
+      raise ValueError('the checkpoint is of a fit with other layers')
+    x.state = snapshot.state
+    x.errors, x.lowest_loss = snapshot.errors, snapshot.lowest_loss
+    if snapshot.step_sizes is not None:
+      _set_steps(x, snapshot.step_sizes, config, schedule, snapshot.decided)
+    if len(x.edges) == len(snapshot.edges):
+      x.edges = snapshot.edges.tolist()
+    else:  # Of another number of devices.
+      _cut(x)
+  return snapshots[0].step
+
+
+def _from_first_process(value: _T) -> _T:
+  """What process 0 has, in all: any Python object."""
+  data = np.frombuffer(pickle.dumps(value), np.uint8)
+  with jax.transfer_guard('allow'):
+    size = multihost_utils.broadcast_one_to_all(np.int32(len(data)))
+    data = np.resize(data, int(size))
+    return pickle.loads(multihost_utils.broadcast_one_to_all(data).tobytes())
+
+
+def _figures(
+    fits: list[_Fit],
+    errors: jax.Array,
+    schedule: schedule_lib.Schedule,
+    step: int,
+) -> list[Progress]:
+  """Fetches the errors of the last step of a chunk."""
+  for x, host_errors in zip(fits, train.fetch(errors, len(fits))):
+    x.errors = host_errors
+  return [_progress(schedule, step, x) for x in fits]
+
+
+def _worst_loss(x: _Fit) -> float:
+  """Above it, the fit has diverged."""
+  limit = _WORST_LOSS if x.rounder is None else _WORST_ROUNDED_LOSS
+  return max(limit, _WORST_GROWTH * x.lowest_loss)
+
+
+def _has_diverged(x: _Fit, progress: Progress) -> bool:
+  return not progress.loss <= _worst_loss(x)  # It may be no number.
+
+
+def _explain(
+    x: _Fit, progress: Progress, schedule: schedule_lib.Schedule
+) -> str:
+  """When and where a fit has diverged."""
+  # The lowest prefix of which nothing is left.
+  losses = x.errors[: len(progress.psnr_db)] / x.image.size
+  layer = int(np.argmax(~(losses <= _worst_loss(x))))
+  loss = f'{progress.loss:.3g}' if np.isfinite(progress.loss) else 'not finite'
+  return (
+      f'the fit diverged in layer {layer}: the loss is {loss} after step'
+      f' {progress.step} of {schedule.num_steps}; lower the rates'
+  )
+
+
+def _set_steps(
+    x: _Fit,
+    step_sizes: StepSizes,
+    config: config_lib.FitConfig,
+    schedule: schedule_lib.Schedule,
+    decided: rounding.Decided | None = None,
+) -> None:
+  """Rounding with these steps begins, or goes on."""
+  sizes = schedule.layer_sizes
+  x.step_sizes = quantize.per_layer(
+      step_sizes, len(sizes), schedule.height, schedule.width
+  )
+  x.rounder = rounding.Rounder(config, x.step_sizes, sizes, decided)
 
 
 def _begin_rounding(
     fits: list[_Fit],
     states: list[train.TrainState],
-    progress: list[Progress],
     step_sizes: StepSizes | ChooseStepSizes,
     config: config_lib.FitConfig,
     schedule: schedule_lib.Schedule,
@@ -313,13 +554,9 @@ def _begin_rounding(
   for i, (x, state) in enumerate(zip(fits, states)):
     steps = step_sizes
     if callable(steps):
-      error = progress[i].loss * x.image.size
-      steps = steps(i, _layered(state, schedule), error)
-    sizes = schedule.layer_sizes
-    steps = quantize.per_layer(
-        steps, len(sizes), schedule.height, schedule.width
-    )
-    x.rounder = rounding.Rounder(config, steps, sizes)
+      layered = _snapshot(x, state, schedule).layered
+      steps = steps(i, layered, float(x.errors[-1]))
+    _set_steps(x, steps, config, schedule)
     results.append(x.rounder.drop_weak(state))
   return results
 
@@ -330,12 +567,24 @@ def _place(fits: list[_Fit], devices: Sequence[jax.Device]) -> train.TrainState:
   return train.place([x.state for x in fits for _ in range(num_bands)], devices)
 
 
+def _place_bands(fits: list[_Fit], devices: Sequence[jax.Device]) -> train.Band:
+  """Puts the bands of all pictures on the devices."""
+  cut = [
+      band
+      for x in fits
+      for band in train.make_bands(x.image, x.edges, x.pixel_weights)
+  ]
+  return train.place(cut, devices)
+
+
 def _spread(devices: Sequence[jax.Device]) -> bool:
   """Whether the devices belong to several processes."""
   return len({device.process_index for device in devices}) > 1
 
 
-def _require_agreement(images: list, settings: tuple, num_devices: int) -> None:
+def _require_agreement(
+    images: list, pixel_weights: list, settings: tuple, num_devices: int
+) -> None:
   """Compares the fit with that of the other processes.
 
   Different programs would wait for each other forever, and bands of different
@@ -347,7 +596,8 @@ def _require_agreement(images: list, settings: tuple, num_devices: int) -> None:
   if len(images) > 1:
     raise ValueError('several processes fit one picture at a time')
   text = f'{images[0].shape} {settings} {num_devices}'.encode()
-  digest = np.uint32(zlib.crc32(images[0].tobytes(), zlib.crc32(text)))
+  digest = zlib.crc32(images[0].tobytes(), zlib.crc32(text))
+  digest = np.uint32(zlib.crc32(pixel_weights[0].tobytes(), digest))
   with jax.transfer_guard('allow'):  # It places its arrays implicitly.
     digests = multihost_utils.process_allgather(digest)
   if len(np.unique(digests)) > 1:
@@ -365,13 +615,14 @@ def _fetch_into(fits: list[_Fit], state, renders) -> None:
 def _give_births(
     fits: list[_Fit],
     birth: schedule_lib.Birth,
+    initializer: initialize.Initializer,
     seed: int,
     devices: Sequence[jax.Device],
 ) -> None:
   """Gives birth in every picture, and cuts the bands anew."""
   # NumPy and SciPy release the lock in what takes long.
   with concurrent.futures.ThreadPoolExecutor(len(fits)) as pool:
-    list(pool.map(lambda x: _give_birth(x, birth, seed), fits))
+    list(pool.map(lambda x: _give_birth(x, birth, initializer, seed), fits))
   if _spread(devices):
     # Other machines may round differently: all take what the first one has.
     (x,) = fits
@@ -398,44 +649,27 @@ def _round(
       x.state = multihost_utils.broadcast_one_to_all(x.state)
 
 
-def _give_birth(x: _Fit, birth: schedule_lib.Birth, seed: int) -> None:
+def _give_birth(
+    x: _Fit,
+    birth: schedule_lib.Birth,
+    initializer: initialize.Initializer,
+    seed: int,
+) -> None:
   """Adds the splats of one birth, where they are needed most."""
-  height, width, _ = x.image.shape
   rng = np.random.default_rng((seed, birth.first))
-  is_first = x.render is None
-  if is_first:
-    source = x.image
-    density = initialize.gradient_density(x.image)
-  else:
-    source = x.image - x.render
-    density = initialize.residual_density(source)
-  centres = initialize.sample_centres(density, birth.last - birth.first, rng)
-  params = x.state.params
-  alive = np.concatenate([params.means[x.state.active], centres])
-  splats = initialize.born_splats(
-      centres,
-      alive,
-      source,
-      size_factor=0.7 if is_first else 0.5,
-      color_factor=0.3,
-  )
+  means = x.state.params.means[x.state.active]
+  count = birth.last - birth.first
+  splats = initializer(x.image, x.render, x.pixel_weights, means, count, rng)
+  initialize.check_splats(splats, count, x.image.shape[2])
   x.state = train.add_splats(x.state, birth.first, splats)
-  alive = jax.tree.map(lambda a: a[x.state.active], x.state.params)
-  work = bands.row_work(alive, height, width)
-  x.edges = bands.cut_rows(work, len(x.edges) - 1)
+  _cut(x)
 
 
-def _progress(
-    schedule: schedule_lib.Schedule,
-    step: int,
-    errors: Float[np.ndarray, ' l'],
-    num_values: int,
-) -> Progress:
-  born = [birth for birth in schedule.births if birth.step < step]
-  num_splats = born[-1].last if born else 0
-  first_splats = np.cumsum((0, *schedule.layer_sizes[:-1]))
-  alive = max(1, int(np.sum(first_splats < num_splats)))
-  mse = np.asarray(errors[:alive], np.float64) / num_values
+def _progress(schedule: schedule_lib.Schedule, step: int, x: _Fit) -> Progress:
+  num_splats, alive = schedule.alive(step)
+  # Of the weights: of all pixels, where each has the same.
+  num_values = x.pixel_weights.sum(dtype=np.float64) * x.image.shape[2]
+  mse = np.asarray(x.errors[:alive], np.float64) / num_values
   with np.errstate(divide='ignore'):
     psnr_db = -10 * np.log10(mse)
   return Progress(
@@ -464,9 +698,8 @@ def rank_into_layers(
     The same splats in another order.
   """
   means, cholesky, colors = layered.splats
-  area = cholesky[:, 0] * cholesky[:, 2]
-  contribution = area * np.linalg.norm(colors, axis=1)
-  order = np.argsort(-contribution, kind='stable')
+  contributions = warm_start.contributions(layered.splats)
+  order = np.argsort(-contributions, kind='stable')
   return dataclasses.replace(
       layered,
       splats=types.Splats(means[order], cholesky[order], colors[order]),

@@ -4,12 +4,29 @@ NumPy and SciPy on the host: it happens a few times in a fit, between compiled
 chunks. Sampling without replacement is by the Gumbel top-k trick.
 """
 
+from collections.abc import Callable
+
 from jaxtyping import Float, Int
 import numpy as np
 import scipy.ndimage
 import scipy.spatial
 
 from pgsvc_jax import types
+
+# (picture, what the splats alive show or None before the first, pixel weights,
+# means of the splats alive, how many, generator) -> that many new splats; see
+# `new_splats`.
+Initializer = Callable[
+    [
+        Float[np.ndarray, 'h w c'],
+        Float[np.ndarray, 'h w c'] | None,
+        Float[np.ndarray, 'h w'],
+        Float[np.ndarray, 'n 2'],
+        int,
+        np.random.Generator,
+    ],
+    types.Splats,
+]
 
 # Sizes of newborn splats are clipped to this range, pixels.
 _SIZE_RANGE = (0.6, 30.0)
@@ -140,4 +157,79 @@ def born_splats(
       centres.astype(np.float32),
       cholesky.astype(np.float32),
       (color_factor * image[y, x]).astype(np.float32),
+  )
+
+
+def check_splats(splats: types.Splats, count: int, channels: int) -> None:
+  """Checks what an initializer has made.
+
+  Raises:
+    ValueError: not so many splats, or not such that can be fitted.
+
+  Example:
+    >>> empty = types.Splats(*(np.zeros((0, n)) for n in (2, 3, 1)))
+    >>> check_splats(empty, 5, 1)
+    Traceback (most recent call last):
+    ValueError: means made by the initializer are (0, 2), not (5, 2)
+  """
+  for name, array, size in zip(splats._fields, splats, (2, 3, channels)):
+    if np.shape(array) != (count, size):
+      raise ValueError(
+          f'{name} made by the initializer are {np.shape(array)}, not'
+          f' {(count, size)}'
+      )
+    if not np.isfinite(array).all():
+      raise ValueError(f'{name} made by the initializer are not finite')
+  if not (np.asarray(splats.cholesky)[:, [0, 2]] > 0).all():
+    raise ValueError('l11 and l22 made by the initializer must be positive')
+
+
+def new_splats(
+    image: Float[np.ndarray, 'h w c'],
+    render: Float[np.ndarray, 'h w c'] | None,
+    pixel_weights: Float[np.ndarray, 'h w'],
+    means: Float[np.ndarray, 'n 2'],
+    count: int,
+    rng: np.random.Generator,
+) -> types.Splats:
+  """The splats of one birth: on edges at first, on the residual later.
+
+  What a fit calls a few times, the births of `FitConfig.num_births`; another
+  function of these arguments may stand in for it (`fit_picture`).
+
+  Args:
+    image: the picture.
+    render: what the splats alive show; None before there are any.
+    pixel_weights: of each pixel in the loss.
+    means: of the splats alive.
+    count: how many to make.
+    rng: the only source of randomness.
+
+  Returns:
+    The new splats, float32.
+
+  Example:
+    >>> image = np.eye(8, dtype=np.float32)[..., np.newaxis]
+    >>> rng = np.random.default_rng(0)
+    >>> none = np.zeros((0, 2), np.float32)
+    >>> splats = new_splats(image, None, np.ones((8, 8)), none, 3, rng)
+    >>> splats.means.shape, splats.cholesky.shape, splats.colors.shape
+    ((3, 2), (3, 3), (3, 1))
+  """
+  is_first = render is None
+  # Weights are of squares.
+  factors = np.sqrt(pixel_weights)
+  if is_first:
+    source = image
+    density = gradient_density(image) * factors
+  else:
+    source = image - render
+    density = residual_density(source * factors[..., np.newaxis])
+  centres = sample_centres(density, count, rng)
+  return born_splats(
+      centres,
+      np.concatenate([means, centres]),
+      source,
+      size_factor=0.7 if is_first else 0.5,
+      color_factor=0.3,
   )

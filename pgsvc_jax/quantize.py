@@ -78,6 +78,11 @@ class StepSizes:
       step in pixels is the nearest power of two.
     cell: log2 of the pixels across a cell of the Morton curve, 0 to 15; no
       position step is larger, none is smaller than 1/256 of it.
+
+  Example:
+    >>> coarse = StepSizes(color=1024)  # Four times the default.
+    >>> coarse.color * STEP_UNIT
+    0.25
   """
 
   color: int = 256

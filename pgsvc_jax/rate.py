@@ -148,6 +148,19 @@ def choose_step_sizes(
   return config.step_sizes
 
 
+def shared(
+    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
+) -> quantize.StepSizes | tuple[quantize.StepSizes, ...]:
+  """The one for all layers, if all have the same; else one each.
+
+  A file may have more layers than its fit (strategy `prune`), but then all of
+  them have the same.
+  """
+  if isinstance(step_sizes, quantize.StepSizes):
+    return step_sizes
+  return step_sizes[0] if len(set(step_sizes)) == 1 else tuple(step_sizes)
+
+
 def _noise_step(layered: types.LayeredSplats, noise: float) -> float:
   """The color step that adds this to the squared error.
 

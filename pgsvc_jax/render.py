@@ -60,6 +60,12 @@ def render_prefixes(
 ) -> UInt8[np.ndarray, 'l h w c']:
   """Renders every operating point, clamped to 8 bits.
 
+  Args:
+    layered: the picture.
+
+  Returns:
+    The pictures of layer 0, of layers 0 and 1, and so on.
+
   Example:
     >>> splats = types.Splats(
     ...     np.float32([[0.5, 0.5]]), np.float32([[1, 0, 1]]),
@@ -96,6 +102,21 @@ def render_prefixes(
 
 
 def render_picture(layered: types.LayeredSplats) -> UInt8[np.ndarray, 'h w c']:
-  """Renders the highest operating point, clamped to 8 bits."""
+  """Renders the highest operating point, clamped to 8 bits.
+
+  Args:
+    layered: the picture.
+
+  Returns:
+    The picture of all layers.
+
+  Example:
+    >>> splats = types.Splats(
+    ...     np.float32([[0.5, 0.5]]), np.float32([[1, 0, 1]]),
+    ...     np.float32([[1.0]]))
+    >>> render_picture(types.LayeredSplats(
+    ...     splats=splats, layer_sizes=(1,), height=1, width=2)).tolist()
+    [[[255], [155]]]
+  """
   flat = dataclasses.replace(layered, layer_sizes=(sum(layered.layer_sizes),))
   return render_prefixes(flat)[0]

@@ -6,8 +6,9 @@ a splat over rounding all at once.
 """
 
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 import numpy as np
 
 from pgsvc_jax import code_lengths
@@ -18,6 +19,22 @@ from pgsvc_jax import train
 from pgsvc_jax import types
 
 
+class Decided(NamedTuple):
+  """Symbols that the steps of later attributes follow from, once rounded.
+
+  Attributes:
+    classes: sigma in half octaves.
+    precision: bits of the squared norm of the color symbols.
+    aspects: log(l11 / l22), in steps.
+    tables: of the bits of each layer's symbols (`code_lengths.learn_layer`).
+  """
+
+  classes: Int[np.ndarray, ' n']
+  precision: Int[np.ndarray, ' n']
+  aspects: Int[np.ndarray, ' n']
+  tables: Float[np.ndarray, 'l columns contexts sizes 2']
+
+
 class Rounder:
   """Carries the symbols that are decided from one rounding to the next."""
 
@@ -26,30 +43,46 @@ class Rounder:
       config: config_lib.FitConfig,
       step_sizes: Sequence[quantize.StepSizes],
       layer_sizes: Sequence[int],
+      decided: Decided | None = None,
   ):
     """Of layers of so many splats, with the step sizes of each."""
     num_splats = sum(layer_sizes)
     self._step_sizes = step_sizes
     self._bit_weight = config.rounding_bit_weight
-    self._choosers = [quantize.NEAREST] * len(step_sizes)
     self._layers = np.repeat(np.arange(len(layer_sizes)), layer_sizes)
     self._groups = config.rounding_groups
     self._order = np.random.default_rng(config.seed).permutation(num_splats)
-    self._classes = np.zeros(num_splats, np.int64)
-    self._precision = np.ones(num_splats, np.int64)
-    self._aspects = np.zeros(num_splats, np.int64)
+    decided = decided or Decided(
+        np.zeros(num_splats, np.int64),
+        np.ones(num_splats, np.int64),
+        np.zeros(num_splats, np.int64),
+        np.zeros(0),
+    )
+    self._classes, self._precision, self._aspects, self._tables = map(
+        np.array, decided
+    )
+
+  @property
+  def decided(self) -> Decided:
+    """A copy of what is decided so far."""
+    return Decided(
+        self._classes.copy(),
+        self._precision.copy(),
+        self._aspects.copy(),
+        self._tables.copy(),
+    )
 
   def drop_weak(self, state: train.TrainState) -> train.TrainState:
     """Takes out the splats that would round to next to nothing."""
     weak = np.zeros(len(self._layers), bool)
+    tables = []
     for layer, members in self._by_layer(np.nonzero(state.active)[0]):
       steps = self._step_sizes[layer]
       splats = types.Splats(*(x[members] for x in state.params))
       weak[members] = quantize.weak(splats, steps)
       strong = types.Splats(*(x[~weak[members]] for x in splats))
-      self._choosers[layer] = code_lengths.chooser(
-          strong, steps, self._bit_weight
-      )
+      tables.append(code_lengths.learn_layer(strong, steps))
+    self._tables = np.stack(tables)
     return state.replace(active=state.active & ~weak)
 
   def round(
@@ -60,8 +93,11 @@ class Rounder:
     round_values = getattr(self, '_' + rounding.attribute)
     values = np.array(getattr(state.params, rounding.attribute))
     for layer, members in self._by_layer(group):
+      chooser = quantize.NEAREST
+      if self._bit_weight:
+        chooser = code_lengths.RateAware(self._tables[layer], self._bit_weight)
       values[members] = round_values(
-          state.params, members, self._step_sizes[layer], self._choosers[layer]
+          state.params, members, self._step_sizes[layer], chooser
       )
     frozen = np.array(getattr(state.frozen, rounding.attribute))
     frozen[group] = True

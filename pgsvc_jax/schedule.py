@@ -4,6 +4,7 @@ A strategy is data: per step, the weight of every prefix in the loss and the
 learning rate of every layer. The train step knows nothing else of strategies.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import itertools
 from typing import NamedTuple
@@ -12,6 +13,12 @@ from jaxtyping import Float
 import numpy as np
 
 from pgsvc_jax import config as config_lib
+
+# Factor of the rates of a layer that begins with splats fitted before. With
+# factors of 1, 0.3, 0.1, 0.03, 100 steps from a rounded fit of 40.7 dB led to
+# 40.0, 43.1, 43.3, 42.9 dB (300: 44.0, 44.9, 44.6, 43.9; 30: 32.6, 40.6, 42.2,
+# 42.1; 192x128 pixels of kodim05, 0.046 splats a pixel).
+_WARM_RATE = 0.1
 
 
 class StepInputs(NamedTuple):
@@ -60,7 +67,8 @@ class Schedule:
     height: of the picture, pixels.
     width: of the picture, pixels.
     layer_sizes: splats per layer as they are fitted.
-    births: in order of steps.
+    filled: splats of each layer that are there before the first step.
+    births: of the others, in order of steps.
     roundings: in order of steps, the last one behind the last step.
     inputs: one row a step; a whole number of chunks.
   """
@@ -68,6 +76,7 @@ class Schedule:
   height: int
   width: int
   layer_sizes: tuple[int, ...]
+  filled: tuple[int, ...]
   births: tuple[Birth, ...]
   roundings: tuple[Rounding, ...]
   inputs: StepInputs
@@ -76,6 +85,16 @@ class Schedule:
   def num_steps(self) -> int:
     """Steps of the fit."""
     return len(self.inputs.level_weights)
+
+  def alive(self, step: int) -> tuple[int, int]:
+    """Splats and layers alive in the step before `step`."""
+    born = [birth for birth in self.births if birth.step < step]
+    starts = np.cumsum((0, *self.layer_sizes))
+    last = max((birth.last for birth in born), default=0)
+    for start, count in zip(starts, self.filled):
+      last = max(last, start + count if count else 0)
+    num_splats = sum(self.filled) + sum(x.last - x.first for x in born)
+    return num_splats, max(1, int(np.sum(starts[:-1] < last)))
 
 
 def layer_sizes(
@@ -99,12 +118,27 @@ def layer_sizes(
   return sizes
 
 
+def fitted_sizes(
+    config: config_lib.FitConfig, height: int, width: int
+) -> tuple[int, ...]:
+  """Splats per layer while they are fitted.
+
+  Example:
+    >>> config = config_lib.FitConfig(layer_splats=(20, 10), strategy='prune')
+    >>> fitted_sizes(config, 10, 20)
+    (30,)
+  """
+  sizes = layer_sizes(config, height, width)
+  return (sum(sizes),) if config.strategy in ('single', 'prune') else sizes
+
+
 def make_schedule(
     config: config_lib.FitConfig,
     height: int,
     width: int,
     *,
     rounding: bool = False,
+    filled: Sequence[int] = (),
 ) -> Schedule:
   """Lays out a fit of a picture of the given size.
 
@@ -117,6 +151,9 @@ def make_schedule(
     height: pixels.
     width: pixels.
     rounding: whether `rounding_steps` follow.
+    filled: splats that each layer has before the first step, in its first
+      slots; those are not born, and the more there are, the slower the layer
+      moves. Empty: none.
 
   Returns:
     The schedule; steps are rounded to whole chunks.
@@ -124,27 +161,26 @@ def make_schedule(
   Raises:
     ValueError: settings out of range.
   """
-  sizes = layer_sizes(config, height, width)
-  if config.strategy in ('single', 'prune'):
-    sizes = (sum(sizes),)
+  sizes = fitted_sizes(config, height, width)
   num_layers = len(sizes)
   chunk = config.chunk_steps
   num_chunks = max(1, round(config.num_steps / chunk))
 
-  births = _births(config, sizes, num_chunks)
+  filled = tuple(filled) or (0,) * num_layers
+  births = _births(config, sizes, num_chunks, filled)
   num_steps = num_chunks * chunk
   weights = np.zeros((num_steps, num_layers), np.float32)
   rates = np.zeros((num_steps, num_layers), np.float32)
   ends = np.cumsum(sizes)
   # The highest layer alive at each step, and when it came.
-  alive = np.zeros(num_steps, np.int64)
+  alive = np.full(num_steps, max((0, *np.flatnonzero(filled))))
   start = np.zeros(num_layers + 1, np.int64)
   start[num_layers] = num_steps
   for birth in births:
     layer = int(np.searchsorted(ends, birth.first, side='right'))
-    if alive[birth.step] != layer:
+    if layer > alive[birth.step]:
       start[layer] = birth.step
-    alive[birth.step :] = layer
+      alive[birth.step :] = layer
 
   for step in range(num_steps):
     top = alive[step]
@@ -161,12 +197,14 @@ def make_schedule(
       weights[step, step % top] = config.lower_weight
     elif top and config.strategy == 'all_levels':
       weights[step, :top] = config.lower_weight
+  rates *= np.float32(_WARM_RATE) ** (np.divide(filled, np.maximum(sizes, 1)))
   stages = _stages(config) if rounding else ()
   roundings, more = _roundings(config, stages, num_steps, num_layers)
   return Schedule(
       height=height,
       width=width,
       layer_sizes=sizes,
+      filled=filled,
       births=births,
       roundings=roundings,
       inputs=StepInputs(
@@ -222,7 +260,10 @@ def _cosine(progress: float, final: float) -> float:
 
 
 def _births(
-    config: config_lib.FitConfig, sizes: tuple[int, ...], num_chunks: int
+    config: config_lib.FitConfig,
+    sizes: tuple[int, ...],
+    num_chunks: int,
+    filled: tuple[int, ...],
 ) -> tuple[Birth, ...]:
   """Places the births on chunk boundaries, equally far apart.
 
@@ -230,14 +271,16 @@ def _births(
   every layer has the same time, so that a frozen layer was fitted as long as
   any other.
   """
+  missing = np.subtract(sizes, filled).tolist()
   parts = [
-      min(size, max(1, round(config.num_births * size / max(sum(sizes), 1))))
-      for size in sizes
+      min(count, max(1, round(config.num_births * count / max(sum(sizes), 1))))
+      for count in missing
   ]
-  bounds = [0]
-  for size, count in zip(sizes, parts):
-    cuts = [round(size * part / count) for part in range(1, count + 1)]
-    bounds.extend(np.add(cuts, bounds[-1]).tolist())
+  slots = []
+  for end, count, births in zip(np.cumsum(sizes), missing, parts):
+    cuts = [round(count * part / births) for part in range(1, births + 1)]
+    bounds = [int(end) - count + cut for cut in (0, *cuts)]
+    slots.extend(itertools.pairwise(bounds))
 
   stages = [count for count in parts if count]
   if config.strategy != 'sequential':
@@ -249,5 +292,5 @@ def _births(
   chunks = np.minimum(np.round(np.multiply(starts, num_chunks)), num_chunks - 1)
   return tuple(
       Birth(step=int(chunk) * config.chunk_steps, first=first, last=last)
-      for chunk, first, last in zip(chunks, bounds, bounds[1:])
+      for chunk, (first, last) in zip(chunks, slots)
   )

@@ -34,7 +34,8 @@ from pgsvc_jax import types
 AXIS = 'bands'
 
 # (means, cholesky, colors, target, pixel_weights, level_weights, *,
-# layer_sizes) -> (loss, errors [L]).
+# layer_sizes) -> (loss, errors [L]), both sums over the pixels, of which some
+# have weight 0. Errors are squared errors, for progress and rate.
 ErrorFn = Callable[..., tuple[Array, Array]]
 
 _T = TypeVar('_T')
@@ -265,8 +266,8 @@ def make_train_chunk(
     `chunk(state, inputs, bands) -> (state, errors [L])`, a pmap over `devices`:
     the state is the same on all devices of a picture, `inputs` holds the whole
     schedule on every device and the chunk reads its rows at `state.step`; the
-    errors are those of the last step, NaN once a parameter is not finite
-    (the operator may skip such a splat, and the errors alone would look well).
+    errors are those of the last step; where they look well, NaN for prefixes
+    with a parameter that is not finite (the operator may skip such a splat).
   """
   groups = _groups(len(devices), num_pictures)
   step = make_train_step(config, schedule, error_fn, groups)
@@ -278,8 +279,12 @@ def make_train_chunk(
         inputs,
     )
     state, errors = lax.scan(lambda s, row: step(s, row, band), state, rows)
-    finite = [jnp.isfinite(x).all() for x in jax.tree.leaves(state.params)]
-    return state, jnp.where(jnp.stack(finite).all(), errors[-1], jnp.nan)
+    finite = [jnp.isfinite(x).all(1) for x in jax.tree.leaves(state.params)]
+    finite = jnp.stack(finite).all(0)
+    ends = np.cumsum(schedule.layer_sizes)
+    prefixes = jnp.stack([finite[:end].all() for end in ends])
+    told = jnp.where(prefixes, errors[-1], jnp.nan)
+    return state, jnp.where(jnp.isfinite(errors[-1]).all(), told, errors[-1])
 
   return chunk
 
@@ -311,7 +316,9 @@ def make_render(
 
 
 def make_bands(
-    image: Float[np.ndarray, 'h w c'], edges: Sequence[int]
+    image: Float[np.ndarray, 'h w c'],
+    edges: Sequence[int],
+    pixel_weights: Float[np.ndarray, 'h w'] | None = None,
 ) -> list[Band]:
   """Cuts a picture into bands (NumPy) at the edges of `bands.cut_rows`."""
   height, width, channels = image.shape
@@ -322,7 +329,9 @@ def make_bands(
     target = np.zeros((rows, width, channels), np.float32)
     target[: len(part)] = part
     weights = np.zeros((rows, width), np.float32)
-    weights[: len(part)] = 1
+    weights[: len(part)] = (
+        1 if pixel_weights is None else pixel_weights[top:bottom]
+    )
     cut.append(Band(target, weights, np.float32(top), np.float32(bottom)))
   return cut
 

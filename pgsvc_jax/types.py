@@ -28,6 +28,15 @@ class Splats(NamedTuple):
     means: centres (x, y), pixels.
     cholesky: (l11, l21, l22) of the lower factor L, covariance = L L^T, pixels.
     colors: linear color coefficients.
+
+  Example:
+    >>> one = Splats(
+    ...     means=np.float32([[1.5, 0.5]]),  # The centre of pixel (0, 1).
+    ...     cholesky=np.float32([[2, 0, 1]]),  # Twice as wide as high.
+    ...     colors=np.float32([[0.8, 0.4, 0.0]]),
+    ... )
+    >>> one.colors.shape
+    (1, 3)
   """
 
   means: Float[Any, 'n 2']
@@ -44,6 +53,14 @@ class LayeredSplats:
     layer_sizes: splats per layer; sums to the number of splats.
     height: pixels.
     width: pixels.
+
+  Example:
+    >>> splats = Splats(np.zeros((5, 2)), np.ones((5, 3)), np.zeros((5, 1)))
+    >>> layered = LayeredSplats(
+    ...     splats=splats, layer_sizes=(3, 2), height=32, width=48
+    ... )
+    >>> layered.channels
+    1
   """
 
   splats: Splats

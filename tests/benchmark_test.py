@@ -12,8 +12,8 @@ from PIL import Image
 import pytest
 
 from launch import cases
+from launch import cost_plots
 from launch import measure
-from launch import sweeps
 from launch import timing
 from launch import tune
 from launch import workloads
@@ -86,7 +86,7 @@ def test_the_picture_has_a_panel_a_sweep():
       for name in ('cpu', 'xla')
       for point in workloads.make_sweeps(TINY, 2)
   ]
-  with Image.open(io.BytesIO(sweeps.draw(rows, 'head'))) as image:
+  with Image.open(io.BytesIO(cost_plots.draw(rows, 'head'))) as image:
     assert image.format == 'PNG' and image.size == (1600, 420)
 
 

@@ -5,6 +5,8 @@ import itertools
 import time
 import types as python_types
 
+import jax
+from jax import numpy as jnp
 import numpy as np
 import pytest
 import skimage.data
@@ -16,6 +18,7 @@ from pgsvc_jax import fit
 from pgsvc_jax import metrics
 from pgsvc_jax import quantize
 from pgsvc_jax import render
+from pgsvc_jax import types
 
 CONFIG = config_lib.FitConfig(
     layer_splats=(60, 30, 30), num_steps=120, num_births=6
@@ -123,7 +126,9 @@ def test_progress_is_reported_for_every_chunk():
 def test_divergence_stops_the_fit():
   image = scene()
   image[3, 3] = np.nan
-  with pytest.raises(fit.DivergenceError, match='not finite after step 10'):
+  with pytest.raises(
+      fit.DivergenceError, match='layer 0: .* not finite after step 1 of'
+  ):
     fit.fit_picture(image, CONFIG)
 
 
@@ -227,3 +232,130 @@ def test_a_fit_out_of_time_has_all_splats_and_is_rounded():
   whole = fit.fit_picture(scene(), config, step_sizes=steps)
   for array, other in zip(early.splats, whole.splats, strict=True):
     np.testing.assert_array_equal(array, other)
+
+
+# ---- What may be replaced ----------------------------------------------------
+SHORT = dataclasses.replace(CONFIG, num_steps=40, num_births=1)
+
+
+def on_the_diagonal(image, render, pixel_weights, means, count, rng):
+  del pixel_weights, means, rng
+  height, width, channels = image.shape
+  along = (np.arange(count, dtype=np.float32)[:, None] + 0.5) / count
+  color = 0.5 if render is None else 0.0
+  return types.Splats(
+      along * np.float32([width, height]),
+      np.tile(np.float32([2, 0, 2]), (count, 1)),
+      np.full((count, channels), color, np.float32),
+  )
+
+
+def test_an_initializer_makes_the_splats_of_every_birth():
+  calls = []
+
+  def initializer(image, render, pixel_weights, means, count, rng):
+    calls.append((render is None, len(means), count))
+    return on_the_diagonal(image, render, pixel_weights, means, count, rng)
+
+  # A step so small that the splats stay where they were born.
+  still = dataclasses.replace(SHORT, means_rate=1e-6)
+  layered = fit.fit_picture(scene(), still, initializer=initializer)
+  assert calls == [(True, 0, 60), (False, 60, 30), (False, 90, 30)]
+  expected = np.concatenate(
+      [
+          on_the_diagonal(scene(), *[None] * 3, n, None).means
+          for n in (60, 30, 30)
+      ]
+  )
+  np.testing.assert_allclose(layered.splats.means, expected, atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'means': np.zeros((3, 2), np.float32)}, 'means made by'),
+        ({'colors': np.zeros((60, 1), np.float32)}, 'colors made by'),
+        ({'colors': np.full((60, 3), np.nan, np.float32)}, 'not finite'),
+        ({'cholesky': np.zeros((60, 3), np.float32)}, 'must be positive'),
+    ],
+)
+def test_what_an_initializer_makes_is_checked(change, message):
+  def initializer(*args):
+    return on_the_diagonal(*args)._replace(**change)
+
+  with pytest.raises(ValueError, match=message):
+    fit.fit_picture(scene(), SHORT, initializer=initializer)
+
+
+@pytest.mark.parametrize('num_devices', [1, 3])
+def test_pixel_weights_say_where_the_picture_should_be_good(num_devices):
+  weights = np.full((40, 56), 0.01, np.float32)
+  weights[10:30, 5:25] = 1
+  devices = jax.devices()[:num_devices]
+  image = scene()
+  errors, counts, reports = [], [], []
+  for w in (None, weights):
+    layered = fit.fit_picture(
+        image, SHORT, devices=devices, pixel_weights=w, report=reports.append
+    )
+    shown = render.render_picture(layered) / np.float32(255)
+    errors.append(((shown - image) ** 2)[10:30, 5:25].mean())
+    inside = (layered.splats.means > [5, 10]) & (
+        layered.splats.means < [25, 30]
+    )
+    counts.append(inside.all(1).sum())
+    # What is reported is the mean by weight.
+    weight = (np.ones_like(weights) if w is None else w)[..., None]
+    mse = (weight * (shown - image) ** 2).sum() / weight.sum() / 3
+    np.testing.assert_allclose(reports[-1].loss, mse, rtol=0.2)
+  assert errors[1] < 0.8 * errors[0] and counts[1] > 2 * counts[0]
+
+
+@pytest.mark.parametrize(
+    'weights', [np.ones((56, 40)), np.zeros((40, 56)), np.full((40, 56), -1.0)]
+)
+def test_weights_that_make_no_sense_are_refused(weights):
+  with pytest.raises(ValueError, match='weights'):
+    fit.fit_picture(scene(), SHORT, pixel_weights=weights)
+
+
+def test_another_loss_is_what_is_lowered():
+  """Squared error takes a minority of outliers into account; L1 does not."""
+
+  def absolute_error(
+      means,
+      cholesky,
+      colors,
+      target,
+      pixel_weights,
+      level_weights,
+      *,
+      layer_sizes,
+  ):
+    height, width, _ = target.shape
+    images = pallas_kernels.composite(
+        means,
+        cholesky,
+        colors,
+        layer_sizes=layer_sizes,
+        height=height,
+        width=width,
+    )
+    differences = pixel_weights[..., None] * (images - target)
+    absolute = jnp.abs(differences).sum((1, 2, 3))
+    return level_weights @ absolute, (differences**2).sum((1, 2, 3))
+
+  image = np.full((24, 24, 1), 0.25, np.float32)
+  outliers = np.random.default_rng(0).uniform(size=image.shape) < 0.2
+  config = dataclasses.replace(SHORT, layer_splats=(4,), num_steps=200)
+
+  def median(error_fn):
+    layered = fit.fit_picture(
+        np.where(outliers, 1, image).astype(np.float32),
+        config,
+        error_fn=error_fn,
+    )
+    return np.median(render.render_picture(layered)) / 255
+
+  assert abs(median(absolute_error) - 0.25) < 0.05
+  assert median(None) > 0.35

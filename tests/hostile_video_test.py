@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 
 from pgsvc_jax import bitstream
+from pgsvc_jax import motion
 from pgsvc_jax import playback
 from pgsvc_jax import quantize
-from pgsvc_jax import types
 from pgsvc_jax import video_bitstream
 from pgsvc_jax import video_codec
 from pgsvc_jax import video_syntax
@@ -41,14 +41,28 @@ HEADER_FORMAT = '<BBHIIBB6B6I'
 HEADER_BITS = (8, 8, 16, 32, 32, 8, 8, *[8] * 6, *[32] * 6)
 
 
-def make_frame(rng, sizes, channels, height, width):
-  layers = [hostile_test.make_layer(rng, n, channels) for n in sizes]
-  return types.LayeredSplats(
-      splats=types.Splats(*map(np.concatenate, zip(*layers))),
-      layer_sizes=sizes,
-      height=height,
-      width=width,
+def make_packets(rng, num_frames, sizes, channels, height, width):
+  """A GOP in which splats are born, move, change and die."""
+  steps = quantize.StepSizes()
+  encoder = video_codec.GopEncoder(
+      [steps] * len(sizes), height=height, width=width, channels=channels
   )
+  field = motion.field_shape(height, width, 4)
+  for frame in range(num_frames):
+    if frame:
+      encoder.move(rng.integers(-9, 10, (*field, 2)))
+    updates = []
+    for n, layer in zip(sizes, encoder.layers):
+      dead = rng.random(len(layer.points)) < 0.2
+      shape = np.sum(~dead), layer.points.shape[1]
+      born = hostile_test.make_layer(rng, n >> frame, channels)
+      updates.append(
+          video_codec.births(born, steps)._replace(
+              dead=dead, changes=rng.integers(-1, 2, shape)
+          )
+      )
+    encoder.add(updates)
+  return encoder.packets()
 
 
 def make_originals(rng):
@@ -62,11 +76,7 @@ def make_originals(rng):
     header |= dict(reserved=0, tn=1, td=24, fn=24, fd=1, an=1, ad=1)
     gops = []
     for num_frames in rng.integers(1, 4, 3).tolist():
-      frames = [
-          make_frame(rng, sizes, channels, *size[::-1])
-          for _ in range(num_frames)
-      ]
-      packets = video_codec.encode_gop(frames, quantize.StepSizes())
+      packets = make_packets(rng, num_frames, sizes, channels, *size[::-1])
       gops.append(
           {
               'frames': num_frames,

@@ -89,6 +89,7 @@ ARROWS = {
         'pgsvc_jax.media',
         'pgsvc_jax.types',
     },
+    'pgsvc_jax.decoder': {'pgsvc_jax.bitstream', 'pgsvc_jax.render'},
     'pgsvc_jax.config': {'pgsvc_jax.quantize'},
     'pgsvc_jax.schedule': {'pgsvc_jax.config'},
     'pgsvc_jax.initialize': {'pgsvc_jax.types'},
@@ -126,9 +127,17 @@ ARROWS = {
         'pgsvc_jax.render',
         'pgsvc_jax.types',
     },
+    'pgsvc_jax.checkpoint': {
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.rounding',
+        'pgsvc_jax.train',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.warm_start': {'pgsvc_jax.types'},
     'pgsvc_jax.fit': {
         'pallas_kernels',
         'pgsvc_jax.bands',
+        'pgsvc_jax.checkpoint',
         'pgsvc_jax.config',
         'pgsvc_jax.initialize',
         'pgsvc_jax.quantize',
@@ -136,8 +145,15 @@ ARROWS = {
         'pgsvc_jax.schedule',
         'pgsvc_jax.train',
         'pgsvc_jax.types',
+        'pgsvc_jax.warm_start',
     },
     'pgsvc_jax.flow': {'pgsvc_jax.motion'},
+    'pgsvc_jax.groups': {
+        'pgsvc_jax.config',
+        'pgsvc_jax.flow',
+        'pgsvc_jax.schedule',
+        'pgsvc_jax.video_media',
+    },
     'pgsvc_jax.video_fit': {
         'pallas_kernels',
         'pgsvc_jax.config',
@@ -153,6 +169,22 @@ ARROWS = {
         'pgsvc_jax.train',
         'pgsvc_jax.types',
         'pgsvc_jax.video_codec',
+    },
+    'pgsvc_jax.encoder': {
+        'pgsvc_jax.checkpoint',
+        'pallas_kernels',
+        'pgsvc_jax.bitstream',
+        'pgsvc_jax.config',
+        'pgsvc_jax.fit',
+        'pgsvc_jax.initialize',
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.rate',
+        'pgsvc_jax.train',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.operator': {
+        'pallas_kernels.api.composite',
+        'pallas_kernels.api.composite_error',
     },
 }
 
@@ -222,7 +254,15 @@ def test_the_decoder_loads_no_training_stack(name):
 def test_commands_start_without_the_slow_imports(name):
   """And without Numba, which must learn first where its cache is."""
   loaded = loaded_after(f'import launch.{name}')
-  assert not loaded & (TRAINING_STACK | {'matplotlib', 'numba', 'rich'})
+  assert not loaded & (
+      TRAINING_STACK | {'matplotlib', 'numba', 'optuna', 'rich'}
+  )
+
+
+def test_decoding_loads_no_training_stack():
+  loaded = loaded_after('import pgsvc_jax; pgsvc_jax.decode')
+  assert 'pgsvc_jax.render' in loaded
+  assert not loaded & TRAINING_STACK
 
 
 def test_public_names_load_on_first_use():

@@ -506,7 +506,10 @@ def test_the_wheel_has_no_generic_names(tmp_path):
       'pgsvc_jax',
       'pallas_kernels',
   }
+  assert 'pallas_kernels/py.typed' in names
   for name in (
+      '__init__.pyi',
+      'py.typed',
       'launch/encode.py',
       'launch/main.py',
       'launch/page.html',

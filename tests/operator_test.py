@@ -19,6 +19,7 @@ import pytest
 import pallas_kernels
 from pallas_kernels import constants
 from pallas_kernels import dispatch
+from pallas_kernels import reference
 from pallas_kernels import xla
 
 
@@ -500,6 +501,8 @@ _GOOD = {
         {'height': 0},
         {'width': -1},
         {'implementation': 'fastest'},
+        {'implementation': np},
+        {'implementation': 7},
     ],
     ids=str,
 )
@@ -527,6 +530,55 @@ def test_wrong_error_arguments_raise(wrong):
   )
   with pytest.raises(ValueError):
     pallas_kernels.composite_error(**{**good, **wrong})
+
+
+class Halved:
+  """An implementation from outside, told apart by its half-bright images."""
+
+  @staticmethod
+  def composite(means, cholesky, colors, static, platform):
+    if static.height > 100:
+      raise NotImplementedError('too high')
+    return reference.composite(means, cholesky, colors / 2, static, platform)
+
+  @staticmethod
+  def composite_vjp(means, cholesky, colors, cotangents, static, platform):
+    return reference.composite_vjp(
+        means, cholesky, colors, cotangents / 2, static, platform
+    )
+
+
+def test_an_implementation_from_outside_is_used_for_values_and_gradients():
+  scene = make_scene(5, height=9, width=11)
+  cotangent = np.ones(scene.shape, np.float32)
+  images, means, cholesky, colors = composite(scene, cotangent, Halved)
+  expected = composite(scene, cotangent, 'reference')
+  np.testing.assert_allclose(images, expected[0] / 2, rtol=1e-6)
+  np.testing.assert_allclose(colors, expected[3] / 2, rtol=1e-6)
+
+  def loss(splats, implementation, target):
+    return pallas_kernels.composite_error(
+        *splats,
+        target,
+        np.ones(scene.shape[1:3], np.float32),
+        np.ones(len(scene.layer_sizes), np.float32),
+        layer_sizes=scene.layer_sizes,
+        implementation=implementation,
+    )[0]
+
+  target = np.ones(scene.shape[1:], np.float32)
+  # |image / 2 - target|^2 = |image - 2 target|^2 / 4.
+  ours = jax.value_and_grad(loss)(scene.splats, Halved, target)
+  theirs = jax.value_and_grad(loss)(scene.splats, 'reference', 2 * target)
+  np.testing.assert_allclose(ours[0], theirs[0] / 4, rtol=1e-5)
+  # The gradient of the means is its own: that of the halved images.
+  for x, y in zip(ours[1][:2], theirs[1][:2]):
+    np.testing.assert_allclose(x, y / 4, rtol=1e-4, atol=1e-5)
+
+
+def test_an_implementation_from_outside_says_what_it_cannot_do():
+  with pytest.raises(NotImplementedError, match='Halved: too high'):
+    pallas_kernels.composite(**{**_GOOD, 'height': 101}, implementation=Halved)
 
 
 def test_float64_falls_back_to_xla_where_the_default_computes_in_float32():

@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -116,9 +117,9 @@ def test_detail_makes_a_band_lower():
   config = dataclasses.replace(SHORT, num_steps=10, num_births=2)
   image = scene(160)
 
-  def spy(image, edges):
+  def spy(image, edges, *rest):
     seen.append(edges)
-    return original(image, edges)
+    return original(image, edges, *rest)
 
   original = train.make_bands
   with pytest.MonkeyPatch.context() as patch:
@@ -280,7 +281,9 @@ def test_pictures_that_cannot_be_fitted_together_are_refused():
 def test_one_diverging_picture_is_named():
   bad = scene()
   bad[3, 3] = np.nan
-  with pytest.raises(fit.DivergenceError, match='not finite after step 10'):
+  with pytest.raises(
+      fit.DivergenceError, match='layer 0: .* not finite after step 1 of'
+  ):
     fit.fit_pictures([scene(), bad], SHORT)
 
 
@@ -355,6 +358,33 @@ def test_two_processes_make_the_file_of_one_with_as_many_devices(
   assert statuses == [0], said
   assert outputs[0].read_bytes() == one.read_bytes()
   assert not outputs[1].exists()
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_the_checkpoint_of_the_first(
+    picture, tmp_path
+):
+  output, folder = tmp_path / 'x.pgsvc', tmp_path / 'run'
+
+  def fit_by_two():
+    output.unlink(missing_ok=True)
+    flags = (f'--workdir={folder}', '--checkpoint_every=0')
+    statuses, said = finish(start_two([picture] * 2, [output] * 2, *flags))
+    assert statuses == [0, 0], said
+    return output.read_bytes(), said
+
+  data, _ = fit_by_two()
+  shutil.rmtree(folder / 'checkpoints' / '30')
+  again, said = fit_by_two()
+  assert again == data
+  assert 'goes on after step 20' in said[0] and said[1] == ''
+  # A run of another picture is refused, and nobody waits forever.
+  with Image.open(picture) as image:
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(picture)
+  statuses, said = finish(
+      start_two([picture] * 2, [output] * 2, f'--workdir={folder}')
+  )
+  assert 0 not in statuses and 'has another run: the picture' in said[0]
 
 
 def test_a_process_that_dies_ends_the_other(picture, tmp_path):

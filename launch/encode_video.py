@@ -1,0 +1,429 @@
+"""Encodes a video: groups of pictures, one a device at a time.
+
+Groups need nothing from one another, so the file is the same however many
+devices there are. It grows group by group under another name, OUTPUT.part,
+which any decoder plays; the same command goes on after its last whole group.
+"""
+
+import collections
+from collections.abc import Iterator
+import concurrent.futures
+import contextlib
+import dataclasses
+import fractions
+import hashlib
+import json
+import os
+import pathlib
+import queue
+import statistics
+import sys
+import threading
+import time
+from typing import Any
+
+from pgsvc_jax import bitstream
+from pgsvc_jax import config as config_lib
+from pgsvc_jax import groups
+from pgsvc_jax import schedule
+from pgsvc_jax import video_bitstream
+from pgsvc_jax import video_media
+from pgsvc_jax import video_syntax
+
+from . import command
+
+_FRAMES = 'frames.jsonl'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+  """What is to be encoded.
+
+  Attributes:
+    path: of the video, or of a folder of pictures.
+    options: further arguments of `video_media.open_video`.
+  """
+
+  path: str
+  options: dict[str, Any]
+
+  def open(
+      self, first_frame: int = 0, frames: int | None = None
+  ) -> video_media.VideoReader:
+    """The video, or some of its frames."""
+    options = dict(self.options)
+    options['start'] = options.get('start', 0) + first_frame
+    if frames is None and options.get('frames') is not None:
+      frames = options['frames'] - first_frame
+    options['frames'] = frames
+    return video_media.open_video(self.path, **options)
+
+
+def is_video(path: str) -> bool:
+  """As `video_media.is_video`; where PyAV is missing, nothing is."""
+  try:
+    return video_media.is_video(path)
+  except ModuleNotFoundError:
+    return False
+
+
+def parse_size(text: str) -> tuple[int, int]:
+  """WIDTHxHEIGHT.
+
+  Example:
+    >>> parse_size('640x360')
+    (640, 360)
+  """
+  width, _, height = text.partition('x')
+  if not (width.isdecimal() and height.isdecimal()):
+    raise ValueError(f'no size WIDTHxHEIGHT: {text}')
+  return int(width), int(height)
+
+
+def parse_rate(text: str) -> fractions.Fraction:
+  """Frames a second: 24, 23.976 or 30000/1001."""
+  try:
+    rate = fractions.Fraction(text)
+  except (ValueError, ZeroDivisionError):
+    raise ValueError(f'no frame rate: {text}') from None
+  if rate <= 0:
+    raise ValueError(f'no frame rate: {text}')
+  return rate
+
+
+def parse_raw(text: str) -> video_media.RawFormat:
+  """WIDTHxHEIGHT:PIXEL_FORMAT:RATE."""
+  parts = text.split(':')
+  if len(parts) != 3:
+    raise ValueError(f'no WIDTHxHEIGHT:PIXEL_FORMAT:RATE: {text}')
+  width, height = parse_size(parts[0])
+  return video_media.RawFormat(
+      width=width,
+      height=height,
+      pixel_format=parts[1],
+      frame_rate=parse_rate(parts[2]),
+  )
+
+
+def encode(
+    source: Source,
+    output: str,
+    config: config_lib.VideoConfig,
+    *,
+    num_devices: int,
+    use_cache: bool,
+    implementation: str | None,
+    restart: bool,
+    workdir: pathlib.Path | None,
+) -> None:
+  """Encodes a video and says what became of it.
+
+  Args:
+    source: the video.
+    output: the .pgsvc file to write.
+    config: the settings.
+    num_devices: to use; 0: all.
+    use_cache: whether compiled code is kept between runs.
+    implementation: of the operator; None: the best.
+    restart: do not go on with what is there of an earlier run.
+    workdir: for config.json, run.json and frames.jsonl, if any.
+  """
+  begin = time.perf_counter()
+  command.check_output(output)
+  with source.open() as video:
+    notes, form = video.notes, video.format
+  for note in notes:
+    print(f'{source.path}: {note}', file=sys.stderr)
+  sizes = schedule.layer_sizes(config.image.fit, form.height, form.width)
+  is_flat = config.image.fit.strategy in ('single', 'prune')
+  header = video_syntax.VideoHeader(
+      width=form.width,
+      height=form.height,
+      channels=3,
+      num_layers=1 if is_flat else len(sizes),
+      time_base=form.time_base,
+      frame_rate=form.frame_rate,
+      pixel_aspect=form.pixel_aspect,
+      color=video_syntax.ColorTags(
+          primaries=form.primaries,
+          transfer=form.transfer,
+          matrix=form.matrix,
+          full_range=form.full_range,
+      ),
+      metadata=_metadata(source, config),
+  )
+
+  # Only now: --help, wrong settings and bad videos need not wait for JAX.
+  from . import runtime
+
+  devices = runtime.set_up(num_devices, use_cache)
+  runtime.return_freed_memory()
+  part = pathlib.Path(f'{output}.part')
+  with _growing(part, header, restart) as writer:
+    done = writer.num_frames
+    if done:
+      print(
+          f'{part}: goes on after {done} frames in {writer.num_gops} groups',
+          file=sys.stderr,
+      )
+    if workdir:
+      _record(workdir, config, runtime.versions(), devices, done)
+    shown = _Progress(pathlib.Path(source.path).name, begin, done)
+    with _Workers(source, config, form, devices, implementation) as workers:
+      for group, packets, frames in workers.encode(
+          writer.num_gops, done, shown
+      ):
+        writer.add_gop(group.times, packets, last_duration=group.last_duration)
+        if workdir:
+          with open(workdir / _FRAMES, 'a') as file:
+            file.writelines(json.dumps(frame) + '\n' for frame in frames)
+    shown.end()
+  os.replace(part, output)
+  _say(output, shown, begin)
+
+
+def _record(workdir, config, versions, devices, done: int) -> None:
+  """Writes what the run is, and keeps of its frames those in the file."""
+  workdir.mkdir(parents=True, exist_ok=True)
+  run = {
+      'command': sys.argv,
+      'versions': versions,
+      'devices': [str(device) for device in devices],
+  }
+  (workdir / 'run.json').write_text(json.dumps(run, indent=2))
+  settings = json.dumps(dataclasses.asdict(config), indent=2)
+  (workdir / 'config.json').write_text(settings)
+  frames = workdir / _FRAMES
+  lines = frames.read_text().splitlines(True)[:done] if done else []
+  frames.write_text(''.join(lines))
+
+
+def _metadata(source: Source, config: config_lib.VideoConfig) -> bytes:
+  """What a run must have in common with one that it goes on with."""
+  stat = os.stat(source.path)
+  settings = json.dumps(
+      [
+          os.path.abspath(source.path),
+          stat.st_size,
+          stat.st_mtime_ns,
+          sorted(source.options.items(), key=str),
+          dataclasses.asdict(config),
+      ],
+      default=str,
+  )
+  digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
+  return json.dumps({'run': digest}).encode()
+
+
+@contextlib.contextmanager
+def _growing(
+    part: pathlib.Path, header: video_syntax.VideoHeader, restart: bool
+) -> Iterator[video_bitstream.VideoWriter]:
+  """The file that is written group by group, or goes on being written."""
+  writer = None
+  if part.exists() and not restart:
+    with open(part, 'r+b') as file:
+      with contextlib.suppress(bitstream.BitstreamError):
+        writer = video_bitstream.VideoWriter.resume(file)
+      if writer is not None and writer.header == header:
+        with writer:
+          yield writer
+        return
+    raise ValueError(
+        f'{part} is of a run with other settings: --restart begins anew'
+    )
+  with open(part, 'wb') as file:
+    with video_bitstream.VideoWriter(file, header) as writer:
+      yield writer
+
+
+class _Workers:
+  """One thread a device; each takes the next group that nobody has."""
+
+  def __init__(self, source, config, form, devices, implementation):
+    self._source = source
+    self._config = config
+    self._form = form
+    self._implementation = implementation
+    self._devices = queue.SimpleQueue()
+    for device in devices:
+      self._devices.put(device)
+    self._num_devices = len(devices)
+    self._fitters = {}
+    self._stop = threading.Event()
+
+  def __enter__(self) -> '_Workers':
+    self._pool = concurrent.futures.ThreadPoolExecutor(self._num_devices)
+    return self
+
+  def __exit__(self, *unused) -> None:
+    self._stop.set()
+    self._pool.shutdown(cancel_futures=True)
+
+  def encode(
+      self, first_index: int, first_frame: int, shown: '_Progress'
+  ) -> Iterator[tuple[groups.Group, list[bytes], list[dict]]]:
+    """Yields groups, their packets and what became of their frames."""
+    # Looking for cuts runs ahead of the fits, but never far.
+    found = queue.Queue(2 * self._num_devices)
+
+    def look() -> None:
+      try:
+        with self._source.open(first_frame) as video:
+          for group in groups.find_groups(
+              video,
+              self._config,
+              first_index=first_index,
+              first_frame=first_frame,
+          ):
+            if not self._put(found, group):
+              return
+        self._put(found, None)
+      except Exception as error:  # Raised where the groups are waited for.
+        self._put(found, error)
+
+    looker = threading.Thread(target=look, daemon=True)
+    looker.start()
+    running = collections.deque()
+    is_more = True
+    while is_more or running:
+      while is_more and len(running) < 2 * self._num_devices:
+        if running and running[0][1].done() and found.empty():
+          break
+        group = found.get()
+        if isinstance(group, Exception):
+          raise group
+        if group is None:
+          is_more = False
+          break
+        running.append(
+            (group, self._pool.submit(self._encode_group, group, shown))
+        )
+      if running:
+        group, future = running.popleft()
+        yield group, *future.result()
+
+  def _put(self, found: queue.Queue, item) -> bool:
+    while not self._stop.is_set():
+      try:
+        found.put(item, timeout=0.1)
+        return True
+      except queue.Full:
+        continue
+    return False
+
+  def _encode_group(
+      self, group: groups.Group, shown: '_Progress'
+  ) -> tuple[list[bytes], list[dict]]:
+    import jax
+
+    from pgsvc_jax import video_fit
+
+    device = self._devices.get()
+    try:
+      if device not in self._fitters:
+        self._fitters[device] = video_fit.GopFitter(
+            self._config,
+            self._form.height,
+            self._form.width,
+            device=device,
+            implementation=self._implementation,
+        )
+      fitter = self._fitters[device]
+      rows = []
+      with (
+          jax.transfer_guard('disallow'),
+          self._source.open(group.first_frame, len(group.times)) as video,
+      ):
+        pixels = (frame.pixels for frame in video)
+        last = time.perf_counter()
+        for stats in fitter.encode(pixels, seed=group.first_frame):
+          if self._stop.is_set():
+            raise KeyboardInterrupt
+          now = time.perf_counter()
+          row = {
+              'frame': group.first_frame + stats.index,
+              'kind': 'P' if stats.index else 'I',
+              'bytes': list(stats.sizes),
+              'psnr_db': list(stats.psnr_db),
+              'born': stats.born,
+              'still': stats.still,
+              'seconds': now - last,
+          }
+          last = now
+          rows.append(row)
+          shown.add(row)
+      if len(rows) != len(group.times):
+        raise ValueError(
+            f'{self._source.path}: {len(rows)} frames where there were'
+            f' {len(group.times)}: it changes while it is read'
+        )
+      return fitter.packets(), rows
+    finally:
+      self._devices.put(device)
+
+
+class _Progress:
+  """Says how it goes, on standard error; called from several threads."""
+
+  def __init__(self, title: str, begin: float, done: int):
+    self._title = title
+    self._begin = begin
+    self._last = 0.0
+    self._lock = threading.Lock()
+    self.done = done
+    self.rows = []
+
+  def add(self, row: dict) -> None:
+    """Takes in a frame that is done."""
+    with self._lock:
+      self.rows.append(row)
+      now = time.perf_counter()
+      if now - self._last < (0.5 if sys.stderr.isatty() else 10):
+        return
+      self._last = now
+      self._print(end='\r' if sys.stderr.isatty() else '\n')
+
+  def end(self) -> None:
+    """Leaves the last line as it is."""
+    if self.rows and sys.stderr.isatty():
+      self._print(end='\n')
+
+  def _print(self, end: str) -> None:
+    count = len(self.rows)
+    seconds = (time.perf_counter() - self._begin) / count
+    print(
+        f'{self._title}: {self.done + count} frames,'
+        f' {self.mean_bytes():.0f} bytes a frame, {self.levels()} dB,'
+        f' {seconds:.2f} s a frame',
+        end=end,
+        file=sys.stderr,
+    )
+
+  def mean_bytes(self) -> float:
+    """Of the frames so far."""
+    return statistics.fmean(sum(row['bytes']) for row in self.rows)
+
+  def levels(self) -> str:
+    """Mean PSNR of each prefix."""
+    levels = zip(*(row['psnr_db'] for row in self.rows))
+    return ' / '.join(f'{statistics.fmean(level):.2f}' for level in levels)
+
+
+def _say(output: str, shown: _Progress, begin: float) -> None:
+  with open(output, 'rb') as file:
+    reader = video_bitstream.VideoReader(file)
+    gops = reader.gops
+    seconds = float((gops[-1].end - gops[0].start) * reader.header.time_base)
+  size = os.path.getsize(output)
+  spent = time.perf_counter() - begin
+  line = (
+      f'{output}: {size} bytes, {sum(x.num_frames for x in gops)} frames in'
+      f' {len(gops)} groups, {8e-3 * size / max(seconds, 1e-9):.0f} kbit/s'
+  )
+  if shown.rows:
+    line += (
+        f'; decoded {shown.levels()} dB; {spent / len(shown.rows):.2f} s a'
+        f' frame, all in {spent:.1f} s'
+    )
+  print(line, file=sys.stderr)

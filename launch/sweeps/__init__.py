@@ -1,0 +1,1 @@
+"""The parts of `launch.sweep`: its space, its trials, their runs, its plots."""

@@ -1,0 +1,4 @@
+"""The operator of `pallas_kernels`, for the public names of this package."""
+
+from pallas_kernels.api import composite as composite
+from pallas_kernels.api import composite_error as composite_error

@@ -1,0 +1,180 @@
+"""Videos: encoded by processes, group by group, and decoded again."""
+
+from fractions import Fraction
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from launch import encode_video
+from pgsvc_jax import config as config_lib
+from pgsvc_jax import groups
+from pgsvc_jax import playback
+from pgsvc_jax import render
+from pgsvc_jax import video_bitstream
+from pgsvc_jax import video_media
+
+from . import clips
+
+SMALL = (
+    '--config=configs/video.py:smoke',
+    '--config.image.fit.layer_splats=(60,30)',
+    '--config.image.fit.num_births=4',
+    '--num_devices=2',
+)
+TIMES = [5, 10, 20, 22, 31, 40, 41, 50]
+
+
+def launch(verb, *options):
+  words = [sys.executable, '-m', f'launch.{verb}', *map(str, options)]
+  return subprocess.run(words, capture_output=True, text=True)
+
+
+@pytest.fixture(name='clip', scope='module')
+def _clip(tmp_path_factory):
+  """Eight frames with a cut before the fifth, at irregular times."""
+  path = tmp_path_factory.mktemp('clip') / 'clip.mkv'
+  clips.write(path, clips.with_cut(), time_base=Fraction(1, 1000), times=TIMES)
+  return path
+
+
+@pytest.fixture(name='encoded', scope='module')
+def _encoded(clip):
+  output = clip.with_suffix('.pgsvc')
+  run = launch(
+      'encode',
+      f'--input={clip}',
+      f'--output={output}',
+      f'--workdir={clip.parent / "work"}',
+      *SMALL,
+  )
+  assert run.returncode == 0, run.stderr
+  assert not clip.with_suffix('.pgsvc.part').exists()
+  return output
+
+
+def psnr_db(a, b):
+  return -10 * np.log10(np.mean((a / 255.0 - b / 255.0) ** 2))
+
+
+def test_groups_begin_at_cuts_and_after_so_many_frames(clip):
+  with video_media.open_video(clip) as video:
+    found = list(groups.find_groups(video, config_lib.VideoConfig(gop=3)))
+  assert [x.first_frame for x in found] == [0, 3, 4, 7]
+  assert [x.index for x in found] == [0, 1, 2, 3]
+  assert sum((x.times for x in found), ()) == tuple(TIMES)
+  with video_media.open_video(clip) as video:
+    whole = groups.find_groups(video, config_lib.VideoConfig(cut_ratio=0))
+    assert [x.first_frame for x in whole] == [0]
+
+
+def test_a_video_comes_back_with_its_frames_and_times(encoded):
+  with open(encoded, 'rb') as file:
+    reader = video_bitstream.VideoReader(file)
+    assert [x.first_frame for x in reader.gops] == [0, 3, 4, 7]
+    frames = list(playback.frames(reader))
+    assert [x.time for x in frames] == TIMES
+    assert reader.header.time_base == Fraction(1, 1000)
+    low = list(playback.frames(reader, num_layers=1))
+  source = clips.with_cut()
+  for frame, base, original in zip(frames, low, source, strict=True):
+    whole = psnr_db(render.render_picture(frame.layered), original)
+    part = psnr_db(render.render_picture(base.layered), original)
+    assert whole > 20
+    assert whole >= part - 0.5
+
+
+def test_the_record_of_a_run_is_of_its_frames(encoded):
+  lines = (encoded.parent / 'work' / 'frames.jsonl').read_text().splitlines()
+  rows = [json.loads(line) for line in lines]
+  assert [row['frame'] for row in rows] == list(range(8))
+  assert ''.join(row['kind'] for row in rows) == 'IPPIIPPI'
+  with open(encoded, 'rb') as file:
+    reader = video_bitstream.VideoReader(file)
+    packets = sum(sum(gop.packet_sizes) for gop in reader.gops)
+  heads = packets - sum(sum(row['bytes']) for row in rows)
+  # Of four GOPs of two layers: 9 bytes, and one or two a frame.
+  assert 0 < heads <= 4 * 2 * (9 + 3 * 2)
+
+
+def test_the_number_of_devices_does_not_change_the_file(clip, encoded):
+  output = clip.parent / 'one.pgsvc'
+  run = launch(
+      'encode',
+      f'--input={clip}',
+      f'--output={output}',
+      *SMALL[:-1],
+      '--num_devices=1',
+  )
+  assert run.returncode == 0, run.stderr
+  assert output.read_bytes() == encoded.read_bytes()
+
+
+def test_a_killed_run_goes_on_after_its_last_whole_group(clip, encoded):
+  output = clip.parent / 'killed.pgsvc'
+  part = clip.parent / 'killed.pgsvc.part'
+  words = [
+      *(sys.executable, '-m', 'launch.encode', f'--input={clip}'),
+      *(f'--output={output}', *SMALL),
+  ]
+  with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+    header = 200
+    while process.poll() is None:
+      if part.exists() and part.stat().st_size > header:
+        process.send_signal(signal.SIGKILL)
+        break
+      time.sleep(0.005)
+    process.wait()
+  if not output.exists():  # As long as it was not faster than the signal.
+    with open(part, 'rb') as file:
+      reader = video_bitstream.VideoReader(io.BytesIO(file.read()))
+      assert list(playback.frames(reader))[0].time == TIMES[0]
+    # Another run would write something else into this file.
+    run = launch(*words[2:3][0].split('.')[1:], *words[3:-1], '--num_devices=1')
+    assert 'goes on after' in run.stderr
+    assert run.returncode == 0, run.stderr
+  assert output.read_bytes() == encoded.read_bytes()
+
+
+def test_a_part_of_other_settings_is_not_gone_on_with(clip):
+  output = clip.parent / 'other.pgsvc'
+  (clip.parent / 'other.pgsvc.part').write_bytes(b'what is this')
+  run = launch('encode', f'--input={clip}', f'--output={output}', *SMALL)
+  assert run.returncode == 1
+  assert 'other settings: --restart' in run.stderr
+  assert len(run.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    'option, message',
+    [
+        ('--size=12', 'WIDTHxHEIGHT'),
+        ('--frame_rate=0', 'frame rate'),
+        ('--raw=4x4:rgb24', 'PIXEL_FORMAT'),
+        ('--config.gop=0', 'gop'),
+        ('--target_bpp=0.5', 'for pictures'),
+    ],
+)
+def test_options_that_make_no_sense_are_one_line(clip, option, message):
+  run = launch('encode', f'--input={clip}', '--output=/tmp/x.pgsvc', option)
+  assert run.returncode == 1
+  assert message in run.stderr
+  assert len(run.stderr.splitlines()) == 1
+
+
+def test_flags_of_videos_are_refused_for_pictures(tmp_path):
+  run = launch(
+      'encode', f'--input={tmp_path}/a.png', '--output=/tmp/x', '--frames=2'
+  )
+  assert run.returncode == 1 and '--frames is for videos' in run.stderr
+
+
+def test_rates_and_formats_are_read():
+  assert encode_video.parse_rate('30000/1001') == Fraction(30000, 1001)
+  form = encode_video.parse_raw('64x48:yuv420p:24')
+  assert (form.width, form.height, form.frame_rate) == (64, 48, 24)
