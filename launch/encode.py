@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
 import statistics
 import sys
@@ -269,6 +268,7 @@ def _encode_video() -> None:
       _LAYER_BPP,
       _MAX_SECONDS,
       _INIT_FROM,
+      _TENSORBOARD,
       _COORDINATOR,
       _DISTRIBUTED,
   ):
@@ -641,7 +641,9 @@ def _misses(
 
 
 def _default_config(inputs: list[str]) -> str:
-  if len(inputs) == 1 and os.path.isfile(inputs[0]):
+  # Of an animation, a picture is the first frame.
+  animations = ('.gif', '.png', '.apng', '.webp')
+  if len(inputs) == 1 and not inputs[0].lower().endswith(animations):
     if encode_video.is_video(inputs[0]):
       return 'video.py'
   return 'image.py'

@@ -12,6 +12,8 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import sys
+import time
 from typing import Any, Protocol
 import zlib
 
@@ -27,6 +29,9 @@ from pgsvc_jax import types
 
 # The latest two are kept, in case that the last one is damaged.
 _NUM_LATEST = 2
+
+# Seconds until all reads have ended, after one has failed.
+_END_OF_READS = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -294,14 +299,23 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _damage_is_an_error(step: int) -> Iterator[None]:
+  # When one array cannot be read, the reads of the others end in an event loop
+  # that is closed, and each would print a traceback.
+  hook = sys.unraisablehook
+  sys.unraisablehook = lambda what: (
+      None if isinstance(what.exc_value, RuntimeError) else hook(what)
+  )
   try:
     yield
   # Whatever Orbax and what it stands on say of files they cannot read.
   except (ValueError, KeyError, TypeError, OSError) as error:
+    time.sleep(_END_OF_READS)
     reason = str(error).strip("'").split('\n')[0]
     raise ValueError(
         f'the checkpoint of step {step} is damaged: {reason[:200]}'
     ) from error
+  finally:
+    sys.unraisablehook = hook
 
 
 def _tidy(folder: pathlib.Path) -> None:

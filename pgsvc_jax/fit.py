@@ -518,7 +518,7 @@ def _explain(
 ) -> str:
   """When and where a fit has diverged."""
   # The lowest prefix of which nothing is left.
-  losses = x.errors[: len(progress.psnr_db)] / x.image.size
+  losses = 10 ** np.divide(progress.psnr_db, -10)
   layer = int(np.argmax(~(losses <= _worst_loss(x))))
   loss = f'{progress.loss:.3g}' if np.isfinite(progress.loss) else 'not finite'
   return (
