@@ -115,13 +115,16 @@ def _evaluate_workdir(name: str) -> None:
   values, snapshot = checkpoints.read(folder, _CHECKPOINT.value)
   config = config_lib.from_mapping(config_lib.EncodeConfig, values)
   layered = fit.finish(snapshot.layered, config.fit)
-  steps = snapshot.step_sizes or rate.choose_step_sizes(
-      config, layered, float(snapshot.errors[-1])
+  steps = rate.shared(
+      snapshot.step_sizes
+      or rate.choose_step_sizes(
+          config, layered, float(snapshot.errors[-1]), reference
+      )
   )
   strong = layered
   if snapshot.decided is None and config.fit.rounding_steps:
     # As the rounding will begin.
-    strong = rate.keep(layered, ~quantize.weak(layered.splats, steps))
+    strong = rate.drop_weak(layered, steps)
   document = table.describe(bitstream.write(strong, steps))
   operating_points.check_size(document, name, reference, _REFERENCE.value)
   images = render.render_levels(layered)
@@ -130,7 +133,11 @@ def _evaluate_workdir(name: str) -> None:
   ):
     row['splats'] = count
     operating_points.add_quality(row, image, reference)
-  document |= {'step': snapshot.step, 'step_sizes': dataclasses.asdict(steps)}
+  sizes = quantize.per_layer(
+      steps, len(layered.layer_sizes), layered.height, layered.width
+  )
+  document['step'] = snapshot.step
+  document['step_sizes'] = [dataclasses.asdict(x) for x in sizes]
   if _JSON.value:
     table.print_json(document)
     return

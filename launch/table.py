@@ -35,6 +35,29 @@ def describe(data: bytes) -> dict:
   }
 
 
+def add_attributes(document: dict, data: bytes) -> None:
+  """Adds to every layer at hand `bits_per_splat`, by attribute.
+
+  Origin, padding and header are in none of them. A layer without splats has
+  zeros.
+
+  Args:
+    document: of `describe`.
+    data: the file.
+
+  Raises:
+    bitstream.BitstreamError: the file is damaged, or of version 1.
+  """
+  layers = bitstream.read_header(data).layers
+  for row, entry, bits in zip(
+      document['layers'], layers, bitstream.attribute_bits(data)
+  ):
+    num_splats = max(1, entry.num_splats)
+    row['bits_per_splat'] = {
+        name: value / num_splats for name, value in bits.items()
+    }
+
+
 def print_json(document: dict) -> None:
   """Prints one JSON document, all there is on standard output."""
   print(json.dumps(document, indent=2, allow_nan=False))
@@ -71,3 +94,15 @@ def print_layers(layers: list[dict]) -> None:
       for row in layers
   ]
   print_table([*columns, ''], rows)
+
+
+def print_attributes(layers: list[dict]) -> None:
+  """Prints the bits a splat of each layer at hand, by attribute."""
+  rows = []
+  for row in layers:
+    if 'bits_per_splat' in row:
+      bits = row['bits_per_splat']
+      cells = [*bits.values(), sum(bits.values())]
+      rows.append([str(row['layer']), *(f'{x:.2f}' for x in cells)])
+  print('\nbits a splat of each layer')
+  print_table(['layer', *layers[0]['bits_per_splat'], 'all'], rows)

@@ -240,13 +240,9 @@ def write(
     array([[1.5625, 2.125 ]], dtype=float32)
   """
   sizes = layered.layer_sizes
-  if isinstance(step_sizes, quantize.StepSizes):
-    step_sizes = [step_sizes] * len(sizes)
-  step_sizes = [
-      quantize.reaching(x, layered.height, layered.width) for x in step_sizes
-  ]
-  if len(step_sizes) != len(sizes):
-    raise ValueError(f'{len(step_sizes)} step sizes for {len(sizes)} layers')
+  step_sizes = quantize.per_layer(
+      step_sizes, len(sizes), layered.height, layered.width
+  )
   if min(sizes, default=0) < 0 or sum(sizes) != len(layered.splats.means):
     raise ValueError(f'{sizes=} do not sum to {len(layered.splats.means)}')
   if layered.layer_shapes and len(layered.layer_shapes) != len(sizes):
@@ -492,6 +488,38 @@ def read_layers(
           else ()
       ),
   )
+
+
+def attribute_bits(data: bytes) -> list[dict[str, float]]:
+  """The bits of each layer that is whole, by attribute.
+
+  Args:
+    data: the file or a beginning of it.
+
+  Returns:
+    One entry a layer, as `splat_coding.attribute_bits`.
+
+  Raises:
+    BitstreamError: as `read_layers`, or a file of version 1.
+  """
+  header = read_header(data)
+  if header.version != VERSION:
+    raise BitstreamError(
+        f'version {header.version} has no bits by attribute, {VERSION} has'
+    )
+  result = []
+  for layer, packet in enumerate(_checked_packets(data, header, None)):
+    entry = header.layers[layer]
+    steps = entry.step_sizes
+    try:
+      symbols = splat_coding.decode(
+          packet, entry.num_splats, header.channels, steps
+      )
+    except ValueError as error:
+      message = f'packet of layer {layer} is damaged ({error})'
+      raise BitstreamError(message) from None
+    result.append(splat_coding.attribute_bits(symbols, steps))
+  return result
 
 
 def extract(data: bytes, num_layers: int) -> bytes:

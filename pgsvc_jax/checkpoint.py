@@ -47,7 +47,7 @@ class Snapshot:
       and channels.
     lowest_loss: of all chunks so far.
     edges: of the bands of rows; they differ with the number of devices.
-    step_sizes: chosen for the file; None before the rounding.
+    step_sizes: chosen for the file, of each layer; None before the rounding.
     decided: what rounding has decided; None before it.
   """
 
@@ -58,7 +58,7 @@ class Snapshot:
   errors: Float[np.ndarray, ' l']
   lowest_loss: float
   edges: Int[np.ndarray, ' edges']
-  step_sizes: quantize.StepSizes | None = None
+  step_sizes: tuple[quantize.StepSizes, ...] | None = None
   decided: rounding.Decided | None = None
 
   @property
@@ -114,7 +114,7 @@ def _to_trees(snapshot: Snapshot) -> tuple[dict, dict]:
       'width': snapshot.width,
       'lowest_loss': snapshot.lowest_loss,
       'step_sizes': snapshot.step_sizes
-      and dataclasses.asdict(snapshot.step_sizes),
+      and [dataclasses.asdict(x) for x in snapshot.step_sizes],
       'checksum': _checksum(arrays),
   }
   return jax.tree.map(np.asarray, arrays), values
@@ -136,7 +136,7 @@ def _from_trees(arrays: dict, values: dict) -> Snapshot:
       errors=arrays['errors'],
       lowest_loss=values['lowest_loss'],
       edges=arrays['edges'],
-      step_sizes=quantize.StepSizes(**steps) if steps else None,
+      step_sizes=tuple(quantize.StepSizes(**x) for x in steps or ()) or None,
       decided=rounding.Decided(**decided) if decided else None,
   )
 

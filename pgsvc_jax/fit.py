@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import math
 import pickle
+import time
 from typing import TypeVar
 import zlib
 
@@ -54,12 +55,12 @@ class Progress:
   psnr_db: tuple[float, ...]
 
 
+# Of all layers, or one of each.
+StepSizes = quantize.StepSizes | Sequence[quantize.StepSizes]
 _T = TypeVar('_T')
 
 # (picture, its fit before rounding, squared error) -> step sizes.
-ChooseStepSizes = Callable[
-    [int, types.LayeredSplats, float], quantize.StepSizes
-]
+ChooseStepSizes = Callable[[int, types.LayeredSplats, float], StepSizes]
 
 
 class DivergenceError(ArithmeticError):
@@ -70,7 +71,7 @@ def fit_picture(
     image: Float[np.ndarray, 'h w c'],
     config: config_lib.FitConfig,
     *,
-    step_sizes: quantize.StepSizes | None = None,
+    step_sizes: StepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     initializer: initialize.Initializer = initialize.new_splats,
@@ -133,7 +134,7 @@ def fit_pictures(
     images: Sequence[Float[np.ndarray, 'h w c']],
     config: config_lib.FitConfig,
     *,
-    step_sizes: quantize.StepSizes | ChooseStepSizes | None = None,
+    step_sizes: StepSizes | ChooseStepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     initializer: initialize.Initializer = initialize.new_splats,
@@ -142,6 +143,7 @@ def fit_pictures(
     report: Callable[[list[Progress]], None] | None = None,
     initial: Sequence[types.LayeredSplats] | None = None,
     checkpointer: checkpoint.Checkpointer | None = None,
+    deadline: float | None = None,
 ) -> list[types.LayeredSplats]:
   """Fits several pictures of one size at a time, each on devices of its own.
 
@@ -163,6 +165,8 @@ def fit_pictures(
     initial: as in `fit_picture`, one a picture.
     checkpointer: keeps where the fit stands, and has it go on from there; in
       every process, that of process 0 is asked.
+    deadline: when to be done, as `time.perf_counter` counts; steps are left out
+      for it, evenly, but no birth and no rounding. One process only.
 
   Returns:
     The fitted splats of every picture.
@@ -203,11 +207,12 @@ def fit_pictures(
     raise ValueError(f'{len(devices)} devices for {len(images)} pictures')
   devices = devices[: num_bands * len(images)]
   if _spread(devices):
+    if deadline is not None:
+      raise ValueError('a deadline is for one process')
     # What chooses step sizes cannot be compared; process 0 has the last word.
-    fixed = isinstance(step_sizes, quantize.StepSizes)
     settings = (
         config,
-        step_sizes if fixed else None,
+        None if callable(step_sizes) else step_sizes,
         [zlib.crc32(pickle.dumps(x)) for x in starts],
         checkpointer is not None,
     )
@@ -245,8 +250,10 @@ def fit_pictures(
     state, cut = _place(fits, devices), _place_bands(fits, devices)
   births = [x for x in schedule.births if x.step >= first_step]
   roundings = [x for x in schedule.roundings if x.step >= first_step]
-  for step in range(first_step, schedule.num_steps, config.chunk_steps):
-    while births and births[0].step == step:
+  pace = _Pace(deadline, schedule.num_steps)
+  step = first_step
+  while step < schedule.num_steps:
+    while births and births[0].step <= step:
       birth = births.pop(0)
       grid = schedule.grid_of(birth.first)
       if state is not None:
@@ -257,7 +264,7 @@ def fit_pictures(
       state = _place(fits, devices)
       if cut is None or before != [x.edges for x in fits]:
         cut = _place_bands(fits, devices)
-    while roundings and roundings[0].step == step:
+    while roundings and roundings[0].step <= step:
       hosted = train.fetch(state, len(fits))
       if fits[0].rounder is None:
         hosted = _begin_rounding(fits, hosted, step_sizes, config, schedule)
@@ -287,9 +294,15 @@ def fit_pictures(
     if checkpointer and checkpointer.is_due(done in begins):
       hosted = train.fetch(state, len(fits))
       checkpointer.save([_snapshot(*x, schedule) for x in zip(fits, hosted)])
+    step = pace.next_step(done, config.chunk_steps)
+    if births:  # None is left out: the file would lack layers.
+      step = max(done, min(step, births[-1].step))
+    if step > done:
+      skipped = train.place([np.int32(step)] * len(devices), devices)
+      state = state.replace(step=skipped)
   hosted = train.fetch(state, len(fits))
   if step_sizes is not None and fits[0].rounder is None:
-    _begin_rounding(fits, hosted, step_sizes, config, schedule)
+    hosted = _begin_rounding(fits, hosted, step_sizes, config, schedule)
   for last in roundings:
     _round(fits, hosted, last, devices)
     hosted = [x.state for x in fits]
@@ -341,10 +354,42 @@ class _Fit:
   edges: list[int]
   lowest_loss: float
   rounder: rounding.Rounder | None = None
-  step_sizes: quantize.StepSizes | None = None
+  step_sizes: tuple[quantize.StepSizes, ...] | None = None
   coarser: Sequence[tuple[np.ndarray, np.ndarray]] = ()
   render: np.ndarray | None = None
   errors: np.ndarray | None = None
+
+
+class _Pace:
+  """Leaves out steps, the same share everywhere, so that a fit ends in time."""
+
+  def __init__(self, deadline: float | None, num_steps: int):
+    self._deadline = deadline
+    self._num_steps = num_steps
+    self._chunks = 0
+    self._begin = 0.0
+    self._position = 0.0
+
+  def next_step(self, step: int, chunk_steps: int) -> int:
+    """Where to go on after the chunk that ended before `step`."""
+    now = time.perf_counter()
+    if self._deadline is None:
+      return step
+    if not self._chunks:  # The first one compiles.
+      self._begin, self._chunks, self._position = now, 1, step
+      return step
+    # Of all chunks so far, for births take time too.
+    seconds = (now - self._begin) / self._chunks
+    self._chunks += 1
+    affordable = max((self._deadline - now) / seconds, 0.5)
+    left = self._num_steps - step
+    # Where the last chunk began; the fraction is kept, so that they add up.
+    start = step - chunk_steps
+    slack = chunk_steps / 2
+    start = min(max(self._position, start - slack), start + slack)
+    self._position = start + max(chunk_steps, left / affordable)
+    chunks = round(self._position / chunk_steps)
+    return min(self._num_steps, max(step, chunks * chunk_steps))
 
 
 def _check_pixel_weights(
@@ -516,21 +561,23 @@ def _explain(
 
 def _set_steps(
     x: _Fit,
-    step_sizes: quantize.StepSizes,
+    step_sizes: StepSizes,
     config: config_lib.FitConfig,
     schedule: schedule_lib.Schedule,
     decided: rounding.Decided | None = None,
 ) -> None:
   """Rounding with these steps begins, or goes on."""
-  x.step_sizes = step_sizes
-  reaching = quantize.reaching(step_sizes, schedule.height, schedule.width)
-  x.rounder = rounding.Rounder(config, reaching, len(x.state.active), decided)
+  sizes = schedule.layer_sizes
+  x.step_sizes = quantize.per_layer(
+      step_sizes, len(sizes), schedule.height, schedule.width
+  )
+  x.rounder = rounding.Rounder(config, x.step_sizes, sizes, decided)
 
 
 def _begin_rounding(
     fits: list[_Fit],
     states: list[train.TrainState],
-    step_sizes: quantize.StepSizes | ChooseStepSizes,
+    step_sizes: StepSizes | ChooseStepSizes,
     config: config_lib.FitConfig,
     schedule: schedule_lib.Schedule,
 ) -> list[train.TrainState]:
@@ -538,7 +585,7 @@ def _begin_rounding(
   results = []
   for i, (x, state) in enumerate(zip(fits, states)):
     steps = step_sizes
-    if not isinstance(steps, quantize.StepSizes):
+    if callable(steps):
       layered = _snapshot(x, state, schedule).layered
       steps = steps(i, layered, float(x.errors[-1]))
     _set_steps(x, steps, config, schedule)

@@ -361,7 +361,7 @@ def test_false_claims_are_refused_without_allocation(data):
       'bad layer 0': [
           forge_entry(data, num_splats=10**6),
           forge_entry(data, num_splats=2**32 - 1),
-          forge_entry(data, num_splats=8 * base.packet_size + 1),
+          forge_entry(data, num_splats=base.packet_size + 1),
           forge_entry(data, num_splats=0),
       ],
       'inside the base layer': [
@@ -370,7 +370,7 @@ def test_false_claims_are_refused_without_allocation(data):
       'damaged': [
           forge_entry(data, num_splats=29),
           forge_entry(data, num_splats=31),
-          forge_entry(data, num_splats=8 * base.packet_size),
+          forge_entry(data, num_splats=base.packet_size),
           forge(data, channels=2),
       ],
   }
@@ -437,7 +437,7 @@ def test_layers_without_splats_take_no_bytes(picture):
   assert bitstream.read_layers(base).layer_sizes == (0,)
 
 
-def test_splats_that_cost_nothing_are_padded_to_a_bit_each():
+def test_splats_that_cost_nothing_are_padded_to_a_byte_each():
   n = 10001
   splats = types.Splats(
       means=np.zeros((n, 2), np.float32),
@@ -448,7 +448,7 @@ def test_splats_that_cost_nothing_are_padded_to_a_bit_each():
       splats=splats, layer_sizes=(n,), height=5, width=5
   )
   data = bitstream.write(picture, quantize.StepSizes(cell=0))
-  assert bitstream.read_header(data).layers[0].packet_size == n // 8 + 1
+  assert bitstream.read_header(data).layers[0].packet_size == n
   assert bitstream.read_layers(data).layer_sizes == (n,)
 
 

@@ -112,16 +112,26 @@ ARROWS = {
         'pgsvc_jax.schedule',
         'pgsvc_jax.types',
     },
+    'pgsvc_jax.code_lengths': {
+        'pgsvc_jax.quantize',
+        'pgsvc_jax.splat_coding',
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.rounding': {
+        'pgsvc_jax.code_lengths',
         'pgsvc_jax.config',
         'pgsvc_jax.quantize',
         'pgsvc_jax.schedule',
         'pgsvc_jax.train',
+        'pgsvc_jax.types',
     },
     'pgsvc_jax.rate': {
         'pgsvc_jax.bitstream',
+        'pgsvc_jax.code_lengths',
         'pgsvc_jax.config',
+        'pgsvc_jax.metrics',
         'pgsvc_jax.quantize',
+        'pgsvc_jax.render',
         'pgsvc_jax.types',
     },
     'pgsvc_jax.checkpoint': {

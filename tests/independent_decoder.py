@@ -318,7 +318,7 @@ def decode(data: bytes, num_layers: int | None = None) -> Picture:
     below = w, h
   ends = [size]
   for n, packet_size, _, *entry in directory:
-    _require(n <= 8 * packet_size and (n == 0) == (packet_size == 0), 'splats')
+    _require(n <= packet_size and (n == 0) == (packet_size == 0), 'splats')
     _require(min(entry[:3]) >= 1, 'step sizes')
     _require(entry[3] >= 1 if version == 1 else entry[3] <= 15, 'last u16')
     ends.append(ends[-1] + packet_size)

@@ -44,6 +44,7 @@ from .. import video_info
 
 _RESULT = 'result.json'
 _LOG = 'log.txt'
+_FILE = 'file.pgsvc'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,10 +180,14 @@ def run(
     }
     done = concurrent.futures.as_completed(futures)
     for count, future in enumerate(done, 1):
-      result = future.result()
+      # Here, not in the threads: not all that decodes bears several of them.
+      unit = futures[future]
+      result = future.result() | {'levels': _measure(unit, folder / unit.name)}
+      text = json.dumps(result, indent=1)
+      command.write_bytes(str(folder / unit.name / _RESULT), text.encode())
       levels = ' / '.join(f'{row["psnr_db"]:.2f}' for row in result['levels'])
       print(
-          f'{count}/{len(missing)} {futures[future].source.name}: {levels} dB,'
+          f'{count}/{len(missing)} {unit.source.name}: {levels} dB,'
           f' {result["seconds"]:.1f} s',
           file=sys.stderr,
           flush=True,
@@ -200,9 +205,9 @@ def run(
 def _run(
     unit: Unit, folder: pathlib.Path, num_devices: int, stop: threading.Event
 ) -> dict:
-  """Encodes and measures one unit."""
+  """Encodes one unit; returns what there is to say of it."""
   folder.mkdir(parents=True, exist_ok=True)
-  file = folder / 'file.pgsvc'
+  file = folder / _FILE
   line = command.verb_line(
       'encode',
       f'--input={unit.source}',
@@ -213,9 +218,7 @@ def _run(
   begin = time.perf_counter()
   _encode(line, folder / _LOG, stop)
   seconds = time.perf_counter() - begin
-  measure = measure_video if unit.is_video else measure_picture
-  data = file.read_bytes()
-  result = {
+  return {
       'source': str(unit.source),
       'command': shlex.join(line),
       'versions': {
@@ -223,13 +226,9 @@ def _run(
           for name in ('jax', 'numpy', 'numba')
       },
       'settings': unit.settings,
-      'sha256': hashlib.sha256(data).hexdigest(),
+      'sha256': hashlib.sha256(file.read_bytes()).hexdigest(),
       'seconds': seconds,
-      'levels': measure(file, unit),
   }
-  text = json.dumps(result, indent=1)
-  command.write_bytes(str(folder / _RESULT), text.encode())
-  return result
 
 
 def _encode(line: list[str], log: pathlib.Path, stop: threading.Event) -> None:
@@ -253,6 +252,11 @@ def _encode(line: list[str], log: pathlib.Path, stop: threading.Event) -> None:
   if status:
     *_, last = [''] + log.read_text().splitlines()
     raise ChildProcessError(f'{last} ({log})')
+
+
+def _measure(unit: Unit, folder: pathlib.Path) -> list[dict]:
+  measure = measure_video if unit.is_video else measure_picture
+  return measure(folder / _FILE, unit)
 
 
 def measure_picture(file: pathlib.Path, unit: Unit) -> list[dict]:
