@@ -1,5 +1,6 @@
 """Experiments: the table, what is made of its figures, and the smoke forms."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -11,6 +12,7 @@ import pytest
 from launch.experiments import figures as figures_lib
 from launch.experiments import page
 from launch.experiments import units
+import pgsvc_jax
 from tests import launch_test
 
 TABLE = units.load_module('experiments')
@@ -58,17 +60,13 @@ def test_claims_are_about_variants_that_there_are(name):
   """A picture of which all variants are equal: gains are 0, so not above 0."""
   experiment = EXPERIMENTS[name]
   levels = {x.name: (30.0, 31.0, 32.0) for x in experiment.variants}
+  figures = make_figures(**levels)
   if name == 'rate_distortion':
+    rows = make_rates(0).rows
+    names = [variant.name for variant in experiment.variants]
     figures = figures_lib.Figures(
-        [
-            figures_lib.Row(
-                variant, 'x', (1,) * 3, (1,) * 3, (n, n + 1, n + 2), psnr, 1.0
-            )
-            for n, (variant, psnr) in enumerate(levels.items(), 1)
-        ]
+        [dataclasses.replace(x, variant=y) for x, y in zip(rows, names)]
     )
-  else:
-    figures = make_figures(**levels)
   for claim in experiment.claims:
     verdict = figures_lib.judge(claim, figures)
     assert len(verdict.values) <= 8
@@ -114,13 +112,25 @@ def test_means_are_over_the_pictures():
   assert figures.seconds('a') == 4 and figures.splats('a') is None
 
 
-def test_the_gap_between_curves():
-  lower = [(r, 30 + np.log2(r)) for r in (0.1, 0.2, 0.4, 0.8)]
-  upper = [(r, 30.2 + np.log2(r)) for r in (0.15, 0.3, 0.6, 1.2)]
-  assert figures_lib.mean_gap(lower, upper) == pytest.approx(0.2)
-  assert figures_lib.mean_gap(upper, lower) == pytest.approx(-0.2)
+def make_rates(shift, rates=(0.1, 0.2, 0.4, 0.8)):
+  """Files of several rates; each prefix is `shift` dB above the one below."""
+  rows = []
+  for rate in rates:
+    bpp = (rate / 2, rate / 1.5, rate)
+    psnr_db = tuple(30 + np.log2(x) + shift * k for k, x in enumerate(bpp))
+    rows.append(
+        figures_lib.Row(str(rate), 'x', (1,) * 3, (1,) * 3, bpp, psnr_db, 1.0)
+    )
+  return figures_lib.Figures(rows)
+
+
+@pytest.mark.parametrize('shift', [0.2, -0.3])
+def test_the_gap_between_levels_is_that_at_equal_rate(shift):
+  figures = make_rates(shift)
+  gaps = figures.gaps_db(figures.variants)
+  np.testing.assert_allclose(gaps, [shift, shift], atol=1e-9)
   with pytest.raises(ValueError, match='in common'):
-    figures_lib.mean_gap(lower, [(2, 30), (3, 31)])
+    make_rates(0, rates=(0.1, 0.11)).gaps_db(['0.1', '0.11'])
 
 
 def test_recorded_figures_are_compared_within_the_tolerance():
@@ -177,18 +187,13 @@ def test_an_experiment_is_run_once_and_compared(tmp_path):
   first = reproduce('incremental', tmp_path)
   folders = sorted((tmp_path / 'units').iterdir())
   assert len(folders) == 2
-  # The figures are of the files, decoded by another process.
+  # The figures are of the files, as anyone decodes them.
+  with Image.open(tmp_path / 'samples' / 'sample.png') as image:
+    original = np.asarray(image, float)
   found = []
   for folder in folders:
-    decoded = tmp_path / 'decoded.png'
-    launch_test.run(
-        'decode', f'--input={folder / "file.pgsvc"}', f'--output={decoded}'
-    )
-    with (
-        Image.open(decoded) as a,
-        Image.open(tmp_path / 'samples' / 'sample.png') as b,
-    ):
-      error = np.mean((np.asarray(a, float) - np.asarray(b, float)) ** 2)
+    decoded = pgsvc_jax.decode((folder / 'file.pgsvc').read_bytes())
+    error = np.mean((decoded - original) ** 2)
     found.append(-10 * np.log10(error / 255**2))
   tops = [levels_of(first.stdout, x)[-1] for x in ('incremental', 'at once')]
   np.testing.assert_allclose(sorted(tops), sorted(found), atol=0.006)

@@ -6,7 +6,6 @@ import itertools
 import statistics
 
 import numpy as np
-from scipy import interpolate
 
 from .. import curves
 
@@ -83,38 +82,29 @@ class Figures:
     return []
 
   def gaps_db(self, variants: Sequence[str]) -> list[float]:
-    """Between neighboring levels, the mean over the rates they share."""
-    levels = zip(
-        *(zip(self.bpp(name), self.psnr_db(name)) for name in variants)
-    )
-    return [mean_gap(low, high) for low, high in itertools.pairwise(levels)]
+    """Between neighboring levels, the mean over the rates they share.
 
+    Args:
+      variants: files of several rates.
 
-def mean_gap(
-    lower: Sequence[tuple[float, float]], upper: Sequence[tuple[float, float]]
-) -> float:
-  """How far a curve is above another, the mean over the log of their rates.
+    Returns:
+      dB; one less than there are levels.
 
-  Args:
-    lower: (bits a pixel, dB), two points at least.
-    upper: the same.
-
-  Returns:
-    dB.
-
-  Raises:
-    ValueError: they have no rates in common.
-  """
-  lines = []
-  for points in (lower, upper):
-    rates, values = np.array(sorted(points)).T
-    lines.append(interpolate.PchipInterpolator(np.log(rates), values))
-  first = max(line.x[0] for line in lines)
-  last = min(line.x[-1] for line in lines)
-  if first >= last:
-    raise ValueError('levels have no rates in common')
-  low, high = (line.integrate(first, last) for line in lines)
-  return float(high - low) / (last - first)
+    Raises:
+      ValueError: two levels have no rates in common.
+    """
+    lines = []
+    for name in variants:
+      pairs = zip(self.bpp(name), self.psnr_db(name))
+      rows = [{'bpp': rate, 'psnr_db': psnr} for rate, psnr in pairs]
+      lines.append(curves.Curve(name=name, kind='point', key=name, rows=rows))
+    gaps = []
+    for lower, upper in itertools.pairwise(curves.levels(lines)):
+      gap = curves.gap(lower, upper)
+      if not gap:
+        raise ValueError(f'{lower.name}, {upper.name}: no rates in common')
+      gaps.append(statistics.fmean(db for _, db in gap))
+    return gaps
 
 
 def published_set(names: Sequence[str], published: Mapping) -> str:

@@ -93,13 +93,13 @@ def draw(experiment, figures: figures_lib.Figures) -> bytes:
     by_splats = experiment.axis == 'splats' and splats
     x = splats if by_splats else figures.bpp(variant)
     axis.plot(x, figures.psnr_db(variant), marker='o', ms=4, label=variant)
-  for codec in experiment.published:
+  for codec, style in zip(experiment.published, ('--', ':', '-.')):
     values = figures.published_db(codec)
     if values:
       axis.plot(
           figures.splats(figures.variants[0]),
           values,
-          ls='--',
+          ls=style,
           marker='D',
           ms=3.5,
           color='gray',
