@@ -47,7 +47,10 @@ _OUTPUT = flags.DEFINE_string(
     'output', 'reproduced', 'folder for files, tables and plots'
 )
 _LIMIT = flags.DEFINE_integer(
-    'limit', None, 'pictures or clips to take of those of the form'
+    'limit',
+    None,
+    'pictures or clips to take of those of the form',
+    lower_bound=1,
 )
 _WORKERS = flags.DEFINE_integer(
     'workers', 1, 'files to encode at a time', lower_bound=1
@@ -92,8 +95,8 @@ def main() -> None:
           f'{name} has no form {_FORM.value},'
           f' only {", ".join(table[name].forms)}'
       )
-  if _UPDATE.value and not _DOCUMENT.exists():
-    raise ValueError('--update needs a source tree')
+  if _UPDATE.value and (_FORM.value == 'smoke' or not _DOCUMENT.exists()):
+    raise ValueError('--update needs a source tree, and a form that tells')
   _require_plots()
   pathlib.Path(_OUTPUT.value).mkdir(parents=True, exist_ok=True)
   sources = {name: _sources(table[name]) for name in names}
@@ -260,7 +263,8 @@ def _run(name: str, experiment, sources: list[pathlib.Path]) -> list[str]:
   ]
   _write(name, experiment, figures, verdicts, differences)
   if _UPDATE.value:
-    recorded.setdefault(name, {})[_FORM.value] = figures_lib.record(figures)
+    known = recorded.setdefault(name, {}).setdefault(_FORM.value, {})
+    figures_lib.record(figures, known)
     text = json.dumps(recorded, indent=1, sort_keys=True) + '\n'
     command.write_bytes(str(record), text.encode())
   print(

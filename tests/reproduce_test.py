@@ -134,7 +134,9 @@ def test_the_gap_between_levels_is_that_at_equal_rate(shift):
 
 
 def test_recorded_figures_are_compared_within_the_tolerance():
-  recorded = figures_lib.record(make_figures(a=(30, 31), b=(30, 31)))
+  recorded = {'a': {'other': {'psnr_db': [1, 2]}}}
+  figures_lib.record(make_figures(a=(30, 31), b=(30, 31)), recorded)
+  assert set(recorded['a']) == {'other', 'kodim01'}
   recorded = json.loads(json.dumps(recorded))
   now = make_figures(a=(30.1, 31.3), b=(30, 31), c=(1, 2))
   differences, misses = figures_lib.compare(now, recorded, 0.15)
@@ -163,6 +165,7 @@ def test_wrong_flags_are_one_line(tmp_path):
   )
   assert 'no experiment' in refusal('--experiment=other')
   assert '--pictures' in refusal('--experiment=cycle')
+  assert '--update' in refusal('--experiment=cycle', '--form=smoke', '--update')
   assert 'no form laptop' in refusal('--experiment=image_table_2k')
 
 

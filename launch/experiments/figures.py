@@ -137,16 +137,19 @@ def judge(claim, figures: Figures) -> Verdict:
   return Verdict(claim.text, claim.published, values, holds if values else None)
 
 
-def record(figures: Figures) -> dict:
-  """Figures by variant and picture, to be compared with later (JSON)."""
-  recorded = {}
+def record(figures: Figures, recorded: dict) -> None:
+  """Puts figures in, to be compared with later.
+
+  Args:
+    figures: of now.
+    recorded: by variant and picture (JSON); others stay as they are.
+  """
   for row in figures.rows:
     recorded.setdefault(row.variant, {})[row.source] = {
         'bytes': list(row.bytes),
         'psnr_db': [round(x, 3) for x in row.psnr_db],
         'seconds': round(row.seconds, 1),
     }
-  return recorded
 
 
 def compare(
