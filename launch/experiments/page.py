@@ -67,7 +67,7 @@ def markdown(
   for codec in experiment.published:
     values = figures.published_db(codec)
     if values:
-      splats = ' / '.join(map(str, figures.splats(figures.variants[0])))
+      splats = ' / '.join(map(str, figures.splats(figures.variants[0]) or ()))
       row = [f'*{codec}, published*', splats, '-', _levels(values, '.1f'), '-']
       rows.append([*row, *['-'] * (len(header) - len(row))])
   text += _table(header, rows)
