@@ -117,10 +117,13 @@ _COORDINATOR = flags.DEFINE_string(
     ' hosts: each runs this command, process 0 writes',
 )
 _NUM_PROCESSES = flags.DEFINE_integer(
-    'num_processes', None, 'with --coordinator: how many', lower_bound=1
+    'num_processes',
+    None,
+    'with --coordinator, or of a video on one file system: how many',
+    lower_bound=1,
 )
 _PROCESS_ID = flags.DEFINE_integer(
-    'process_id', None, 'with --coordinator: which one this is', lower_bound=0
+    'process_id', None, 'which one of them this is', lower_bound=0
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     'distributed',
@@ -263,6 +266,15 @@ def _encode_video() -> None:
   config = config_lib.from_mapping(config_lib.VideoConfig, _CONFIG.value)
   if len(_INPUT.value) != 1:
     raise ValueError('one video at a time')
+  share = encode_video.Share()
+  if (_NUM_PROCESSES.value, _PROCESS_ID.value) != (None, None):
+    if None in (_NUM_PROCESSES.value, _PROCESS_ID.value):
+      raise ValueError('--num_processes and --process_id: both or none')
+    if _PROCESS_ID.value >= _NUM_PROCESSES.value:
+      raise ValueError('--process_id counts from 0')
+    share = encode_video.Share(
+        num_processes=_NUM_PROCESSES.value, process_id=_PROCESS_ID.value
+    )
   for flag in (
       _TARGET_BPP,
       _TARGET_PSNR,
@@ -291,6 +303,7 @@ def _encode_video() -> None:
       implementation=_IMPLEMENTATION.value,
       restart=_RESTART.value,
       workdir=pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None,
+      share=share,
   )
 
 

@@ -1,21 +1,29 @@
 """Encodes a video: groups of pictures, one a device at a time.
 
 Groups need nothing from one another, so the file is the same however many
-devices there are. It grows group by group under another name, OUTPUT.part,
-which any decoder plays; the same command goes on after its last whole group.
+devices and processes there are. It grows group by group under another name,
+OUTPUT.part, which any decoder plays; the same command goes on after its last
+whole group.
+
+Of several processes on one file system, each takes every n-th group. All but
+process 0 leave theirs in OUTPUT.parts, a small video each; process 0 puts them
+together, and does itself what is not there when it has done its own: a process
+that dies costs time, nothing else.
 """
 
 import collections
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import concurrent.futures
 import contextlib
 import dataclasses
 import fractions
+import functools
 import hashlib
 import json
 import os
 import pathlib
 import queue
+import shutil
 import statistics
 import sys
 import threading
@@ -33,6 +41,23 @@ from pgsvc_jax import video_syntax
 from . import command
 
 _FRAMES = 'frames.jsonl'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Share:
+  """Which groups a process takes: every n-th.
+
+  Attributes:
+    num_processes: how many there are.
+    process_id: which one this is.
+  """
+
+  num_processes: int = 1
+  process_id: int = 0
+
+  def has(self, index: int) -> bool:
+    """Whether a group is of this process."""
+    return index % self.num_processes == self.process_id
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,6 +140,7 @@ def encode(
     implementation: str | None,
     restart: bool,
     workdir: pathlib.Path | None,
+    share: Share = Share(),
 ) -> None:
   """Encodes a video and says what became of it.
 
@@ -127,6 +153,7 @@ def encode(
     implementation: of the operator; None: the best.
     restart: do not go on with what is there of an earlier run.
     workdir: for config.json, run.json and frames.jsonl, if any.
+    share: of the groups that this process takes.
   """
   begin = time.perf_counter()
   command.check_output(output)
@@ -135,12 +162,11 @@ def encode(
   for note in notes:
     print(f'{source.path}: {note}', file=sys.stderr)
   sizes = schedule.layer_sizes(config.image.fit, form.height, form.width)
-  is_flat = config.image.fit.strategy in ('single', 'prune')
   header = video_syntax.VideoHeader(
       width=form.width,
       height=form.height,
       channels=3,
-      num_layers=1 if is_flat else len(sizes),
+      num_layers=1 if config.image.fit.strategy == 'single' else len(sizes),
       time_base=form.time_base,
       frame_rate=form.frame_rate,
       pixel_aspect=form.pixel_aspect,
@@ -158,28 +184,71 @@ def encode(
 
   devices = runtime.set_up(num_devices, use_cache)
   runtime.return_freed_memory()
-  part = pathlib.Path(f'{output}.part')
-  with _growing(part, header, restart) as writer:
-    done = writer.num_frames
-    if done:
-      print(
-          f'{part}: goes on after {done} frames in {writer.num_gops} groups',
-          file=sys.stderr,
+  workers = _Workers(source, config, form, devices, implementation)
+  with workers:
+    if share.process_id:
+      _encode_share(workers, share, header, output)
+      return
+    part = pathlib.Path(f'{output}.part')
+    with _growing(part, header, restart) as writer:
+      done = writer.num_frames
+      if done:
+        print(
+            f'{part}: goes on after {done} frames in {writer.num_gops} groups',
+            file=sys.stderr,
+        )
+      if workdir:
+        _record(workdir, config, runtime.versions(), devices, done)
+      shown = _Progress(pathlib.Path(source.path).name, begin, done)
+      encoded = workers.encode(
+          writer.num_gops, done, shown, share, _parts_of(output), header
       )
-    if workdir:
-      _record(workdir, config, runtime.versions(), devices, done)
-    shown = _Progress(pathlib.Path(source.path).name, begin, done)
-    with _Workers(source, config, form, devices, implementation) as workers:
-      for group, packets, frames in workers.encode(
-          writer.num_gops, done, shown
-      ):
+      for group, packets, frames in encoded:
         writer.add_gop(group.times, packets, last_duration=group.last_duration)
         if workdir:
           with open(workdir / _FRAMES, 'a') as file:
             file.writelines(json.dumps(frame) + '\n' for frame in frames)
-    shown.end()
+      shown.end()
   os.replace(part, output)
+  shutil.rmtree(_parts_of(output), ignore_errors=True)
   _say(output, shown, begin)
+
+
+def _parts_of(output: str) -> pathlib.Path:
+  """Where processes leave groups for process 0."""
+  return pathlib.Path(f'{output}.parts')
+
+
+def _encode_share(
+    workers: '_Workers',
+    share: Share,
+    header: video_syntax.VideoHeader,
+    output: str,
+) -> None:
+  """Encodes the groups of a process that is not process 0."""
+  folder = _parts_of(output)
+  folder.mkdir(exist_ok=True)
+  shown = _Progress(f'process {share.process_id}', time.perf_counter(), 0)
+  for group, packets, _ in workers.encode(0, 0, shown, share, folder, header):
+    if not folder.is_dir():  # Process 0 has not waited.
+      return
+    with command.replacing(str(folder / f'{group.index}.pgsvc')) as file:
+      with video_bitstream.VideoWriter(file, header) as writer:
+        writer.add_gop(group.times, packets, last_duration=group.last_duration)
+
+
+def _read_part(
+    path: pathlib.Path, header: video_syntax.VideoHeader, group: groups.Group
+) -> list[bytes] | None:
+  """The packets of a group that another process, or run, has left."""
+  try:
+    with open(path, 'rb') as file:
+      reader = video_bitstream.VideoReader(file)
+      if reader.header != header or reader.gop(0).times != group.times:
+        return None
+      return reader.packets(0, header.num_layers)
+  except (OSError, bitstream.BitstreamError):
+    return None
 
 
 def _record(workdir, config, versions, devices, done: int) -> None:
@@ -261,10 +330,72 @@ class _Workers:
     self._pool.shutdown(cancel_futures=True)
 
   def encode(
-      self, first_index: int, first_frame: int, shown: '_Progress'
+      self,
+      first_index: int,
+      first_frame: int,
+      shown: '_Progress',
+      share: Share,
+      parts: pathlib.Path,
+      header: video_syntax.VideoHeader,
   ) -> Iterator[tuple[groups.Group, list[bytes], list[dict]]]:
-    """Yields groups, their packets and what became of their frames."""
-    # Looking for cuts runs ahead of the fits, but never far.
+    """Encodes groups as they are found.
+
+    Args:
+      first_index: of the first group to encode.
+      first_frame: of it.
+      shown: takes in frames that are done.
+      share: of this process; process 0 yields the groups of all.
+      parts: where those of other processes are.
+      header: that these have.
+
+    Yields:
+      Groups in order, their packets and what became of their frames (nothing
+      is known of those of other processes).
+    """
+    running = collections.deque()
+    for group in self._find(first_index, first_frame):
+      mine = share.has(group.index)
+      if not mine and share.process_id:
+        continue
+      packets = _read_part(parts / f'{group.index}.pgsvc', header, group)
+      if packets is not None and share.process_id:
+        continue  # Of an earlier run.
+      submit = functools.partial(
+          self._pool.submit, self._encode_group, group, shown
+      )
+      if packets is not None:
+        running.append((group, lambda x=packets: (x, [])))
+      elif mine:
+        running.append((group, submit().result))
+      else:
+        wait = functools.partial(self._await_part, parts, header, group, submit)
+        running.append((group, wait))
+      if len(running) >= 2 * self._num_devices * share.num_processes:
+        group, result = running.popleft()
+        yield group, *result()
+    while running:
+      group, result = running.popleft()
+      yield group, *result()
+
+  def _await_part(
+      self,
+      parts: pathlib.Path,
+      header: video_syntax.VideoHeader,
+      group: groups.Group,
+      submit: Callable[[], concurrent.futures.Future],
+  ) -> tuple[list[bytes], list[dict]]:
+    """The group of another process, or of this one once it is idle."""
+    path = parts / f'{group.index}.pgsvc'
+    while self._devices.qsize() < self._num_devices:
+      packets = _read_part(path, header, group)
+      if packets is not None:
+        return packets, []
+      time.sleep(0.2)
+    packets = _read_part(path, header, group)
+    return (packets, []) if packets is not None else submit().result()
+
+  def _find(self, first_index: int, first_frame: int) -> Iterator[groups.Group]:
+    """The groups from there on; looking for cuts runs ahead of the fits."""
     found = queue.Queue(2 * self._num_devices)
 
     def look() -> None:
@@ -282,26 +413,11 @@ class _Workers:
       except Exception as error:  # Raised where the groups are waited for.
         self._put(found, error)
 
-    looker = threading.Thread(target=look, daemon=True)
-    looker.start()
-    running = collections.deque()
-    is_more = True
-    while is_more or running:
-      while is_more and len(running) < 2 * self._num_devices:
-        if running and running[0][1].done() and found.empty():
-          break
-        group = found.get()
-        if isinstance(group, Exception):
-          raise group
-        if group is None:
-          is_more = False
-          break
-        running.append(
-            (group, self._pool.submit(self._encode_group, group, shown))
-        )
-      if running:
-        group, future = running.popleft()
-        yield group, *future.result()
+    threading.Thread(target=look, daemon=True).start()
+    while (item := found.get()) is not None:
+      if isinstance(item, Exception):
+        raise item
+      yield item
 
   def _put(self, found: queue.Queue, item) -> bool:
     while not self._stop.is_set():

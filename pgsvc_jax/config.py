@@ -214,14 +214,14 @@ class VideoConfig:
   # Factor of the step sizes of Adam, before the rounding.
   update_rate: float = 0.3
   # Share of the splats of a layer that die and are born anew in each frame.
-  turnover: float = 0.06
+  turnover: float = 0.03
   # Squared error that a bit of a change is worth, in units of that which the
   # change of one number of a splat by one step adds.
-  bit_weight: float = 0.25
+  bit_weight: float = 0.5
   # Changes below so many steps round to none.
   dead_zone: float = 0.6
   # log2 of the pixels across a block of the motion field; 0: no motion.
-  log2_block: int = 4
+  log2_block: int = 5
 
   def __post_init__(self):
     for name in ('gop', 'update_steps', 'update_groups'):

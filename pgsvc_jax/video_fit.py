@@ -40,6 +40,9 @@ from pgsvc_jax import video_codec
 # Share of the steps before the rounding after which splats are born.
 _BIRTH = 0.25
 
+# Squared error of a value that no fit has.
+_WORST_ERROR = 100.0
+
 # Which columns of points an attribute is made of; colors last.
 _COLUMNS = {
     'means': slice(0, 2),
@@ -70,6 +73,11 @@ class FrameStats:
 def update_config(config: config_lib.VideoConfig) -> config_lib.FitConfig:
   """The settings of the fit of a predicted frame."""
   fit_config = config.image.fit
+  if fit_config.strategy == 'prune':
+    # Ranked once; then each layer follows its splats, and the top alone counts.
+    fit_config = dataclasses.replace(
+        fit_config, strategy='joint', lower_weight=0.0
+    )
   return dataclasses.replace(
       fit_config,
       num_steps=config.update_steps,
@@ -217,6 +225,8 @@ class GopFitter:
     rounder = _Rounder(update, config, rng)
     for step in range(0, schedule.num_steps, chunk_steps):
       if step == birth:
+        if step:
+          _check(errors, frame, seed[1])
         (state,) = train.fetch(placed)
         rendered = np.asarray(train.fetch(self._render(placed, cut))[0][0])
         state = update.give_birth(state, frame - rendered[: len(frame)], rng)
@@ -226,11 +236,8 @@ class GopFitter:
         state = rounder.round(state, roundings.pop(0))
         placed = train.place([state], [self._device])
       placed, errors = self._chunk(placed, self._inputs, cut)
-    (state,), (errors,) = train.fetch(placed), train.fetch(errors)
-    if not np.isfinite(errors[-1]):
-      raise fit.DivergenceError(
-          f'the loss is not finite in frame {seed[1]}: lower the rates'
-      )
+    _check(errors, frame, seed[1])
+    (state,) = train.fetch(placed)
     for rounding in roundings:
       state = rounder.round(state, rounding)
     updates = rounder.updates(state)
@@ -254,6 +261,17 @@ class GopFitter:
         for level in levels
     ]
     return tuple(-10 * math.log10(max(error, 1e-12)) for error in errors)
+
+
+def _check(
+    errors: jax.Array, frame: Float[np.ndarray, 'h w c'], index: int
+) -> None:
+  """Stops a fit that is worse than any picture could be."""
+  (host_errors,) = train.fetch(errors)
+  if not host_errors[-1] <= _WORST_ERROR * frame.size:
+    raise fit.DivergenceError(
+        f'the fit of frame {index} of a group diverged: lower update_rate'
+    )
 
 
 def _choose_dead(
@@ -313,7 +331,7 @@ class _Prediction:
     self.origin = np.zeros((num_slots, width))
     first = 0
     for capacity, layer, gone, steps in zip(
-        capacities, encoder.layers, dead, encoder.step_sizes
+        capacities, encoder.layers, dead, encoder.step_sizes, strict=True
     ):
       alive = ~gone
       count, births = int(alive.sum()), int(gone.sum())

@@ -57,10 +57,10 @@ def _compile_once():
       known[key] = chunk(config, plan, devices, error_fn, num_pictures)
     return known[key]
 
-  def make_render(devices, implementation, num_pictures):
-    key = (tuple(devices), num_pictures)
+  def make_render(devices, *options):
+    key = (tuple(devices), options)
     if key not in known:
-      known[key] = render_(devices, implementation, num_pictures)
+      known[key] = render_(devices, *options)
     return known[key]
 
   chunk, render_ = train.make_train_chunk, train.make_render

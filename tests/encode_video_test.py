@@ -102,17 +102,21 @@ def test_the_record_of_a_run_is_of_its_frames(encoded):
   assert 0 < heads <= 4 * 2 * (9 + 3 * 2)
 
 
-def test_the_number_of_devices_does_not_change_the_file(clip, encoded):
-  output = clip.parent / 'one.pgsvc'
-  run = launch(
-      'encode',
-      f'--input={clip}',
-      f'--output={output}',
-      *SMALL[:-1],
-      '--num_devices=1',
-  )
+def test_devices_and_processes_do_not_change_the_file(clip, encoded):
+  """Process 1 leaves its groups, process 0 puts all together."""
+  output = clip.parent / 'shared.pgsvc'
+  words = [f'--input={clip}', f'--output={output}', *SMALL[:-1]]
+  words += ['--num_devices=1', '--num_processes=2']
+  run = launch('encode', *words, '--process_id=1')
+  assert run.returncode == 0, run.stderr
+  parts = clip.parent / 'shared.pgsvc.parts'
+  assert {x.name for x in parts.iterdir()} == {'1.pgsvc', '3.pgsvc'}
+  # What is not there, process 0 does itself.
+  (parts / '3.pgsvc').write_bytes(b'broken')
+  run = launch('encode', *words, '--process_id=0')
   assert run.returncode == 0, run.stderr
   assert output.read_bytes() == encoded.read_bytes()
+  assert not parts.exists()
 
 
 def test_a_killed_run_goes_on_after_its_last_whole_group(clip, encoded):
