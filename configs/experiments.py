@@ -169,7 +169,8 @@ def mean_gain(
   return difference
 
 
-# Smooth and textured, faces and foliage: their mean is near that of the set.
+# From textured to smooth. On average 1.6 dB easier than the 16 of
+# docs/results.md: differences mean more than levels.
 _FOUR = ('kodim05', 'kodim07', 'kodim19', 'kodim23')
 
 # Rounding steps would train every strategy jointly, for as long as the fit.
@@ -229,7 +230,8 @@ def _image_table(published: str, **fields) -> Experiment:
               above=-1.1,
           ),
           Claim(
-              text='joint reaches the PSNR published for P-GSVC',
+              text='joint reaches the PSNR published for P-GSVC (means of other'
+              ' pictures)',
               difference=above_published('joint', 'P-GSVC'),
           ),
       ),

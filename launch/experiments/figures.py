@@ -75,8 +75,8 @@ class Figures:
     """The median over the pictures."""
     return statistics.median(row.seconds for row in self.of(variant))
 
-  def published_db(self, codec: str) -> list[float]:
-    """Published figures at the splats of the first variant, or none."""
+  def published(self, codec: str) -> dict | None:
+    """The entry of published.json at the splats of the first variant."""
     totals = self.splats(self.variants[0])
     for entry in curves.load_published()['by_splats']:
       if (
@@ -85,8 +85,13 @@ class Figures:
           # Rounding leaves out weak ones.
           and np.allclose(totals, entry['splats'], rtol=_SAME_SPLATS)
       ):
-        return entry['psnr_db']
-    return []
+        return entry
+    return None
+
+  def published_db(self, codec: str) -> list[float]:
+    """Its PSNR; empty where there is none."""
+    entry = self.published(codec)
+    return entry['psnr_db'] if entry else []
 
   def gaps_db(self, variants: Sequence[str]) -> list[float]:
     """Between neighboring levels, the mean over the rates they share.

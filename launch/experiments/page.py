@@ -65,10 +65,11 @@ def markdown(
       row.append(_levels(differences.get(variant, ()), '+.2f'))
     rows.append(row)
   for codec in experiment.published:
-    values = figures.published_db(codec)
-    if values:
-      splats = ' / '.join(map(str, figures.splats(figures.variants[0]) or ()))
-      row = [f'*{codec}, published*', splats, '-', _levels(values, '.1f'), '-']
+    entry = figures.published(codec)
+    if entry:
+      splats = ' / '.join(map(str, entry['splats']))
+      values = _levels(entry['psnr_db'], '.1f')
+      row = [f'*{codec}, published*', splats, '-', values, '-']
       rows.append([*row, *['-'] * (len(header) - len(row))])
   text += _table(header, rows)
   claims = [
@@ -94,11 +95,11 @@ def draw(experiment, figures: figures_lib.Figures) -> bytes:
     x = splats if by_splats else figures.bpp(variant)
     axis.plot(x, figures.psnr_db(variant), marker='o', ms=4, label=variant)
   for codec, style in zip(experiment.published, ('--', ':', '-.')):
-    values = figures.published_db(codec)
-    if values:
+    entry = figures.published(codec)
+    if entry:
       axis.plot(
-          figures.splats(figures.variants[0]),
-          values,
+          entry['splats'],
+          entry['psnr_db'],
           ls=style,
           marker='D',
           ms=3.5,
