@@ -8,6 +8,12 @@ All lists are of plain rows:
   codecs: title, note and version of every codec in anchors, by name.
   missing: codecs that the installed Pillow lacks.
 Paths are relative to the folder of the file.
+
+Of videos, `pictures` are clips, and each has also `select`, the flags that say
+which of its frames; frames, start_s and frames_per_second. Figures are means
+over frames. Rows of layers and anchors have also bits_per_second, y_psnr_db,
+yuv_psnr_db, vmaf if it was asked for, and `per_frame`, lists of those and of
+`bytes`; rows of files time_s and is_key, lists too.
 """
 
 import json
@@ -62,3 +68,8 @@ def load(path: str) -> dict:
             f' in {name!r})'
         )
   return document
+
+
+def is_video(document: dict) -> bool:
+  """Whether the results are of videos."""
+  return any('frames' in picture for picture in document['pictures'])

@@ -4,6 +4,7 @@
 was encoded.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import fractions
 from typing import Any
@@ -66,24 +67,28 @@ class Flags:
     """Names of those that are on the command line."""
     return [name for name, x in self._holders.items() if x.value is not None]
 
-  def text(self) -> str:
-    """Those given, as they would be on the command line."""
-    return ' '.join(
-        f'--{name}={self._holders[name].value}' for name in self.given()
-    )
-
   def options(self) -> dict[str, Any]:
-    """Arguments of `video_media.open_video`.
+    """Arguments of `video_media.open_video`; raises as `parse_options`."""
+    return parse_options(self.values())
 
-    Raises:
-      ValueError: one cannot be read.
-    """
-    parsers = {'size': parse_size, 'raw': parse_raw, 'frame_rate': parse_rate}
-    options = {
-        name: parsers.get(name, int)(self._holders[name].value)
-        for name in self.given()
-    }
-    return {'start': 0, 'frames': None} | options
+  def values(self) -> dict[str, str]:
+    """Those given, as they stand on the command line."""
+    return {name: str(self._holders[name].value) for name in self.given()}
+
+
+def parse_options(values: Mapping[str, str]) -> dict[str, Any]:
+  """Values of the flags as arguments of `video_media.open_video`.
+
+  Raises:
+    ValueError: one cannot be read.
+
+  Example:
+    >>> parse_options({'size': '64x48'})
+    {'start': 0, 'frames': None, 'size': (64, 48)}
+  """
+  parsers = {'size': parse_size, 'raw': parse_raw, 'frame_rate': parse_rate}
+  options = {name: parsers.get(name, int)(x) for name, x in values.items()}
+  return {'start': 0, 'frames': None} | options
 
 
 def is_video(path: str) -> bool:
