@@ -163,7 +163,7 @@ def describe(name: str, gop: int | None) -> dict:
 
 def encode(
     name: str, setting: int, gop: int | None, clip: Clip, output: pathlib.Path
-) -> list[int]:
+) -> int:
   """Encodes a clip into MP4.
 
   Args:
@@ -174,8 +174,7 @@ def encode(
     output: the file to write.
 
   Returns:
-    Bytes of each frame, in the order they are shown; those of the parameter
-    sets are counted for the first.
+    Its bytes without those of the container.
 
   Raises:
     ChildProcessError: the encoder failed.
@@ -190,11 +189,10 @@ def encode(
   )
   with av.open(str(output)) as container:
     stream = container.streams.video[0]
-    packets = [packet for packet in container.demux(stream) if packet.size]
-    sizes = [x.size for x in sorted(packets, key=lambda packet: packet.pts)]
+    num_bytes = sum(packet.size for packet in container.demux(stream))
     if codec.sets_apart:
-      sizes[0] += len(stream.codec_context.extradata or b'')
-  return sizes
+      num_bytes += len(stream.codec_context.extradata or b'')
+  return num_bytes
 
 
 def measure(
@@ -224,7 +222,7 @@ def measure(
     ValueError: what comes back has another number of frames.
   """
   coded, decoded = folder / 'anchor.mp4', folder / 'anchor.yuv'
-  sizes = encode(name, setting, gop, clip, coded)
+  num_bytes = encode(name, setting, gop, clip, coded)
   rows = []
   with video_media.open_video(coded) as video, open(decoded, 'wb') as raw:
     # Strict: an encoder that drops frames would look good.
@@ -236,13 +234,9 @@ def measure(
   if with_vmaf:
     scores = ffmpeg.vmaf(decoded, clip.path, *clip.raw_size)
     rows = [row | {'vmaf': x} for row, x in zip(rows, scores, strict=True)]
-  result = video_quality.summary(rows)
-  # AV1 packs frames that are not shown into the packet of one that is.
-  result['per_frame']['bytes'] = sizes
-  num_bytes = sum(sizes)
   return {
       'setting': setting,
       'bytes': num_bytes,
       'bpp': 8 * num_bytes / (clip.width * clip.height * len(rows)),
       'bits_per_second': 8 * num_bytes / clip.seconds,
-  } | result
+  } | video_quality.summary(rows)
