@@ -170,6 +170,8 @@ def evaluate_file(
     shown: path for a video of the prefixes side by side, if any.
     as_json: print one JSON document.
   """
+  if with_vmaf:
+    ffmpeg.version()  # Missing, it is missed now and not at the end.
   with _open(name) as reader, tempfile.TemporaryDirectory() as folder:
     _form(reader, source)
     clip = None
@@ -314,6 +316,8 @@ def evaluate_folders(
   Raises:
     ValueError: files of one original are not of the same frames.
   """
+  if with_vmaf:
+    ffmpeg.version()  # Missing, it is missed now and not at the end.
   gop = _longest_gop(entries)
   # The encoder's own choice of I-frames, and the same limit as ours.
   forms = {

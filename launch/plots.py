@@ -43,6 +43,9 @@ _MS_SSIM_TICKS = (
 _RATE_TICKS = (
     0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20
 )  # fmt: skip
+# Of a rate in four digits fewer have room.
+_KBIT_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000,
+    20_000, 50_000, 100_000)  # fmt: skip
 _STYLE = {
     # Text stays text, in whatever sans-serif the reader has.
     'svg.fonttype': 'none',
@@ -102,8 +105,8 @@ def _line(curve: curves.Curve, order: Sequence[str]) -> dict:
 def _rate_axis(axis: mpl_axes.Axes, rate: str) -> None:
   axis.set_xscale('log')
   low, high = axis.get_xlim()
-  unit, factor = curves.RATES[rate]
-  ticks = [x * factor for x in _RATE_TICKS]
+  unit, _ = curves.RATES[rate]
+  ticks = _RATE_TICKS if rate == 'bpp' else _KBIT_TICKS
   ticks = [x for x in ticks if low <= x <= high]
   axis.xaxis.set_major_locator(ticker.FixedLocator(ticks))
   axis.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))

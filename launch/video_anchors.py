@@ -43,7 +43,7 @@ class Codec:
     settings: from the lowest rate to high quality.
     options: of ffmpeg, for a setting and frames between I-frames at most.
     note: the options in words.
-    sets_apart: whether parameter sets stand outside the packets.
+    sets_apart: whether parameter sets stand outside the packets only.
   """
 
   title: str
@@ -117,7 +117,7 @@ CODECS = {
         settings=(50, 45, 40, 35, 30, 25),
         options=_vvenc,
         note='VVC, preset faster, no perceptual adaptation, 10 bits',
-        sets_apart=True,
+        sets_apart=False,
     ),
 }
 DEFAULT = ('x264', 'x265', 'svt_av1')

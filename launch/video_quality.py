@@ -1,10 +1,12 @@
 """How close the frames of a video are to their originals, one at a time.
 
 PSNR and MS-SSIM are of RGB at 8 bits, as of pictures. Video codecs are quoted
-by the PSNR of planes: those here are 4:2:0, by BT.709 whatever the file says,
-chroma being the mean of 2 x 2 pixels, so that a codec that halves chroma loses
-nothing by it; weighted is (6 Y + U + V) / 8. Means over frames are of the
-figures of each frame.
+by the PSNR of their planes. Those here are 4:2:0 in 8-bit codes of limited
+range with peak 255, as FFmpeg and the encoders measure them; by BT.709 whatever
+the file says; chroma is the mean of 2 x 2 pixels, so that a codec that halves
+chroma loses nothing by it; a plane counts 60 dB at most, as in libvmaf, for gray
+videos have chroma that is exact. Weighted is (6 Y + U + V) / 8. Means over
+frames are of the figures of each frame.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,6 +30,8 @@ from . import video_source
 
 METRICS = ('psnr_db', 'y_psnr_db', 'yuv_psnr_db', 'ms_ssim')
 
+# Of a plane.
+_MOST_DB = 60.0
 # Rows: luma, then blue and red differences, from RGB in [0, 1]; ITU-R BT.709.
 _YUV = np.array(
     [
@@ -64,25 +68,19 @@ class Comparison:
   render_ms: list[float]
 
 
-def to_yuv420(
-    pixels: np.ndarray,
-) -> tuple[
-    Float[np.ndarray, 'h w'],
-    Float[np.ndarray, 'h2 w2'],
-    Float[np.ndarray, 'h2 w2'],
-]:
-  """Luma in [0, 1] and chroma in [-0.5, 0.5] of half the size.
+def to_yuv420(pixels: np.ndarray) -> list[UInt8[np.ndarray, '_ _']]:
+  """The planes Y, U, V as 8-bit codes of limited range.
 
   Args:
     pixels: RGB, `[H, W, 3]`, in [0, 1] or uint8. Of odd sides, the last line
-      counts twice.
+      comes twice.
 
   Returns:
-    The planes.
+    Luma, of even sides, and chroma of half the size.
 
   Example:
     >>> [plane.tolist() for plane in to_yuv420(np.ones((2, 2, 3)))]
-    [[[1.0, 1.0], [1.0, 1.0]], [[0.0]], [[0.0]]]
+    [[[235, 235], [235, 235]], [[128]], [[128]]]
   """
   values = np.asarray(pixels, np.float32)
   if pixels.dtype == np.uint8:
@@ -90,21 +88,17 @@ def to_yuv420(
   height, width = values.shape[:2]
   values = np.pad(values, ((0, height % 2), (0, width % 2), (0, 0)), 'edge')
   luma, *chroma = np.einsum('hwc,kc->khw', values, _YUV)
-  # Sums of weights that cancel leave some 1e-8.
   halves = (
-      plane.reshape(plane.shape[0] // 2, 2, -1, 2).mean((1, 3)).round(6)
+      plane.reshape(plane.shape[0] // 2, 2, -1, 2).mean((1, 3))
       for plane in chroma
   )
-  return luma[:height, :width].round(6), *halves
+  codes = [16 + 219 * luma, *(128 + 224 * plane for plane in halves)]
+  return [np.rint(plane).astype(np.uint8) for plane in codes]
 
 
 def yuv420_bytes(pixels: np.ndarray) -> bytes:
-  """The frame as raw yuv420p: 8 bits, limited range, sides made even."""
-  height, width = pixels.shape[:2]
-  luma, *chroma = to_yuv420(pixels)
-  luma = np.pad(luma, ((0, height % 2), (0, width % 2)), 'edge')
-  codes = [16 + 219 * luma, *(128 + 224 * plane for plane in chroma)]
-  return b''.join(np.rint(x).astype(np.uint8).tobytes() for x in codes)
+  """The frame as raw yuv420p, to be read by other programs."""
+  return b''.join(plane.tobytes() for plane in to_yuv420(pixels))
 
 
 def score(
@@ -112,7 +106,7 @@ def score(
 ) -> dict[str, float | None]:
   """The figures of a frame, by the names in METRICS; identical: no PSNR."""
   planes = [
-      metrics.psnr_db(*pair)
+      min(_MOST_DB, metrics.psnr_db(*pair))
       for pair in zip(to_yuv420(image), to_yuv420(original))
   ]
   decibels = {
