@@ -4,9 +4,9 @@ PSNR and MS-SSIM are of RGB at 8 bits, as of pictures. Video codecs are quoted
 by the PSNR of their planes. Those here are 4:2:0 in 8-bit codes of limited
 range with peak 255, as FFmpeg and the encoders measure them; by BT.709 whatever
 the file says; chroma is the mean of 2 x 2 pixels, so that a codec that halves
-chroma loses nothing by it; a plane counts 60 dB at most, as in libvmaf, for gray
-videos have chroma that is exact. Weighted is (6 Y + U + V) / 8. Means over
-frames are of the figures of each frame.
+chroma loses nothing by it. A plane counts 60 dB at most, as in libvmaf: gray
+videos have exact chroma. Weighted is (6 Y + U + V) / 8. Means over frames are
+of the figures of each frame.
 """
 
 from collections.abc import Iterator, Sequence
