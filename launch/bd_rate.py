@@ -10,7 +10,7 @@ import dataclasses
 import bjontegaard
 import numpy as np
 
-_FEWEST_POINTS = 4
+FEWEST_POINTS = 4
 # Of the shorter curve's range of qualities. The library measures the share of
 # the union, which an anchor that reaches further would spoil for nothing.
 _LEAST_OVERLAP = 0.5
@@ -25,8 +25,8 @@ class BdRate:
 
 
 def _refusal(rates: np.ndarray, qualities: np.ndarray, whose: str) -> str:
-  if len(rates) < _FEWEST_POINTS:
-    return f'{whose} has {len(rates)} points, {_FEWEST_POINTS} are needed'
+  if len(rates) < FEWEST_POINTS:
+    return f'{whose} has {len(rates)} points, {FEWEST_POINTS} are needed'
   if (np.diff(rates) <= 0).any() or (np.diff(qualities) <= 0).any():
     return f'{whose} is not monotone'
   return ''

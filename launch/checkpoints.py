@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import contextlib
+import importlib.util
 import pathlib
 import sys
 import time
@@ -44,6 +45,8 @@ class Saver:
       config: Mapping[str, Any],
       interval: float,
   ):
+    if logs:  # If it is missing, not after the first ten seconds.
+      importlib.util.find_spec('orbax.checkpoint')
     self._logs = logs
     self._folders = [log.folder / run_log.CHECKPOINTS for log in logs]
     self._config = config

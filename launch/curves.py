@@ -11,6 +11,9 @@ import re
 import statistics
 from typing import Literal
 
+import numpy as np
+from scipy import interpolate
+
 from . import bd_rate
 from . import command
 from . import results
@@ -26,7 +29,7 @@ _VIDEO_METRICS = {
 # Of the rates in rows, the unit of the points and how many of theirs it is.
 RATES = {'bpp': ('bits per pixel', 1), 'bits_per_second': ('kbit/s', 1000)}
 
-Kind = Literal['point', 'front', 'anchor', 'published']
+Kind = Literal['point', 'level', 'front', 'anchor', 'published']
 Pairs = list[tuple[float, float]]
 
 
@@ -46,8 +49,8 @@ class Curve:
 
   Attributes:
     name: for people.
-    kind: one file's prefixes, the best prefixes of all files, a codec run
-      here, or published figures.
+    kind: one file's prefixes, one prefix of all files, the best prefixes of
+      all files, a codec run here, or published figures.
     key: `kind` and what tells it from others of the kind; picks its color.
     rows: with bpp, psnr_db, ms_ssim; missing figures are None.
     note: what must be said beside it.
@@ -172,6 +175,65 @@ def means(document: dict) -> list[Curve]:
   return _with_front(own) + anchors
 
 
+def levels(own: list[Curve]) -> list[Curve]:
+  """One curve a level: the same prefix of the files of all points.
+
+  Args:
+    own: curves of kind `point`.
+
+  Returns:
+    The levels that several points have, the base first.
+  """
+  most = max((len(curve.rows) for curve in own), default=0)
+  result = []
+  for level in range(most):
+    rows = [curve.rows[level] for curve in own if level < len(curve.rows)]
+    if len(rows) > 1:
+      name = 'base' if not level else f'base + {level}'
+      result.append(
+          Curve(name=name, kind='level', key=f'level {level}', rows=rows)
+      )
+  return result
+
+
+def whole_files(own: list[Curve]) -> list[Curve]:
+  """The curve of the files that are not cut, if there are several.
+
+  Args:
+    own: curves of kind `point`, of one picture or of means.
+
+  Returns:
+    One curve, or none.
+  """
+  rows = [curve.rows[-1] for curve in own if curve.rows]
+  if len(rows) < 2:
+    return []
+  name = 'pgsvc, whole files'
+  return [Curve(name=name, kind='level', key='whole files', rows=rows)]
+
+
+def gap(lower: Curve, upper: Curve) -> Pairs:
+  """How many dB of PSNR the upper curve is above the lower, at equal rate.
+
+  Returns:
+    (rate, dB) over the rates that they share; empty where there are none.
+  """
+  ends, lines = [], []
+  for curve in (lower, upper):
+    rates, qualities = np.array(curve.points('psnr_db')).reshape(-1, 2).T
+    if len(rates) < 2 or (np.diff(rates) <= 0).any():
+      return []
+    ends.append((rates[0], rates[-1]))
+    lines.append(interpolate.PchipInterpolator(np.log(rates), qualities))
+  first = max(start for start, _ in ends)
+  last = min(end for _, end in ends)
+  if first >= last:
+    return []
+  shared = np.geomspace(first, last, 40)
+  difference = lines[1](np.log(shared)) - lines[0](np.log(shared))
+  return list(zip(shared.tolist(), difference.tolist()))
+
+
 def load_published() -> dict:
   """The figures of configs/published.json that fit no picture in particular."""
   return json.loads(PUBLISHED.read_text(encoding='utf-8'))
@@ -255,7 +317,9 @@ def compare_means(
   """
   values, reasons = [], []
   for picture in document['pictures']:
-    found = {x.key: x for x in of_picture(document, picture['name'])}
+    lines = of_picture(document, picture['name'])
+    lines += whole_files([x for x in lines if x.kind == 'point'])
+    found = {x.key: x for x in lines}
     if anchor not in found or test not in found:
       reasons.append('not measured')
       continue

@@ -1,12 +1,14 @@
 """Decodes a .pgsvc file, whole or cut, into a picture or a video.
 
-python -m launch.decode --input=FILE.pgsvc --output=PICTURE.png [--layers=K]
+python -m launch.decode --input=FILE.pgsvc --output=PICTURE.png [--layers=K] \
+    [--scale=S]
 python -m launch.decode --input=FILE.pgsvc --output=VIDEO.mp4 [--layers=K]
     [--start=FRAME|SECONDSs] [--frames=N]
 python -m launch.decode --input=FILE.pgsvc --output=PICTURE.png --frame=N
 
-A cut file gives the layers that are whole, a cut video the GOPs too. An output
-without suffix is a folder of pictures. Needs no JAX.
+A cut file gives the layers that are whole, a cut video the GOPs too. A picture
+has the size that the highest layer shown was fitted at, or S times that of the
+whole file. An output without suffix is a folder of pictures. Needs no JAX.
 """
 
 import pathlib
@@ -20,6 +22,7 @@ from pgsvc_jax import bitstream
 from pgsvc_jax import media
 from pgsvc_jax import playback
 from pgsvc_jax import render
+from pgsvc_jax import resolution
 from pgsvc_jax import video_bitstream
 
 from . import caches
@@ -36,7 +39,12 @@ _OUTPUT = flags.DEFINE_string(
 _LAYERS = flags.DEFINE_integer(
     'layers', None, 'layers to show, the base counted; default: all there are'
 )
-_SCALE = flags.DEFINE_float('scale', 1.0, 'size of the picture / its own size')
+_SCALE = flags.DEFINE_float(
+    'scale',
+    None,
+    'size of the picture / that of the whole file, any positive number;'
+    ' default: the size of the highest layer shown',
+)
 _START = flags.DEFINE_string(
     'start', None, 'of a video: the first frame (48) or its time (2.5s)'
 )
@@ -61,13 +69,19 @@ def _start_decoder() -> None:
   range_coder.Decoder(b'').column(np.zeros(0, np.int64))
 
 
+def _output_shape(header: bitstream.Header, num_bytes: int) -> tuple[int, int]:
+  """Height and width of the picture to write."""
+  if _SCALE.value is not None:
+    return resolution.scaled_shape(header.height, header.width, _SCALE.value)
+  return header.shown_shape(num_bytes, _LAYERS.value)
+
+
 def main() -> None:
   """Reads, renders and writes; says how long each took."""
   if command.is_video(_INPUT.value):
     with open(_INPUT.value, 'rb') as file:
       with command.about(_INPUT.value):
         reader = video_bitstream.VideoReader(file)
-      _prepare(reader.header.width, reader.header.height)
       _decode_video(reader)
     return
   for flag in (_START, _FRAMES, _FRAME):
@@ -78,18 +92,21 @@ def main() -> None:
   _decode_picture()
 
 
-def _prepare(width: int, height: int) -> None:
-  """Refuses what is too large, and loads what has to be compiled."""
-  if width * height * _SCALE.value**2 > _MAX_PIXELS.value:
+def _prepare(height: int, width: int) -> None:
+  """Refuses what is too large to show, and loads what has to be compiled."""
+  if height * width > _MAX_PIXELS.value:
     raise ValueError(
-        f'{_INPUT.value}: {width} x {height} at scale {_SCALE.value:g} is more'
-        f' than --max_pixels={_MAX_PIXELS.value}'
+        f'{_INPUT.value}: {width} x {height} is more than'
+        f' --max_pixels={_MAX_PIXELS.value}'
     )
   caches.announce()
   _start_decoder()
 
 
 def _decode_video(reader: video_bitstream.VideoReader) -> None:
+  scale = 1.0 if _SCALE.value is None else _SCALE.value
+  header = reader.header
+  _prepare(*resolution.scaled_shape(header.height, header.width, scale))
   if _FRAME.value is None:
     decode_video.write_video(
         reader,
@@ -98,7 +115,7 @@ def _decode_video(reader: video_bitstream.VideoReader) -> None:
         num_layers=_LAYERS.value,
         start=_START.value or '0',
         num_frames=_FRAMES.value,
-        scale=_SCALE.value,
+        scale=scale,
         one_by_one=_TIMES.value,
     )
     return
@@ -109,7 +126,7 @@ def _decode_video(reader: video_bitstream.VideoReader) -> None:
     (frame,) = playback.frames(
         reader, num_layers=_LAYERS.value, first_frame=index, num_frames=1
     )
-  image = render.render_picture(render.scaled(frame.layered, _SCALE.value))
+  image = render.render_picture(render.scaled(frame.layered, scale))
   media.write_picture(_OUTPUT.value, image)
   seconds = float((frame.time - reader.gop(0).start) * reader.header.time_base)
   print(
@@ -124,12 +141,13 @@ def _decode_picture() -> None:
   data = pathlib.Path(_INPUT.value).read_bytes()
   with command.about(_INPUT.value):
     header = bitstream.read_header(data)
-  _prepare(header.width, header.height)
+    height, width = _output_shape(header, len(data))
+  _prepare(height, width)
   times = [time.perf_counter()]
   with command.about(_INPUT.value):
     layered = bitstream.read_layers(data, _LAYERS.value)
   times.append(time.perf_counter())
-  image = render.render_picture(render.scaled(layered, _SCALE.value))
+  image = render.render_picture(render.resized(layered, height, width))
   times.append(time.perf_counter())
   media.write_picture(_OUTPUT.value, image)
   times.append(time.perf_counter())

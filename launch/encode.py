@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import functools
-import os
 import pathlib
 import statistics
 import sys
@@ -32,6 +31,7 @@ from pgsvc_jax import media
 from pgsvc_jax import memory
 from pgsvc_jax import quantize
 from pgsvc_jax import rate
+from pgsvc_jax import resolution
 from pgsvc_jax import schedule
 from pgsvc_jax import types
 
@@ -56,6 +56,21 @@ _CONFIG = command.define_config()
 flags.declare_key_flag('config')
 _TARGET_BPP = flags.DEFINE_float(
     'target_bpp', None, 'bits per pixel of the file, as config.target_bpp'
+)
+_TARGET_PSNR = flags.DEFINE_float(
+    'target_psnr', None, 'dB of the decoded file, as config.target_psnr'
+)
+_LAYER_BPP = flags.DEFINE_list(
+    'layer_bpp',
+    None,
+    'bits per pixel of the file up to the end of each layer, such as'
+    ' 0.1,0.25,0.5, as config.layer_bpp',
+)
+_MAX_SECONDS = flags.DEFINE_float(
+    'max_seconds',
+    None,
+    'seconds a picture may take, as config.max_seconds: leaves out steps; the'
+    ' bytes then depend on the speed of the machine',
 )
 _WORKDIR = flags.DEFINE_string(
     'workdir',
@@ -123,8 +138,14 @@ _IMPLEMENTATION = flags.DEFINE_string(
     'default: the best for the device',
 )
 
-# Of --target_bpp; a file farther away says so.
+# Of rates, and of dB; a file farther away says so.
 _RATE_TOLERANCE = 0.05
+_PSNR_TOLERANCE = 0.15
+# Of --max_seconds, for what comes after the steps, and what else may happen: a
+# share, for each pixel, and in all.
+_SPARE_SHARE = 0.02
+_PIXEL_SECONDS = 3e-6
+_LAST_SECONDS = 0.3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,9 +191,8 @@ def main() -> None:
     raise ValueError(f'--{name} is for videos, with --config=configs/video.py')
   begin = time.perf_counter()
   config = config_lib.from_mapping(config_lib.EncodeConfig, _CONFIG.value)
-  if _TARGET_BPP.value is not None:
-    config = dataclasses.replace(config, target_bpp=_TARGET_BPP.value)
-  _check_process_flags()
+  config = dataclasses.replace(config, **_rate_flags())
+  _check_process_flags(config)
   if (_RESTART.value or _TENSORBOARD.value) and not _WORKDIR.value:
     raise ValueError('--restart and --tensorboard are for runs with --workdir')
   jobs = _list_jobs(_INPUT.value, _OUTPUT.value, _WORKDIR.value)
@@ -203,7 +223,9 @@ def main() -> None:
   leads = runtime.is_leader()
   if leads and not alone:
     _check_outputs(jobs)
-  parallel = _PARALLEL.value if alone else 'bands'
+  # Pictures fitted at a time have as many splats, which a quality decides.
+  parallel = 'bands' if config.target_psnr else _PARALLEL.value
+  parallel = parallel if alone else 'bands'
   if leads and _RESTART.value:
     from . import run_log
 
@@ -222,7 +244,16 @@ def _encode_video() -> None:
   config = config_lib.from_mapping(config_lib.VideoConfig, _CONFIG.value)
   if len(_INPUT.value) != 1:
     raise ValueError('one video at a time')
-  for flag in (_TARGET_BPP, _INIT_FROM, _COORDINATOR, _DISTRIBUTED):
+  for flag in (
+      _TARGET_BPP,
+      _TARGET_PSNR,
+      _LAYER_BPP,
+      _MAX_SECONDS,
+      _INIT_FROM,
+      _TENSORBOARD,
+      _COORDINATOR,
+      _DISTRIBUTED,
+  ):
     if flag.value:
       raise ValueError(f'--{flag.name} is for pictures')
   encode_video.encode(
@@ -237,7 +268,23 @@ def _encode_video() -> None:
   )
 
 
-def _check_process_flags() -> None:
+def _rate_flags() -> dict[str, Any]:
+  """The settings that have a flag of their own, where it is given."""
+  values = {
+      'target_bpp': _TARGET_BPP.value,
+      'target_psnr': _TARGET_PSNR.value,
+      'max_seconds': _MAX_SECONDS.value,
+  }
+  if _LAYER_BPP.value is not None:
+    try:
+      values['layer_bpp'] = tuple(map(float, _LAYER_BPP.value))
+    except ValueError:
+      rates = ','.join(_LAYER_BPP.value)
+      raise ValueError(f'--layer_bpp={rates}: not all numbers') from None
+  return {name: x for name, x in values.items() if x is not None}
+
+
+def _check_process_flags(config: config_lib.EncodeConfig) -> None:
   values = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
   if None in values and values != (None, None, None):
     raise ValueError(
@@ -248,8 +295,16 @@ def _check_process_flags() -> None:
       raise ValueError('--distributed finds the coordinator itself')
     if _PROCESS_ID.value >= _NUM_PROCESSES.value:
       raise ValueError('--process_id counts from 0')
-  if _PARALLEL.value == 'batch' and (_COORDINATOR.value or _DISTRIBUTED.value):
+  several = _COORDINATOR.value or _DISTRIBUTED.value
+  if _PARALLEL.value == 'batch' and several:
     raise ValueError('--parallel=batch is for one process')
+  if _PARALLEL.value == 'batch' and config.target_psnr:
+    raise ValueError(
+        '--parallel=batch: a target_psnr gives every picture its'
+        ' own number of splats'
+    )
+  if config.max_seconds and several:
+    raise ValueError('max_seconds is for one process')
 
 
 def _list_jobs(
@@ -370,7 +425,7 @@ def _encode(run: _Run, jobs: list[_Job]) -> None:
 
 def _fit(
     run: _Run, jobs: list[_Job]
-) -> tuple[list[tuple[types.LayeredSplats, quantize.StepSizes]], float]:
+) -> tuple[list[tuple[types.LayeredSplats, Any]], float]:
   """Returns what to write, and when the first steps were done."""
   import jax
 
@@ -418,6 +473,12 @@ def _fit(
       for log, state in zip(logs, states):
         log.append(state)
 
+    deadline = None
+    if run.config.max_seconds:
+      pixels = sum(image[..., 0].size for image in images)
+      seconds = run.config.max_seconds * (1 - _SPARE_SHARE)
+      seconds -= _PIXEL_SECONDS * pixels + _LAST_SECONDS
+      deadline = run.begin + seconds
     # A transfer that nobody asked for would stop the devices at every step.
     stack.enter_context(jax.transfer_guard('disallow'))
     try:
@@ -428,6 +489,7 @@ def _fit(
           implementation=_IMPLEMENTATION.value,
           report=report,
           initial=initial,
+          deadline=deadline,
           checkpointer=saver if _WORKDIR.value else None,
       )
     except fit.DivergenceError as error:
@@ -463,7 +525,7 @@ def _origin(run: _Run, job: _Job, image, initial: types.LayeredSplats | None):
 def _estimate(run: _Run, images: list, num_devices: int) -> memory.Estimate:
   """The memory of this process while it fits these pictures."""
   height, width, channels = images[0].shape
-  sizes = rate.layer_splats(run.config, height, width)
+  sizes = rate.layer_splats(run.config, images[0])
   sizes = sizes or schedule.layer_sizes(run.config.fit, height, width)
   return memory.estimate_fit(
       height,
@@ -475,6 +537,7 @@ def _estimate(run: _Run, images: list, num_devices: int) -> memory.Estimate:
       platform=run.devices[0].platform,
       implementation=_IMPLEMENTATION.value,
       compiles=caches.is_empty(),
+      layer_scales=run.config.fit.layer_scales,
   )
 
 
@@ -492,7 +555,7 @@ def _write(
     run: _Run,
     job: _Job,
     layered: types.LayeredSplats,
-    step_sizes: quantize.StepSizes,
+    step_sizes: quantize.StepSizes | tuple[quantize.StepSizes, ...],
     first_step: float,
 ) -> None:
   """Writes a file and says what it holds."""
@@ -503,22 +566,21 @@ def _write(
   data = bitstream.write(layered, step_sizes)
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.
-  images = render.render_prefixes(bitstream.read_layers(data))
-  levels = [metrics.psnr_db(x, pixels) for x in images]
+  images = render.render_levels(bitstream.read_layers(data))
+  levels = [
+      metrics.psnr_db(x, resolution.downsample(pixels, *x.shape[:2]))
+      for x in images
+  ]
   if job.file != _OUTPUT.value:
     pathlib.Path(_OUTPUT.value).mkdir(exist_ok=True)
   command.write_bytes(job.file, data)
-  target, rate_reached = run.config.target_bpp, header.bits_per_pixel[-1]
-  if target and abs(rate_reached / target - 1) > _RATE_TOLERANCE:
-    print(
-        f'{job.file}: {rate_reached:.3f} bpp is as near as it comes to'
-        f' {target:g}',
-        file=sys.stderr,
-    )
   if job.workdir:
     from . import run_log
 
     run_log.note_finished(job.workdir, job.file, data, levels)
+  seconds = time.perf_counter() - run.begin
+  for miss in _misses(run.config, header.bits_per_pixel, levels[-1], seconds):
+    print(f'{job.file}: {miss}', file=sys.stderr)
   since = ''
   if first_step:
     since = f' first steps after {first_step - run.begin:.1f} s,'
@@ -527,13 +589,40 @@ def _write(
       f' {", ".join(map(str, header.truncation_points))};'
       f' {header.bits_per_pixel[-1]:.3f} bpp; decoded'
       f' {" / ".join(f"{x:.2f}" for x in levels)} dB;{since}'
-      f' all in {time.perf_counter() - run.begin:.1f} s',
+      f' all in {seconds:.1f} s',
       file=sys.stderr,
   )
 
 
+def _misses(
+    config: config_lib.EncodeConfig,
+    bits_per_pixel: Sequence[float],
+    psnr_db: float,
+    seconds: float,
+) -> Iterator[str]:
+  """What was asked for and not reached, a line each."""
+  targets = config.layer_bpp or (config.target_bpp,)
+  # Of one target, that is the whole file.
+  for layer, target in enumerate(targets, len(bits_per_pixel) - len(targets)):
+    reached = bits_per_pixel[layer]
+    if target and abs(reached / target - 1) > _RATE_TOLERANCE:
+      yield f'{reached:.3f} bpp is as near as it comes to {target:g}'
+  if config.target_psnr and abs(psnr_db - config.target_psnr) > _PSNR_TOLERANCE:
+    more = ''
+    if psnr_db < config.target_psnr:
+      more = '; more splats (--config.fit.layer_splats) or steps may do'
+    yield (
+        f'{psnr_db:.2f} dB is as near as this fit comes to'
+        f' {config.target_psnr:g}{more}'
+    )
+  if config.max_seconds and seconds > config.max_seconds:
+    yield f'took {seconds:.1f} s, more than {config.max_seconds:g}'
+
+
 def _default_config(inputs: list[str]) -> str:
-  if len(inputs) == 1 and os.path.isfile(inputs[0]):
+  # Of an animation, a picture is the first frame.
+  animations = ('.gif', '.png', '.apng', '.webp')
+  if len(inputs) == 1 and not inputs[0].lower().endswith(animations):
     if video_source.is_video(inputs[0]):
       return 'video.py'
   return 'image.py'

@@ -5,7 +5,9 @@ python -m launch.evaluate --input=FOLDER[,FOLDER] --reference=FOLDER \
     --output=results.json [--anchors=jpeg,jpeg2000,webp,avif]
 
 Pictures are compared as decoded, at 8 bits: PSNR over all channels, and the
-five-scale MS-SSIM (none for pictures under 161 pixels).
+five-scale MS-SSIM (none for pictures under 161 pixels). Layers of several sizes
+are each compared at their own, with the original averaged over the area of each
+pixel; bits per pixel count the pixels of the original.
 
 python -m launch.evaluate --workdir=DIR --reference=PICTURE [--json]
 
@@ -110,7 +112,7 @@ def _evaluate_file(name: str) -> None:
     caches.announce()
     layered = bitstream.read_layers(data)
   operating_points.check_size(document, name, reference, _REFERENCE.value)
-  images = render.render_prefixes(layered)
+  images = render.render_levels(layered)
   for row, image in zip(document['layers'], images):
     operating_points.add_quality(row, image, reference)
   if _JSON.value:
@@ -138,22 +140,29 @@ def _evaluate_workdir(name: str) -> None:
   values, snapshot = checkpoints.read(folder, _CHECKPOINT.value)
   config = config_lib.from_mapping(config_lib.EncodeConfig, values)
   layered = fit.finish(snapshot.layered, config.fit)
-  steps = snapshot.step_sizes or rate.choose_step_sizes(
-      config, layered, float(snapshot.errors[-1])
+  steps = rate.shared(
+      snapshot.step_sizes
+      or rate.choose_step_sizes(
+          config, layered, float(snapshot.errors[-1]), reference
+      )
   )
   strong = layered
   if snapshot.decided is None and config.fit.rounding_steps:
     # As the rounding will begin.
-    strong = rate.keep(layered, ~quantize.weak(layered.splats, steps))
+    strong = rate.drop_weak(layered, steps)
   document = table.describe(bitstream.write(strong, steps))
   operating_points.check_size(document, name, reference, _REFERENCE.value)
-  images = render.render_prefixes(layered)
+  images = render.render_levels(layered)
   for row, image, count in zip(
       document['layers'], images, np.cumsum(layered.layer_sizes).tolist()
   ):
     row['splats'] = count
     operating_points.add_quality(row, image, reference)
-  document |= {'step': snapshot.step, 'step_sizes': dataclasses.asdict(steps)}
+  sizes = quantize.per_layer(
+      steps, len(layered.layer_sizes), layered.height, layered.width
+  )
+  document['step'] = snapshot.step
+  document['step_sizes'] = [dataclasses.asdict(x) for x in sizes]
   if _JSON.value:
     table.print_json(document)
     return

@@ -16,6 +16,7 @@ VERBS = {
     'demo': 'encode a sample photograph and show what comes back',
     'sweep': 'try settings over any field of the config, on many workers',
     'study': 'compare configurations and strategies over a folder',
+    'ladder': 'compare layers of several sizes with separate fits',
 }
 
 

@@ -19,6 +19,7 @@ from pgsvc_jax import bitstream
 from pgsvc_jax import media
 from pgsvc_jax import metrics
 from pgsvc_jax import render
+from pgsvc_jax import resolution
 
 from . import command
 from . import table
@@ -113,8 +114,15 @@ def check_size(document: dict, name: str, reference: np.ndarray, other: str):
 
 
 def add_quality(row: dict, image: np.ndarray, reference: np.ndarray) -> None:
-  """Adds psnr_db and ms_ssim of a decoded picture to its row."""
+  """Adds psnr_db and ms_ssim of a decoded picture to its row.
+
+  Args:
+    row: of the table.
+    image: as decoded, of any size.
+    reference: the original, brought to that size.
+  """
   decoded = image.astype(np.float32) / 255
+  reference = resolution.downsample(reference, *image.shape[:2])
   psnr_db = metrics.psnr_db(decoded, reference)
   # JSON has no infinity: null where the pictures are identical.
   row['psnr_db'] = psnr_db if np.isfinite(psnr_db) else None
@@ -128,7 +136,7 @@ def _decode(
   times = [time.perf_counter()]
   layered = bitstream.read_layers(data)
   times.append(time.perf_counter())
-  image = render.render_picture(layered)
+  image = render.render_picture(render.at_native_size(layered))
   times.append(time.perf_counter())
   media.write_picture(output, image)
   times.append(time.perf_counter())

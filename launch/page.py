@@ -74,10 +74,16 @@ def bd_table(
     curve compared with.
   """
   kind = 'clips' if results.is_video(document) else 'pictures'
-  own = [x for x in mean if x.kind in ('front', 'point')]
+  points = [x for x in mean if x.kind == 'point']
+  own = [x for x in mean if x.kind == 'front'] + curves.whole_files(points)
+  # Files of few layers have too few prefixes to be compared alone.
+  own += [x for x in points if len(x.rows) >= bd_rate.FEWEST_POINTS]
+  own = own or points
   total = len(document['pictures'])
   rows = []
-  for anchor in [x for x in mean if x.kind != 'front'] + published['curves']:
+  anchors = [x for x in mean if x.kind == 'anchor' or x in own]
+  anchors = [x for x in anchors if x.kind != 'front']
+  for anchor in anchors + published['curves']:
     cells = []
     for test in own:
       if test.key == anchor.key:
@@ -151,6 +157,7 @@ def make(document: dict, folder: pathlib.Path) -> str:
   order = [f'point {point}' for point in points]
   mean = curves.means(document)
   own = [curve for curve in mean if curve.kind == 'point']
+  levels = curves.levels(own)
   names = [f'pgsvc {point}' for point in points]
   names += [codec['title'] for codec in document['codecs'].values()]
   published = curves.published_set(document, curves.load_published())
@@ -162,6 +169,7 @@ def make(document: dict, folder: pathlib.Path) -> str:
       mean_plot=plots.rate_distortion(
           mean + published['curves'], order, 'mean'
       ),
+      levels_plot=len(levels) > 1 and plots.levels(levels, 'levels'),
       splats_plot=by_splats
       and plots.quality_by_splats(own, by_splats, order, 'splats'),
       published=published,

@@ -172,6 +172,42 @@ def rate_distortion(
     return _svg(figure, name)
 
 
+def levels(lines: Sequence[curves.Curve], name: str) -> str:
+  """PSNR of every level over the rate, and how far neighbors are apart.
+
+  Args:
+    lines: the levels, the base first.
+    name: of the figure, for its ids.
+
+  Returns:
+    SVG.
+  """
+  with mpl.rc_context(_STYLE):
+    figure = _figure(10.6, 3.6)
+    left, right = figure.subplots(1, 2)
+    for level, curve in enumerate(lines):
+      style = {'color': _layer_color(level, len(lines)), 'lw': 1.6}
+      left.plot(
+          *zip(*curve.points('psnr_db')),
+          marker='o',
+          ms=4,
+          label=_plain(curve.name),
+          **style,
+      )
+      if level and (points := curves.gap(lines[level - 1], curve)):
+        below = _plain(lines[level - 1].name)
+        label = f'{_plain(curve.name)}, above {below}'
+        right.plot(*zip(*points), label=label, **style)
+    left.set_title('PSNR, dB', loc='left')
+    right.set_title('dB above the level below, at equal rate', loc='left')
+    right.axhline(0, color='#888888', lw=0.8)
+    for axis in (left, right):
+      _rate_axis(axis, 'bpp')
+      if axis.get_legend_handles_labels()[0]:
+        axis.legend(loc='best')
+    return _svg(figure, name)
+
+
 def quality_by_splats(
     own: Sequence[curves.Curve],
     published: Sequence[dict],
@@ -224,6 +260,18 @@ def _bars(rows: int) -> tuple[mpl_figure.Figure, mpl_axes.Axes]:
   return figure, axis
 
 
+def _label_bar(axis: mpl_axes.Axes, x: float, y: float, text: str) -> None:
+  """Writes behind the end of a bar; browsers drop spaces that lead a text."""
+  axis.annotate(
+      text,
+      (x, y),
+      xytext=(4, 0),
+      textcoords='offset points',
+      va='center',
+      color='#444444',
+  )
+
+
 def layer_bytes(files: Sequence[dict], number: int, name: str) -> str:
   """Bits per pixel of header and layers, a bar for each file.
 
@@ -251,8 +299,8 @@ def layer_bytes(files: Sequence[dict], number: int, name: str) -> str:
         bar = axis.barh(i, size, left=left * bits, color=color, height=0.72)
         labels.setdefault(f'layer {row["layer"]}', bar)
         left = row['bytes']
-      text = f'  {left * bits:.3f} bpp, {left:,} bytes'
-      axis.text(left * bits, i, text, va='center', color='#444444')
+      text = f'{left * bits:.3f} bpp, {left:,} bytes'
+      _label_bar(axis, left * bits, i, text)
     axis.set_yticks(range(len(files)), [_plain(x['picture']) for x in files])
     axis.set_xlim(0, axis.get_xlim()[1] * 1.16)
     axis.set_xlabel('bits per pixel')
@@ -285,12 +333,12 @@ def decode_times(
         handles.setdefault(title, bar)
         left += row[part]
       work = row['entropy_ms'] + row['render_ms']
-      text = f'  {work:.0f} ms, '
+      text = f'{work:.0f} ms, '
       if 'write_ms' in row:
         text += f'written {left:.0f} ms'
       else:
         text += f'{1000 / work:.0f} frames a second'
-      axis.text(left, i, text, va='center', color='#444444')
+      _label_bar(axis, left, i, text)
     axis.set_yticks(range(len(rows)), [_plain(label) for label, _ in rows])
     axis.set_xlim(0, axis.get_xlim()[1] * 1.2)
     axis.set_xlabel(f'milliseconds, mean over {of}')

@@ -151,6 +151,7 @@ class RunLog:
   def __init__(self, folder: pathlib.Path | None):
     self.folder = folder
     self._run = {}
+    self._resumption = None
     self._tensorboard = False
     self._events = None
     self._begin = time.monotonic()
@@ -233,7 +234,7 @@ class RunLog:
     kept = ''.join(f'{line}\n' for line in rows)
     if kept != text:
       command.write_bytes(str(self.folder / _METRICS), kept.encode())
-    if hasattr(self, '_resumption'):
+    if self._resumption:
       self._run['resumed'].append(self._resumption | {'step': step})
       _write(self.folder / _RUN, self._run)
     if self._tensorboard:

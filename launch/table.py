@@ -19,6 +19,8 @@ def describe(data: bytes) -> dict:
             'splats': splats,
             'bytes': header.truncation_points[i],
             'bpp': header.bits_per_pixel[i],
+            'width': header.native_shapes[i][1],
+            'height': header.native_shapes[i][0],
             'psnr_db': None,
             'ms_ssim': None,
             'available': i < available,
@@ -31,6 +33,29 @@ def describe(data: bytes) -> dict:
       'file_bytes': len(data),
       'layers': layers,
   }
+
+
+def add_attributes(document: dict, data: bytes) -> None:
+  """Adds to every layer at hand `bits_per_splat`, by attribute.
+
+  Origin, padding and header are in none of them. A layer without splats has
+  zeros.
+
+  Args:
+    document: of `describe`.
+    data: the file.
+
+  Raises:
+    bitstream.BitstreamError: the file is damaged, or of version 1.
+  """
+  layers = bitstream.read_header(data).layers
+  for row, entry, bits in zip(
+      document['layers'], layers, bitstream.attribute_bits(data)
+  ):
+    num_splats = max(1, entry.num_splats)
+    row['bits_per_splat'] = {
+        name: value / num_splats for name, value in bits.items()
+    }
 
 
 def print_json(document: dict) -> None:
@@ -46,9 +71,14 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 
 
 def print_layers(layers: list[dict]) -> None:
-  """Prints the table of operating points; `-` where a figure is not there."""
+  """Prints the table of operating points; `-` where a figure is not there.
+
+  Native sizes only where they differ from one another.
+  """
+  has_sizes = len({(row['width'], row['height']) for row in layers}) > 1
   columns = {
       'layer': '',
+      **({'width': '', 'height': ''} if has_sizes else {}),
       'splats': '',
       'bytes': '',
       'bpp': '.4f',
@@ -64,3 +94,15 @@ def print_layers(layers: list[dict]) -> None:
       for row in layers
   ]
   print_table([*columns, ''], rows)
+
+
+def print_attributes(layers: list[dict]) -> None:
+  """Prints the bits a splat of each layer at hand, by attribute."""
+  rows = []
+  for row in layers:
+    if 'bits_per_splat' in row:
+      bits = row['bits_per_splat']
+      cells = [*bits.values(), sum(bits.values())]
+      rows.append([str(row['layer']), *(f'{x:.2f}' for x in cells)])
+  print('\nbits a splat of each layer')
+  print_table(['layer', *layers[0]['bits_per_splat'], 'all'], rows)

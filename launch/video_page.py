@@ -121,6 +121,7 @@ def make(document: dict, folder: pathlib.Path) -> str:
   names += [codec['title'] for codec in document['codecs'].values()]
   published = curves.published_set(document, curves.load_published())
   published = _with_rates(published, document)
+  levels = curves.levels(own)
   most = max(len(file['layers']) for file in document['files'])
   return page.template('video_page.html').render(
       document=document,
@@ -145,6 +146,7 @@ def make(document: dict, folder: pathlib.Path) -> str:
       bd_tables=[
           page.bd_table(document, mean, published, metric) for metric in metrics
       ],
+      levels_plot=len(levels) > 1 and plots.levels(levels, 'levels'),
       published=published,
       published_entries=[
           x

@@ -5,6 +5,7 @@ the one that has the grass. NumPy on the host, at every birth.
 """
 
 from collections.abc import Sequence
+import math
 
 from jaxtyping import Float
 import numpy as np
@@ -115,6 +116,16 @@ def cut_rows(work: Float[np.ndarray, ' rows'], num_bands: int) -> list[int]:
 def cut_evenly(height: int, num_bands: int) -> list[int]:
   """Edges of bands of equal height, for splats that are not known."""
   return cut_rows(np.ones(-(-height // TILE)), num_bands)
+
+
+def scale_edges(edges: Sequence[int], ratio: float) -> list[int]:
+  """Edges of the same bands on a grid of another size, to the nearest row.
+
+  Example:
+    >>> scale_edges([0, 24, 40], 0.25)
+    [0, 6, 10]
+  """
+  return [math.floor(edge * ratio + 0.5) for edge in edges]
 
 
 def join_rows(

@@ -1,5 +1,7 @@
 """The exact byte syntax of a .pgsvc file, version 2; version 1 is read too.
 
+Version 4 is version 2 for layers of several sizes: the directory says them.
+
   header   magic, version, size, directory of the layers, metadata, checksum
   packets  one a layer, base layer first, nothing else
 
@@ -26,7 +28,8 @@ from pgsvc_jax import version1
 # so that a transfer in text mode shows at once.
 MAGIC = b'\x89PGS\r\n\x1a\n'
 VERSION = 2
-PICTURE_VERSIONS = (version1.VERSION, VERSION)
+LADDER_VERSION = 4
+PICTURE_VERSIONS = (version1.VERSION, VERSION, LADDER_VERSION)
 VIDEO_VERSION = 3  # docs/format_video.md, video_bitstream.
 
 MAX_CHANNELS = 4
@@ -38,6 +41,8 @@ MAX_HEADER_SIZE = 2**16 - 1
 _FIXED = struct.Struct('<8sBBHIIBB')
 # Splats, packet size, packet checksum, step sizes.
 _ENTRY = struct.Struct('<IIIHHHH')
+# Follows an entry in LADDER_VERSION: width and height of the layer's own grid.
+_SHAPE = struct.Struct('<II')
 _CHECKSUM = struct.Struct('<I')
 
 
@@ -54,12 +59,15 @@ class LayerEntry:
     packet_size: bytes.
     checksum: CRC-32 of the packet.
     step_sizes: of its symbols.
+    shape: height and width of its own grid; None where that is the picture's in
+      all layers.
   """
 
   num_splats: int
   packet_size: int
   checksum: int
   step_sizes: quantize.StepSizes | version1.StepSizes
+  shape: tuple[int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,8 +103,30 @@ class Header:
   @property
   def header_size(self) -> int:
     """Bytes before the first packet."""
-    directory = len(self.layers) * _ENTRY.size
+    directory = len(self.layers) * _entry_size(self.version)
     return _FIXED.size + directory + len(self.metadata) + _CHECKSUM.size
+
+  @property
+  def native_shapes(self) -> tuple[tuple[int, int], ...]:
+    """Height and width of the grid of every operating point."""
+    whole = self.height, self.width
+    return tuple(entry.shape or whole for entry in self.layers)
+
+  def shown_shape(
+      self, num_bytes: int, num_layers: int | None = None
+  ) -> tuple[int, int]:
+    """Height and width of what decodes from the first bytes of the file.
+
+    Args:
+      num_bytes: bytes at hand, from the start of the file.
+      num_layers: at most; None: all that are whole.
+
+    Returns:
+      The native shape of the highest layer; of the base where nothing decodes.
+    """
+    available = available_layers(self, num_bytes)
+    shown = min(num_layers or available, available)
+    return self.native_shapes[max(shown, 1) - 1]
 
   @property
   def packet_offsets(self) -> tuple[int, ...]:
@@ -116,13 +146,19 @@ class Header:
 
   @property
   def bits_per_pixel(self) -> tuple[float, ...]:
-    """Rate of each operating point, header included."""
+    """Rate of each operating point, header included, at the full size."""
     pixels = self.width * self.height
     return tuple(8 * size / pixels for size in self.truncation_points)
 
 
+def _entry_size(version: int) -> int:
+  has_shape = version == LADDER_VERSION
+  return _ENTRY.size + (_SHAPE.size if has_shape else 0)
+
+
 def _pack_header(header: Header) -> bytes:
   size, layers = header.header_size, len(header.layers)
+  has_shapes = header.version == LADDER_VERSION
   frame = header.width, header.height, header.channels
   fixed = _FIXED.pack(MAGIC, header.version, 0, size, *frame, layers)
   directory = b''.join(
@@ -132,7 +168,8 @@ def _pack_header(header: Header) -> bytes:
           entry.checksum,
           *dataclasses.astuple(entry.step_sizes),
       )
-      for entry in header.layers
+      + (_SHAPE.pack(*shape[::-1]) if has_shapes else b'')
+      for entry, shape in zip(header.layers, header.native_shapes)
   )
   body = fixed + directory + header.metadata
   return body + _CHECKSUM.pack(zlib.crc32(body))
@@ -156,6 +193,13 @@ def _check(header: Header) -> None:
     ):
       raise ValueError(
           f'bad layer {layer}: {num_splats} splats in {size} bytes'
+      )
+  shapes = (1, 1), *header.native_shapes, (height, width)
+  for below, above in itertools.pairwise(shapes):
+    if below[0] > above[0] or below[1] > above[1]:
+      raise ValueError(
+          f'bad sizes of layers, {above[1]}x{above[0]} above'
+          f' {below[1]}x{below[0]}'
       )
 
 
@@ -196,19 +240,20 @@ def write(
     array([[1.5625, 2.125 ]], dtype=float32)
   """
   sizes = layered.layer_sizes
-  if isinstance(step_sizes, quantize.StepSizes):
-    step_sizes = [step_sizes] * len(sizes)
-  step_sizes = [
-      quantize.reaching(x, layered.height, layered.width) for x in step_sizes
-  ]
-  if len(step_sizes) != len(sizes):
-    raise ValueError(f'{len(step_sizes)} step sizes for {len(sizes)} layers')
+  step_sizes = quantize.per_layer(
+      step_sizes, len(sizes), layered.height, layered.width
+  )
   if min(sizes, default=0) < 0 or sum(sizes) != len(layered.splats.means):
     raise ValueError(f'{sizes=} do not sum to {len(layered.splats.means)}')
+  if layered.layer_shapes and len(layered.layer_shapes) != len(sizes):
+    raise ValueError(f'{len(layered.layer_shapes)} shapes for {sizes=}')
+  is_ladder = set(layered.native_shapes) != {(layered.height, layered.width)}
 
   entries, packets = [], []
   end = 0
-  for size, steps in zip(sizes, step_sizes, strict=True):
+  for size, steps, shape in zip(
+      sizes, step_sizes, layered.native_shapes, strict=True
+  ):
     start, end = end, end + size
     layer = types.Splats(*(array[start:end] for array in layered.splats))
     packet = splat_coding.encode(quantize.quantize(layer, steps), steps)
@@ -219,6 +264,7 @@ def write(
             packet_size=len(packet),
             checksum=zlib.crc32(packet),
             step_sizes=steps,
+            shape=shape if is_ladder else None,
         )
     )
   header = Header(
@@ -227,14 +273,17 @@ def write(
       channels=layered.channels,
       layers=tuple(entries),
       metadata=metadata,
+      version=LADDER_VERSION if is_ladder else VERSION,
   )
   _check(header)
   return _pack_header(header) + b''.join(packets)
 
 
-def _read_entry(
-    version: int, num_splats: int, packet_size: int, checksum: int, *steps: int
-) -> LayerEntry:
+def _read_entry(version: int, data: bytes) -> LayerEntry:
+  num_splats, packet_size, checksum, *steps = _ENTRY.unpack_from(data)
+  shape = None
+  if version == LADDER_VERSION:
+    shape = _SHAPE.unpack_from(data, _ENTRY.size)[::-1]
   cls = (
       version1.StepSizes if version == version1.VERSION else quantize.StepSizes
   )
@@ -244,6 +293,7 @@ def _read_entry(
       packet_size=packet_size,
       checksum=checksum,
       step_sizes=cls(**dict(zip(names, steps, strict=True))),
+      shape=shape,
   )
 
 
@@ -297,7 +347,8 @@ def read_header(data: bytes) -> Header:
     raise BitstreamError(f'file ends inside the header (has {len(data)} bytes)')
   fixed = _FIXED.unpack_from(data)
   _, _, flags, header_size, width, height, channels, num_layers = fixed
-  directory_end = _FIXED.size + num_layers * _ENTRY.size
+  entry_size = _entry_size(version)
+  directory_end = _FIXED.size + num_layers * entry_size
   if header_size < directory_end + _CHECKSUM.size:
     raise BitstreamError('header is damaged (size)')
   if len(data) < header_size:
@@ -310,13 +361,16 @@ def read_header(data: bytes) -> Header:
   if flags:
     raise BitstreamError(f'flags {flags:#04x} are not supported')
   # With a good checksum only a faulty or malicious writer fails here.
-  directory = _ENTRY.iter_unpack(data[_FIXED.size : directory_end])
+  entries = (
+      data[start : start + entry_size]
+      for start in range(_FIXED.size, directory_end, entry_size)
+  )
   try:
     header = Header(
         width=width,
         height=height,
         channels=channels,
-        layers=tuple(_read_entry(version, *entry) for entry in directory),
+        layers=tuple(_read_entry(version, entry) for entry in entries),
         metadata=data[directory_end:body_size],
         version=version,
     )
@@ -428,7 +482,44 @@ def read_layers(
       layer_sizes=tuple(len(layer.means) for layer in layers),
       height=header.height,
       width=header.width,
+      layer_shapes=(
+          header.native_shapes[: len(layers)]
+          if header.version == LADDER_VERSION
+          else ()
+      ),
   )
+
+
+def attribute_bits(data: bytes) -> list[dict[str, float]]:
+  """The bits of each layer that is whole, by attribute.
+
+  Args:
+    data: the file or a beginning of it.
+
+  Returns:
+    One entry a layer, as `splat_coding.attribute_bits`.
+
+  Raises:
+    BitstreamError: as `read_layers`, or a file of version 1.
+  """
+  header = read_header(data)
+  if header.version != VERSION:
+    raise BitstreamError(
+        f'version {header.version} has no bits by attribute, {VERSION} has'
+    )
+  result = []
+  for layer, packet in enumerate(_checked_packets(data, header, None)):
+    entry = header.layers[layer]
+    steps = entry.step_sizes
+    try:
+      symbols = splat_coding.decode(
+          packet, entry.num_splats, header.channels, steps
+      )
+    except ValueError as error:
+      message = f'packet of layer {layer} is damaged ({error})'
+      raise BitstreamError(message) from None
+    result.append(splat_coding.attribute_bits(symbols, steps))
+  return result
 
 
 def extract(data: bytes, num_layers: int) -> bytes:

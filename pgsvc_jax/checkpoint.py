@@ -12,6 +12,8 @@ import dataclasses
 import json
 import pathlib
 import shutil
+import sys
+import time
 from typing import Any, Protocol
 import zlib
 
@@ -28,6 +30,9 @@ from pgsvc_jax import types
 # The latest two are kept, in case that the last one is damaged.
 _NUM_LATEST = 2
 
+# Seconds until all reads have ended, after one has failed.
+_END_OF_READS = 0.2
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Snapshot:
@@ -42,7 +47,7 @@ class Snapshot:
       and channels.
     lowest_loss: of all chunks so far.
     edges: of the bands of rows; they differ with the number of devices.
-    step_sizes: chosen for the file; None before the rounding.
+    step_sizes: chosen for the file, of each layer; None before the rounding.
     decided: what rounding has decided; None before it.
   """
 
@@ -53,7 +58,7 @@ class Snapshot:
   errors: Float[np.ndarray, ' l']
   lowest_loss: float
   edges: Int[np.ndarray, ' edges']
-  step_sizes: quantize.StepSizes | None = None
+  step_sizes: tuple[quantize.StepSizes, ...] | None = None
   decided: rounding.Decided | None = None
 
   @property
@@ -109,7 +114,7 @@ def _to_trees(snapshot: Snapshot) -> tuple[dict, dict]:
       'width': snapshot.width,
       'lowest_loss': snapshot.lowest_loss,
       'step_sizes': snapshot.step_sizes
-      and dataclasses.asdict(snapshot.step_sizes),
+      and [dataclasses.asdict(x) for x in snapshot.step_sizes],
       'checksum': _checksum(arrays),
   }
   return jax.tree.map(np.asarray, arrays), values
@@ -131,7 +136,7 @@ def _from_trees(arrays: dict, values: dict) -> Snapshot:
       errors=arrays['errors'],
       lowest_loss=values['lowest_loss'],
       edges=arrays['edges'],
-      step_sizes=quantize.StepSizes(**steps) if steps else None,
+      step_sizes=tuple(quantize.StepSizes(**x) for x in steps or ()) or None,
       decided=rounding.Decided(**decided) if decided else None,
   )
 
@@ -294,14 +299,23 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _damage_is_an_error(step: int) -> Iterator[None]:
+  # When one array cannot be read, the reads of the others end in an event loop
+  # that is closed, and each would print a traceback.
+  hook = sys.unraisablehook
+  sys.unraisablehook = lambda what: (
+      None if isinstance(what.exc_value, RuntimeError) else hook(what)
+  )
   try:
     yield
   # Whatever Orbax and what it stands on say of files they cannot read.
   except (ValueError, KeyError, TypeError, OSError) as error:
+    time.sleep(_END_OF_READS)
     reason = str(error).strip("'").split('\n')[0]
     raise ValueError(
         f'the checkpoint of step {step} is damaged: {reason[:200]}'
     ) from error
+  finally:
+    sys.unraisablehook = hook
 
 
 def _tidy(folder: pathlib.Path) -> None:

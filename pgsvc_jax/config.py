@@ -6,6 +6,7 @@ Files in configs/ list only departures from these. No JAX here, so flags and
 
 from collections.abc import Mapping
 import dataclasses
+import itertools
 from typing import Any, Literal, TypeVar, get_args
 
 from pgsvc_jax import quantize
@@ -32,6 +33,10 @@ class FitConfig:
   # Splats per pixel and layer, used where `layer_splats` is empty; at 768x512
   # the default is about 5000 + 2000 + 2000.
   layer_density: tuple[float, ...] = (0.0127, 0.0051, 0.0051)
+  # Size of each layer's own grid / that of the picture, never falling, the
+  # last one 1: prefix k is fitted to the picture at the size of layer k. Empty:
+  # all layers are of the size of the picture.
+  layer_scales: tuple[float, ...] = ()
   # joint: each step lowers the error of the full picture and of one lower
   #   prefix, cycling through them (P-GSVC).
   # all_levels: every prefix at every step.
@@ -66,6 +71,9 @@ class FitConfig:
   rounding_groups: int = 4
   # Factor of the step sizes of Adam while rounding, first and last.
   rounding_rates: tuple[float, float] = (0.15, 0.05)
+  # What a bit weighs against the squared error when symbols are chosen
+  # (`code_lengths.py`): 0 takes the nearest ones.
+  rounding_bit_weight: float = 1.0
   # Smallest l11 and l22, pixels: thinner splats fall between pixel centres.
   min_cholesky: float = 0.3
   # The one source of randomness.
@@ -74,10 +82,20 @@ class FitConfig:
   def __post_init__(self):
     if not all(isinstance(size, int) for size in self.layer_splats):
       raise ValueError(f'layer_splats must be integers: {self.layer_splats}')
+    scales = self.layer_scales
+    if scales and not (
+        0 < scales[0] and sorted(scales) == list(scales) and scales[-1] == 1
+    ):
+      raise ValueError(f'layer_scales must rise from above 0 to 1: {scales}')
+    num_layers = len(self.layer_splats or self.layer_density)
+    if scales and len(scales) != num_layers:
+      raise ValueError(f'{len(scales)} layer_scales for {num_layers} layers')
     if self.strategy not in get_args(Strategy):
       raise ValueError(
           f'strategy {self.strategy!r} is not one of {get_args(Strategy)}'
       )
+    if not 0 <= self.rounding_bit_weight < float('inf'):
+      raise ValueError('rounding_bit_weight must be at least 0 and finite')
     if self.rounding_steps < 0:
       raise ValueError('rounding_steps must not be negative')
     if len(self.rounding_rates) != 2 or not min(self.rounding_rates) > 0:
@@ -113,17 +131,52 @@ class EncodeConfig:
   # Bits per pixel of the file, within some percent: decides the color step, and
   # the splats where `fit.layer_splats` is empty. 0: no target.
   target_bpp: float = 0.0
+  # Or, bits per pixel of the file up to the end of each layer: decides the
+  # color step and the splats of each layer.
+  layer_bpp: tuple[float, ...] = ()
+  # Or, dB of the whole file, as decoded to 8 bits: decides the same as
+  # `target_bpp`. 0: no target.
+  target_psnr: float = 0.0
   # Otherwise, the squared error that rounding may add, as a share of that of
   # the fit: decides the color step. The refit takes back about half. 0: the
   # color step is the one below.
   rounding_noise: float = 0.15
   # Of the quantiser, the same in all layers.
   step_sizes: quantize.StepSizes = quantize.StepSizes()
+  # Seconds that the encoding of a picture may take here, from the start of the
+  # command: steps are left out, evenly, as measured; rounding is completed.
+  # The bytes then depend on how fast the machine was. 0: no limit.
+  max_seconds: float = 0.0
 
   def __post_init__(self):
-    for name in ('target_bpp', 'rounding_noise'):
+    for name in ('target_bpp', 'target_psnr', 'rounding_noise', 'max_seconds'):
       if not 0 <= getattr(self, name) < float('inf'):
         raise ValueError(f'{name} must be at least 0 and finite')
+    targets = ('target_bpp', 'layer_bpp', 'target_psnr')
+    given = [name for name in targets if getattr(self, name)]
+    if len(given) > 1:
+      raise ValueError(f'{" and ".join(given)}: only one of them')
+    if self.layer_bpp:
+      self._check_layer_bpp()
+
+  def _check_layer_bpp(self):
+    increasing = all(
+        low < high for low, high in itertools.pairwise((0, *self.layer_bpp))
+    )
+    if not (increasing and self.layer_bpp[-1] < float('inf')):
+      raise ValueError(
+          f'layer_bpp must be positive and increasing: {self.layer_bpp}'
+      )
+    if self.fit.strategy in ('single', 'prune') and len(self.layer_bpp) > 1:
+      raise ValueError(
+          f'layer_bpp: strategy {self.fit.strategy!r} fits one layer'
+      )
+    sizes = self.fit.layer_splats
+    if sizes and len(sizes) != len(self.layer_bpp):
+      raise ValueError(
+          f'{len(self.layer_bpp)} rates in layer_bpp, {len(sizes)} layers in'
+          ' fit.layer_splats'
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -170,8 +223,11 @@ class VideoConfig:
       raise ValueError('dead_zone must be in [0.5, 1]')
     if self.log2_block and not 2 <= self.log2_block <= 6:
       raise ValueError('log2_block must be 0, or 2 to 6')
-    if self.image.target_bpp:
-      raise ValueError('target_bpp is for pictures')
+    if self.image.fit.layer_scales:
+      raise ValueError('layer_scales are for pictures')
+    for name in ('target_bpp', 'target_psnr', 'layer_bpp', 'max_seconds'):
+      if getattr(self.image, name):
+        raise ValueError(f'{name} is for pictures')
 
 
 def from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:

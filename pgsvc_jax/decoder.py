@@ -5,13 +5,14 @@ import numpy as np
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import render
+from pgsvc_jax import resolution
 
 
 def decode(
     data: bytes,
     num_layers: int | None = None,
     *,
-    scale: float = 1.0,
+    scale: float | None = None,
     max_pixels: int = 2**27,
 ) -> UInt8[np.ndarray, 'h w c']:
   """Decodes a .pgsvc file, whole or cut, into a picture.
@@ -19,7 +20,8 @@ def decode(
   Args:
     data: the file or a beginning of it.
     num_layers: layers to show, the base counted; None: all that are whole.
-    scale: sides of the result over those of the picture.
+    scale: sides of the result over those of the whole picture; None: the size
+      that the highest layer shown was fitted at.
     max_pixels: larger results are refused: a small file can claim one.
 
   Returns:
@@ -48,10 +50,11 @@ def decode(
     (2, 8, 1)
   """
   header = bitstream.read_header(data)
-  if scale > 0 and header.width * header.height * scale**2 > max_pixels:
-    raise ValueError(
-        f'{header.width} x {header.height} at scale {scale:g} is more than'
-        f' {max_pixels=}'
-    )
+  shape = header.shown_shape(len(data), num_layers)
+  if scale is not None:
+    shape = resolution.scaled_shape(header.height, header.width, scale)
+  height, width = shape
+  if height * width > max_pixels:
+    raise ValueError(f'{width} x {height} is more than {max_pixels=}')
   layered = bitstream.read_layers(data, num_layers)
-  return render.render_picture(render.scaled(layered, scale))
+  return render.render_picture(render.resized(layered, height, width))

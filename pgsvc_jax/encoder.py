@@ -14,7 +14,6 @@ from pgsvc_jax import checkpoint
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import fit
 from pgsvc_jax import initialize
-from pgsvc_jax import quantize
 from pgsvc_jax import rate
 from pgsvc_jax import train
 from pgsvc_jax import types
@@ -79,7 +78,7 @@ def fit_for_files(
     *,
     checkpointer: checkpoint.Checkpointer | None = None,
     **options: Any,
-) -> list[tuple[types.LayeredSplats, quantize.StepSizes]]:
+) -> list[tuple[types.LayeredSplats, fit.StepSizes]]:
   """Fits pictures of one size and chooses the step sizes of their files.
 
   Args:
@@ -99,12 +98,12 @@ def fit_for_files(
   if len(shape) != 3:
     raise ValueError(f'a picture is [h, w, c]: {shape=}')
   settings = dataclasses.replace(
-      config.fit, layer_splats=rate.layer_splats(config, *shape[:2])
+      config.fit, layer_splats=rate.layer_splats(config, images[0])
   )
   chosen = {}
 
-  def choose(i: int, layered, error: float) -> quantize.StepSizes:
-    chosen[i] = rate.choose_step_sizes(config, layered, error)
+  def choose(i: int, layered, error: float) -> fit.StepSizes:
+    chosen[i] = rate.choose_step_sizes(config, layered, error, images[i])
     return chosen[i]
 
   fitted = fit.fit_pictures(
@@ -118,7 +117,11 @@ def fit_for_files(
   restored = checkpointer.restored if checkpointer else None
   for i, snapshot in enumerate(restored or []):
     chosen.setdefault(i, snapshot.step_sizes)
-  return [(layered, chosen[i]) for i, layered in enumerate(fitted)]
+  results = []
+  for i, layered in enumerate(fitted):
+    steps = rate.shared(chosen[i])
+    results.append((rate.trim(config, layered, steps, images[i]), steps))
+  return results
 
 
 def _in_unit_range(image: np.ndarray) -> np.ndarray:

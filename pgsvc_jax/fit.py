@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import pickle
+import time
 from typing import TypeVar
 import zlib
 
@@ -19,6 +21,7 @@ from pgsvc_jax import checkpoint
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import initialize
 from pgsvc_jax import quantize
+from pgsvc_jax import resolution
 from pgsvc_jax import rounding
 from pgsvc_jax import schedule as schedule_lib
 from pgsvc_jax import train
@@ -42,7 +45,7 @@ class Progress:
     num_steps: steps in all.
     num_splats: splats alive.
     loss: mean squared error of the highest prefix alive.
-    psnr_db: of each prefix alive, float pictures.
+    psnr_db: of each prefix alive, float pictures, on its own grid.
   """
 
   step: int
@@ -52,12 +55,12 @@ class Progress:
   psnr_db: tuple[float, ...]
 
 
+# Of all layers, or one of each.
+StepSizes = quantize.StepSizes | Sequence[quantize.StepSizes]
 _T = TypeVar('_T')
 
 # (picture, its fit before rounding, squared error) -> step sizes.
-ChooseStepSizes = Callable[
-    [int, types.LayeredSplats, float], quantize.StepSizes
-]
+ChooseStepSizes = Callable[[int, types.LayeredSplats, float], StepSizes]
 
 
 class DivergenceError(ArithmeticError):
@@ -68,7 +71,7 @@ def fit_picture(
     image: Float[np.ndarray, 'h w c'],
     config: config_lib.FitConfig,
     *,
-    step_sizes: quantize.StepSizes | None = None,
+    step_sizes: StepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     initializer: initialize.Initializer = initialize.new_splats,
@@ -131,7 +134,7 @@ def fit_pictures(
     images: Sequence[Float[np.ndarray, 'h w c']],
     config: config_lib.FitConfig,
     *,
-    step_sizes: quantize.StepSizes | ChooseStepSizes | None = None,
+    step_sizes: StepSizes | ChooseStepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     initializer: initialize.Initializer = initialize.new_splats,
@@ -140,6 +143,7 @@ def fit_pictures(
     report: Callable[[list[Progress]], None] | None = None,
     initial: Sequence[types.LayeredSplats] | None = None,
     checkpointer: checkpoint.Checkpointer | None = None,
+    deadline: float | None = None,
 ) -> list[types.LayeredSplats]:
   """Fits several pictures of one size at a time, each on devices of its own.
 
@@ -161,6 +165,8 @@ def fit_pictures(
     initial: as in `fit_picture`, one a picture.
     checkpointer: keeps where the fit stands, and has it go on from there; in
       every process, that of process 0 is asked.
+    deadline: when to be done, as `time.perf_counter` counts; steps are left out
+      for it, evenly, but no birth and no rounding. One process only.
 
   Returns:
     The fitted splats of every picture.
@@ -201,11 +207,12 @@ def fit_pictures(
     raise ValueError(f'{len(devices)} devices for {len(images)} pictures')
   devices = devices[: num_bands * len(images)]
   if _spread(devices):
+    if deadline is not None:
+      raise ValueError('a deadline is for one process')
     # What chooses step sizes cannot be compared; process 0 has the last word.
-    fixed = isinstance(step_sizes, quantize.StepSizes)
     settings = (
         config,
-        step_sizes if fixed else None,
+        None if callable(step_sizes) else step_sizes,
         [zlib.crc32(pickle.dumps(x)) for x in starts],
         checkpointer is not None,
     )
@@ -217,7 +224,10 @@ def fit_pictures(
   chunk = train.make_train_chunk(
       config, schedule, devices, error_fn, len(images)
   )
-  render = train.make_render(devices, implementation, len(images))
+  renders = [
+      train.make_render(devices, implementation, len(images), grid.factors)
+      for grid in schedule.grids
+  ]
   inputs = train.place([schedule.inputs] * len(devices), devices)
   fits = [
       _Fit(
@@ -226,6 +236,9 @@ def fit_pictures(
           train.create_train_state(sum(schedule.layer_sizes), channels),
           bands.cut_evenly(height, num_bands),
           lowest_loss=float(np.mean(image**2)),
+          coarser=[
+              _on_grid(image, weights, grid) for grid in schedule.grids[:-1]
+          ],
       )
       for image, weights in zip(images, pixel_weights)
   ]
@@ -237,16 +250,21 @@ def fit_pictures(
     state, cut = _place(fits, devices), _place_bands(fits, devices)
   births = [x for x in schedule.births if x.step >= first_step]
   roundings = [x for x in schedule.roundings if x.step >= first_step]
-  for step in range(first_step, schedule.num_steps, config.chunk_steps):
-    while births and births[0].step == step:
+  pace = _Pace(deadline, schedule.num_steps)
+  step = first_step
+  while step < schedule.num_steps:
+    while births and births[0].step <= step:
+      birth = births.pop(0)
+      grid = schedule.grid_of(birth.first)
       if state is not None:
-        _fetch_into(fits, state, render(state, cut))
+        band = (*cut.coarser, cut)[grid]
+        _fetch_into(fits, state, renders[grid](state, band), grid)
       before = [x.edges for x in fits]
-      _give_births(fits, births.pop(0), initializer, config.seed, devices)
+      _give_births(fits, birth, schedule, initializer, config.seed, devices)
       state = _place(fits, devices)
       if cut is None or before != [x.edges for x in fits]:
         cut = _place_bands(fits, devices)
-    while roundings and roundings[0].step == step:
+    while roundings and roundings[0].step <= step:
       hosted = train.fetch(state, len(fits))
       if fits[0].rounder is None:
         hosted = _begin_rounding(fits, hosted, step_sizes, config, schedule)
@@ -276,9 +294,15 @@ def fit_pictures(
     if checkpointer and checkpointer.is_due(done in begins):
       hosted = train.fetch(state, len(fits))
       checkpointer.save([_snapshot(*x, schedule) for x in zip(fits, hosted)])
+    step = pace.next_step(done, config.chunk_steps)
+    if births:  # None is left out: the file would lack layers.
+      step = max(done, min(step, births[-1].step))
+    if step > done:
+      skipped = train.place([np.int32(step)] * len(devices), devices)
+      state = state.replace(step=skipped)
   hosted = train.fetch(state, len(fits))
   if step_sizes is not None and fits[0].rounder is None:
-    _begin_rounding(fits, hosted, step_sizes, config, schedule)
+    hosted = _begin_rounding(fits, hosted, step_sizes, config, schedule)
   for last in roundings:
     _round(fits, hosted, last, devices)
     hosted = [x.state for x in fits]
@@ -292,6 +316,12 @@ def finish(
     layered: types.LayeredSplats, config: config_lib.FitConfig
 ) -> types.LayeredSplats:
   """The layers that the strategy hands out, of the splats as fitted."""
+  if config.strategy == 'single':
+    return layered
+  shapes = resolution.layer_shapes(
+      config.layer_scales, layered.height, layered.width
+  )
+  layered = dataclasses.replace(layered, layer_shapes=shapes)
   if config.strategy != 'prune':
     return layered
   sizes = schedule_lib.layer_sizes(config, layered.height, layered.width)
@@ -312,7 +342,9 @@ class _Fit:
     lowest_loss: of all chunks, and of no splats.
     rounder: what is rounded already; None: nothing will be.
     step_sizes: of the rounder, as they were chosen.
-    render: what the splats alive show; None before the first birth.
+    coarser: picture and weights on coarser grids.
+    render: what the splats alive show on the grid of the birth; None before the
+      first one.
     errors: of the prefixes, at the last step.
   """
 
@@ -322,9 +354,42 @@ class _Fit:
   edges: list[int]
   lowest_loss: float
   rounder: rounding.Rounder | None = None
-  step_sizes: quantize.StepSizes | None = None
+  step_sizes: tuple[quantize.StepSizes, ...] | None = None
+  coarser: Sequence[tuple[np.ndarray, np.ndarray]] = ()
   render: np.ndarray | None = None
   errors: np.ndarray | None = None
+
+
+class _Pace:
+  """Leaves out steps, the same share everywhere, so that a fit ends in time."""
+
+  def __init__(self, deadline: float | None, num_steps: int):
+    self._deadline = deadline
+    self._num_steps = num_steps
+    self._chunks = 0
+    self._begin = 0.0
+    self._position = 0.0
+
+  def next_step(self, step: int, chunk_steps: int) -> int:
+    """Where to go on after the chunk that ended before `step`."""
+    now = time.perf_counter()
+    if self._deadline is None:
+      return step
+    if not self._chunks:  # The first one compiles.
+      self._begin, self._chunks, self._position = now, 1, step
+      return step
+    # Of all chunks so far, for births take time too.
+    seconds = (now - self._begin) / self._chunks
+    self._chunks += 1
+    affordable = max((self._deadline - now) / seconds, 0.5)
+    left = self._num_steps - step
+    # Where the last chunk began; the fraction is kept, so that they add up.
+    start = step - chunk_steps
+    slack = chunk_steps / 2
+    start = min(max(self._position, start - slack), start + slack)
+    self._position = start + max(chunk_steps, left / affordable)
+    chunks = round(self._position / chunk_steps)
+    return min(self._num_steps, max(step, chunks * chunk_steps))
 
 
 def _check_pixel_weights(
@@ -358,6 +423,18 @@ def _start(
   return warm_start.fill_layers(
       layered, sizes, without_gaps=config.strategy == 'sequential'
   )
+
+
+def _on_grid(
+    image: Float[np.ndarray, 'h w c'],
+    weights: Float[np.ndarray, 'h w'],
+    grid: schedule_lib.Grid,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The picture on a coarser grid, and the weights summed over its pixels."""
+  shape = grid.height, grid.width
+  area = image[..., 0].size / math.prod(shape)
+  means = resolution.downsample(weights[..., np.newaxis], *shape)[..., 0]
+  return resolution.downsample(image, *shape), area * means
 
 
 def _common_sizes(starts: list[list[types.Splats]]) -> list[int]:
@@ -473,7 +550,7 @@ def _explain(
 ) -> str:
   """When and where a fit has diverged."""
   # The lowest prefix of which nothing is left.
-  losses = x.errors[: len(progress.psnr_db)] / x.image.size
+  losses = 10 ** np.divide(progress.psnr_db, -10)
   layer = int(np.argmax(~(losses <= _worst_loss(x))))
   loss = f'{progress.loss:.3g}' if np.isfinite(progress.loss) else 'not finite'
   return (
@@ -484,21 +561,23 @@ def _explain(
 
 def _set_steps(
     x: _Fit,
-    step_sizes: quantize.StepSizes,
+    step_sizes: StepSizes,
     config: config_lib.FitConfig,
     schedule: schedule_lib.Schedule,
     decided: rounding.Decided | None = None,
 ) -> None:
   """Rounding with these steps begins, or goes on."""
-  x.step_sizes = step_sizes
-  reaching = quantize.reaching(step_sizes, schedule.height, schedule.width)
-  x.rounder = rounding.Rounder(config, reaching, len(x.state.active), decided)
+  sizes = schedule.layer_sizes
+  x.step_sizes = quantize.per_layer(
+      step_sizes, len(sizes), schedule.height, schedule.width
+  )
+  x.rounder = rounding.Rounder(config, x.step_sizes, sizes, decided)
 
 
 def _begin_rounding(
     fits: list[_Fit],
     states: list[train.TrainState],
-    step_sizes: quantize.StepSizes | ChooseStepSizes,
+    step_sizes: StepSizes | ChooseStepSizes,
     config: config_lib.FitConfig,
     schedule: schedule_lib.Schedule,
 ) -> list[train.TrainState]:
@@ -506,7 +585,7 @@ def _begin_rounding(
   results = []
   for i, (x, state) in enumerate(zip(fits, states)):
     steps = step_sizes
-    if not isinstance(steps, quantize.StepSizes):
+    if callable(steps):
       layered = _snapshot(x, state, schedule).layered
       steps = steps(i, layered, float(x.errors[-1]))
     _set_steps(x, steps, config, schedule)
@@ -525,7 +604,7 @@ def _place_bands(fits: list[_Fit], devices: Sequence[jax.Device]) -> train.Band:
   cut = [
       band
       for x in fits
-      for band in train.make_bands(x.image, x.edges, x.pixel_weights)
+      for band in train.make_bands(x.image, x.edges, x.pixel_weights, x.coarser)
   ]
   return train.place(cut, devices)
 
@@ -557,17 +636,20 @@ def _require_agreement(
     raise ValueError('the processes do not have the same picture and settings')
 
 
-def _fetch_into(fits: list[_Fit], state, renders) -> None:
-  """Brings states and rendered bands to the host, in one transfer."""
+def _fetch_into(fits: list[_Fit], state, renders, grid: int) -> None:
+  """Brings states and bands rendered on a grid to the host, in one transfer."""
   fetched = train.fetch((state, renders), len(fits))
   for x, (host_state, images) in zip(fits, fetched):
     x.state = host_state
-    x.render = bands.join_rows(images, x.edges, len(x.image))
+    height = len((*x.coarser, (x.image, None))[grid][0])
+    edges = bands.scale_edges(x.edges, height / len(x.image))
+    x.render = bands.join_rows(images, edges, height)
 
 
 def _give_births(
     fits: list[_Fit],
     birth: schedule_lib.Birth,
+    schedule: schedule_lib.Schedule,
     initializer: initialize.Initializer,
     seed: int,
     devices: Sequence[jax.Device],
@@ -575,7 +657,8 @@ def _give_births(
   """Gives birth in every picture, and cuts the bands anew."""
   # NumPy and SciPy release the lock in what takes long.
   with concurrent.futures.ThreadPoolExecutor(len(fits)) as pool:
-    list(pool.map(lambda x: _give_birth(x, birth, initializer, seed), fits))
+    give = lambda x: _give_birth(x, birth, schedule, initializer, seed)
+    list(pool.map(give, fits))
   if _spread(devices):
     # Other machines may round differently: all take what the first one has.
     (x,) = fits
@@ -605,15 +688,24 @@ def _round(
 def _give_birth(
     x: _Fit,
     birth: schedule_lib.Birth,
+    schedule: schedule_lib.Schedule,
     initializer: initialize.Initializer,
     seed: int,
 ) -> None:
-  """Adds the splats of one birth, where they are needed most."""
+  """Adds the splats of one birth, where they are needed most on their grid."""
+  index = schedule.grid_of(birth.first)
+  image, weights = (*x.coarser, (x.image, x.pixel_weights))[index]
+  factors = np.float32(schedule.grids[index].factors)
   rng = np.random.default_rng((seed, birth.first))
-  means = x.state.params.means[x.state.active]
+  means = x.state.params.means[x.state.active] * factors
   count = birth.last - birth.first
-  splats = initializer(x.image, x.render, x.pixel_weights, means, count, rng)
-  initialize.check_splats(splats, count, x.image.shape[2])
+  splats = initializer(image, x.render, weights, means, count, rng)
+  initialize.check_splats(splats, count, image.shape[2])
+  splats = types.Splats(
+      means=splats.means / factors,
+      cholesky=splats.cholesky / factors[[0, 1, 1]],
+      colors=splats.colors,
+  )
   x.state = train.add_splats(x.state, birth.first, splats)
   _cut(x)
 

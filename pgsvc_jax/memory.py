@@ -60,6 +60,7 @@ def estimate_fit(
     platform: str = 'cpu',
     implementation: str | None = None,
     compiles: bool = False,
+    layer_scales: tuple[float, ...] = (),
 ) -> Estimate:
   """Estimates the peak memory of `encode`, from reading to writing.
 
@@ -75,6 +76,7 @@ def estimate_fit(
     implementation: of the operator; None is the default of the platform, and
       one that is not known here is taken to cost what `xla` does.
     compiles: Numba's cache is empty, so that it has to compile.
+    layer_scales: as in `config.FitConfig`.
 
   Returns:
     The estimate.
@@ -92,9 +94,11 @@ def estimate_fit(
   # Parameters, two moments each, age and activity.
   state = splats * (12 * (5 + channels) + 5)
 
+  # Pixels of all grids / those of the picture.
+  grids = sum(scale**2 for scale in {*layer_scales, 1.0})
   # Bands: a copy of the picture, and a weight for every pixel.
   slack = _BAND_SLACK if num_devices > num_pictures else 1.0
-  bands = slack * (image + plane)
+  bands = slack * grids * (image + plane)
   step = slack * _PREFIX_IMAGES[kind] * len(layer_sizes) * image
   if kind == 'xla':
     step += num_devices * _CHUNK
@@ -109,7 +113,7 @@ def estimate_fit(
   decoded = len(layer_sizes) * image / 4 / num_pictures
 
   # The picture, and the last render.
-  host = _BASE[kind] + 2 * image + num_devices * _HOST_STATES * state
+  host = _BASE[kind] + (1 + grids) * image + num_devices * _HOST_STATES * state
   devices = bands + num_devices * _DEVICE_STATES * state
   if platform == 'cpu':
     host += devices + max(birth, step, render, decoded)

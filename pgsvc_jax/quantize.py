@@ -18,6 +18,7 @@ from K and T. Uniform steps lose 3 to 8 dB against these at 30 bits a splat.
 Everything that decides what is decoded is an integer rule on integers.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import math
 from typing import NamedTuple
@@ -118,6 +119,30 @@ class Symbols(NamedTuple):
   shears: Int[np.ndarray, ' n']
 
 
+class Nearest:
+  """Chooses the symbols nearest to the values."""
+
+  def colors(
+      self, values: Float[np.ndarray, 'n c'], classes: Int[np.ndarray, ' n']
+  ) -> Float[np.ndarray, 'n c']:
+    """Integers for colors in steps."""
+    del classes
+    return np.rint(values)
+
+  def shape(
+      self,
+      name: str,
+      values: Float[np.ndarray, ' n'],
+      precision: Int[np.ndarray, ' n'],
+  ) -> Float[np.ndarray, ' n']:
+    """Integers for aspects or shears in steps."""
+    del name, precision
+    return np.rint(values)
+
+
+NEAREST = Nearest()
+
+
 def reaching(step_sizes: StepSizes, height: int, width: int) -> StepSizes:
   """Step sizes whose cells reach one picture beyond a picture.
 
@@ -132,6 +157,37 @@ def reaching(step_sizes: StepSizes, height: int, width: int) -> StepSizes:
   return dataclasses.replace(
       step_sizes, cell=min(MAX_CELL, max(step_sizes.cell, smallest))
   )
+
+
+def per_layer(
+    step_sizes: StepSizes | Sequence[StepSizes],
+    num_layers: int,
+    height: int,
+    width: int,
+) -> tuple[StepSizes, ...]:
+  """Step sizes of every layer, each `reaching`.
+
+  Args:
+    step_sizes: one for all layers, or one a layer.
+    num_layers: layers.
+    height: of the picture, pixels.
+    width: of the picture, pixels.
+
+  Returns:
+    One a layer.
+
+  Raises:
+    ValueError: there are not as many as layers.
+
+  Example:
+    >>> per_layer(StepSizes(), 2, 512, 768) == (StepSizes(), StepSizes())
+    True
+  """
+  if isinstance(step_sizes, StepSizes):
+    step_sizes = [step_sizes] * num_layers
+  if len(step_sizes) != num_layers:
+    raise ValueError(f'{len(step_sizes)} step sizes for {num_layers} layers')
+  return tuple(reaching(x, height, width) for x in step_sizes)
 
 
 def bit_lengths(values: Int[np.ndarray, '...']) -> Int[np.ndarray, '...']:
@@ -183,12 +239,14 @@ def color_symbols(
     colors: Float[np.ndarray, 'n c'],
     classes: Int[np.ndarray, ' n'],
     step_sizes: StepSizes,
+    chooser: Nearest = NEAREST,
 ) -> Int[np.ndarray, 'n c']:
   """Rounds colors; of three or more the first three as luma and two chromas."""
   values = np.array(colors, np.float64)
   if values.shape[1] >= 3:
     values[:, :3] = _rotate(values[:, :3])
-  rounded = np.rint(values / _color_steps(classes, step_sizes))
+  values /= _color_steps(classes, step_sizes)
+  rounded = chooser.colors(values, classes)
   return np.clip(rounded, -COLOR_LIMIT, COLOR_LIMIT).astype(np.int64)
 
 
@@ -246,6 +304,7 @@ def shape_symbols(
     classes: Int[np.ndarray, ' n'],
     precision: Int[np.ndarray, ' n'],
     step_sizes: StepSizes,
+    chooser: Nearest = NEAREST,
 ) -> tuple[Int[np.ndarray, ' n'], Int[np.ndarray, ' n'], Int[np.ndarray, ' n']]:
   """Rounds shapes to (sizes, aspects, shears), sizes within the given classes.
 
@@ -261,9 +320,11 @@ def shape_symbols(
   steps = integer_steps * 2.0**-SHAPE_BITS
   limits = ASPECT_LIMIT // integer_steps
   aspect = np.log(l11) - np.log(l22)
-  aspects = np.clip(np.rint(aspect / steps), -limits, limits).astype(np.int64)
+  aspects = chooser.shape('aspects', aspect / steps, precision)
+  aspects = np.clip(aspects, -limits, limits).astype(np.int64)
   shear = l21 / l11 * np.exp(aspects * steps)
-  shears = np.clip(np.rint(shear / steps), -SHEAR_LIMIT, SHEAR_LIMIT)
+  shears = chooser.shape('shears', shear / steps, precision)
+  shears = np.clip(shears, -SHEAR_LIMIT, SHEAR_LIMIT)
   return sizes, aspects, shears.astype(np.int64)
 
 
@@ -341,12 +402,15 @@ def position_values(
   return ((positions + 0.5) * steps).astype(np.float32)
 
 
-def quantize(splats: types.Splats, step_sizes: StepSizes) -> Symbols:
+def quantize(
+    splats: types.Splats, step_sizes: StepSizes, chooser: Nearest = NEAREST
+) -> Symbols:
   """Rounds splats to symbols.
 
   Args:
     splats: NumPy splats of one layer.
     step_sizes: what the steps are made from.
+    chooser: of colors, aspects and shears among the integers.
 
   Returns:
     int64 symbols. Values beyond the limits of this module are clamped.
@@ -371,9 +435,11 @@ def quantize(splats: types.Splats, step_sizes: StepSizes) -> Symbols:
   if not (splats.cholesky[:, [0, 2]] > 0).all():
     raise ValueError('cholesky diagonals are not all positive')
   classes = size_classes(splats.cholesky)
-  colors = color_symbols(splats.colors, classes, step_sizes)
+  colors = color_symbols(splats.colors, classes, step_sizes, chooser)
   precision = precisions(colors)
-  shape = shape_symbols(splats.cholesky, classes, precision, step_sizes)
+  shape = shape_symbols(
+      splats.cholesky, classes, precision, step_sizes, chooser
+  )
   cholesky = shape_values(*shape, classes, precision, step_sizes)
   bits = cell_bits(classes, precision, shape[1], step_sizes)
   positions = position_symbols(splats.means, cholesky, bits, step_sizes)

@@ -20,6 +20,7 @@ changes of functions imported from another.
 """
 
 import inspect
+import math
 
 from jaxtyping import Int
 import numpy as np
@@ -341,6 +342,12 @@ class Encoder:
     values = np.ascontiguousarray(values, np.int64)
     widths = np.ascontiguousarray(widths, np.int64)
     self._out = _encode_bits(self._coder, self._out, values, widths)
+
+  @property
+  def num_bits(self) -> float:
+    """What has been coded so far, fractions of a bit included."""
+    bits = math.log2(_FULL_WIDTH) - math.log2(self._coder[_WIDTH])
+    return 8 * int(self._coder[_NEXT]) + bits
 
   def finish(self) -> bytes:
     """The coded bytes; zero bytes may be appended freely."""

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from pgsvc_jax import media
+from pgsvc_jax import resolution
 from pgsvc_jax import types
 
 # Rows rendered at a time: bounds the float memory, and is what threads share.
@@ -32,33 +33,62 @@ def first_layers(
     )
   sizes = layered.layer_sizes[:num_layers]
   splats = types.Splats(*(x[: sum(sizes)] for x in layered.splats))
-  return dataclasses.replace(layered, splats=splats, layer_sizes=sizes)
+  shapes = layered.layer_shapes[:num_layers]
+  return dataclasses.replace(
+      layered, splats=splats, layer_sizes=sizes, layer_shapes=shapes
+  )
+
+
+def resized(
+    layered: types.LayeredSplats, height: int, width: int
+) -> types.LayeredSplats:
+  """The same picture on another grid, anti-aliased where that is coarser.
+
+  Pixel centres are at +0.5, so scaling all lengths moves nothing.
+  """
+  factors = width / layered.width, height / layered.height
+  return dataclasses.replace(
+      layered,
+      splats=resolution.resize_splats(layered.splats, factors),
+      height=height,
+      width=width,
+      layer_shapes=(),
+  )
 
 
 def scaled(layered: types.LayeredSplats, scale: float) -> types.LayeredSplats:
-  """The same picture on a grid `scale` times as fine, both sides rounded.
-
-  Pixel centres are at +0.5, so scaling all lengths moves nothing.
+  """As `resized`, to `scale` times the size, both sides rounded.
 
   Raises:
     ValueError: the scale is not positive and finite.
   """
-  if not 0 < scale < float('inf'):
-    raise ValueError(f'the scale must be positive: {scale}')
-  means, cholesky, colors = layered.splats
-  factor = np.float32(scale)
-  return dataclasses.replace(
-      layered,
-      splats=types.Splats(means * factor, cholesky * factor, colors),
-      height=max(1, round(layered.height * scale)),
-      width=max(1, round(layered.width * scale)),
+  return resized(
+      layered, *resolution.scaled_shape(layered.height, layered.width, scale)
   )
+
+
+def at_native_size(layered: types.LayeredSplats) -> types.LayeredSplats:
+  """As `resized`, to the size of the grid of the highest layer."""
+  return resized(layered, *layered.native_shapes[-1])
+
+
+def render_levels(
+    layered: types.LayeredSplats,
+) -> list[UInt8[np.ndarray, '_ _ c']]:
+  """Renders every operating point at its native size, clamped to 8 bits."""
+  shapes = layered.native_shapes
+  images = []
+  for shape in sorted(set(shapes)):
+    end = max(k for k, own in enumerate(shapes) if own == shape) + 1
+    prefixes = render_prefixes(resized(first_layers(layered, end), *shape))
+    images.extend(prefixes[len(images) :])
+  return images
 
 
 def render_prefixes(
     layered: types.LayeredSplats,
 ) -> UInt8[np.ndarray, 'l h w c']:
-  """Renders every operating point, clamped to 8 bits.
+  """Renders every operating point at the picture's size, clamped to 8 bits.
 
   Args:
     layered: the picture.
@@ -102,7 +132,7 @@ def render_prefixes(
 
 
 def render_picture(layered: types.LayeredSplats) -> UInt8[np.ndarray, 'h w c']:
-  """Renders the highest operating point, clamped to 8 bits.
+  """Renders the highest operating point at the picture's size, as 8 bits.
 
   Args:
     layered: the picture.

@@ -13,6 +13,7 @@ from jaxtyping import Float
 import numpy as np
 
 from pgsvc_jax import config as config_lib
+from pgsvc_jax import resolution
 
 # Factor of the rates of a layer that begins with splats fitted before. With
 # factors of 1, 0.3, 0.1, 0.03, 100 steps from a rounded fit of 40.7 dB led to
@@ -59,6 +60,28 @@ class Rounding:
   group: int
 
 
+class Grid(NamedTuple):
+  """A grid that prefixes are compared with the picture on, all in one pass.
+
+  Attributes:
+    height: pixels.
+    width: pixels.
+    factors: lengths on this grid / those on the picture's, along x and y.
+    layer_sizes: splats to composite for each prefix, on top of those for the
+      prefix before; the first prefix of the grid includes all layers below.
+  """
+
+  height: int
+  width: int
+  factors: tuple[float, float]
+  layer_sizes: tuple[int, ...]
+
+  @property
+  def num_splats(self) -> int:
+    """Splats of the highest prefix."""
+    return sum(self.layer_sizes)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
   """A whole fit, fixed before it starts.
@@ -67,6 +90,7 @@ class Schedule:
     height: of the picture, pixels.
     width: of the picture, pixels.
     layer_sizes: splats per layer as they are fitted.
+    layer_shapes: as in `types.LayeredSplats`.
     filled: splats of each layer that are there before the first step.
     births: of the others, in order of steps.
     roundings: in order of steps, the last one behind the last step.
@@ -76,6 +100,7 @@ class Schedule:
   height: int
   width: int
   layer_sizes: tuple[int, ...]
+  layer_shapes: tuple[tuple[int, int], ...]
   filled: tuple[int, ...]
   births: tuple[Birth, ...]
   roundings: tuple[Rounding, ...]
@@ -95,6 +120,29 @@ class Schedule:
       last = max(last, start + count if count else 0)
     num_splats = sum(self.filled) + sum(x.last - x.first for x in born)
     return num_splats, max(1, int(np.sum(starts[:-1] < last)))
+
+  @property
+  def grids(self) -> tuple[Grid, ...]:
+    """The grids of all prefixes, coarse to fine; the last is the picture's."""
+    whole = (self.height, self.width)
+    shapes = self.layer_shapes or (whole,) * len(self.layer_sizes)
+    grids = []
+    below = 0
+    for height, width in sorted(set(shapes)):
+      first, *others = (
+          size
+          for size, shape in zip(self.layer_sizes, shapes)
+          if shape == (height, width)
+      )
+      factors = width / self.width, height / self.height
+      grids.append(Grid(height, width, factors, (below + first, *others)))
+      below = grids[-1].num_splats
+    return tuple(grids)
+
+  def grid_of(self, splat: int) -> int:
+    """The index in `grids` of the one that a splat's layer belongs to."""
+    ends = [grid.num_splats for grid in self.grids]
+    return int(np.searchsorted(ends, splat, side='right'))
 
 
 def layer_sizes(
@@ -162,6 +210,9 @@ def make_schedule(
     ValueError: settings out of range.
   """
   sizes = fitted_sizes(config, height, width)
+  shapes = resolution.layer_shapes(config.layer_scales, height, width)
+  if config.strategy in ('single', 'prune'):
+    shapes = ()
   num_layers = len(sizes)
   chunk = config.chunk_steps
   num_chunks = max(1, round(config.num_steps / chunk))
@@ -204,6 +255,7 @@ def make_schedule(
       height=height,
       width=width,
       layer_sizes=sizes,
+      layer_shapes=shapes,
       filled=filled,
       births=births,
       roundings=roundings,
@@ -267,13 +319,17 @@ def _births(
 ) -> tuple[Birth, ...]:
   """Places the births on chunk boundaries, equally far apart.
 
-  Each layer is born in parts in proportion to its size. With `sequential`,
-  every layer has the same time, so that a frozen layer was fitted as long as
-  any other.
+  Each layer is born in parts in proportion to its size; to the root of it where
+  layers have grids of their own, or else a small base would be there all at
+  once, far from where its picture needs it (0.3 to 0.5 dB at 1/4). With
+  `sequential`, every layer has the same time, so that a frozen layer was fitted
+  as long as any other.
   """
   missing = np.subtract(sizes, filled).tolist()
+  power = 0.5 if config.layer_scales else 1
+  total = max(sum(np.power(sizes, power)), 1)
   parts = [
-      min(count, max(1, round(config.num_births * count / max(sum(sizes), 1))))
+      min(count, max(1, round(config.num_births * count**power / total)))
       for count in missing
   ]
   slots = []

@@ -12,6 +12,7 @@ gradient, and bands that become lower end in rows of weight 0.
 
 from collections.abc import Callable, Sequence
 import functools
+import math
 from typing import TypeVar
 
 import flax.struct
@@ -28,6 +29,7 @@ from pgsvc_jax import bands as bands_lib
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import lattice
 from pgsvc_jax import optimizer
+from pgsvc_jax import resolution
 from pgsvc_jax import schedule as schedule_lib
 from pgsvc_jax import types
 
@@ -91,12 +93,21 @@ class Band:
   """Rows `top` to `bottom` (exclusive) of a picture on one device.
 
   The arrays may be higher; the rows past the end have weight 0.
+
+  Attributes:
+    target: the picture on this grid.
+    pixel_weights: of the squared error; on a coarser grid the sum over the area
+      of each pixel, so that errors on grids of several sizes compare.
+    top: pixels of this grid.
+    bottom: pixels of this grid.
+    coarser: about the same rows of coarser grids, coarsest first.
   """
 
   target: Float[Array, 'h w c']
   pixel_weights: Float[Array, 'h w']
   top: Float[Array, '']
   bottom: Float[Array, '']
+  coarser: tuple['Band', ...] = ()
 
 
 def make_optimizer(
@@ -161,9 +172,16 @@ def park(params: types.Splats, active: Bool[Array, ' n']) -> types.Splats:
 
 
 def _into_band(
-    params: types.Splats, active: Bool[Array, ' n'], band: Band
+    params: types.Splats,
+    active: Bool[Array, ' n'],
+    band: Band,
+    factors: tuple[float, float] = (1, 1),
 ) -> types.Splats:
-  """Splats in the coordinates of a band, parked where they do not reach it."""
+  """Splats in the coordinates of a band, parked where they do not reach it.
+
+  The factors are those of the grid of the band.
+  """
+  params = resolution.resize_splats(params, factors)
   l21, l22 = params.cholesky[:, 1], params.cholesky[:, 2]
   extent = constants.CUTOFF_SIGMAS * jnp.sqrt(l21**2 + l22**2)
   # Those below would only be evaluated in rows of weight 0. A pixel of margin:
@@ -193,7 +211,8 @@ def make_train_step(
 
   The loss is sum_k level_weights[k] |R_k - target|^2, summed over pixels and
   channels; with the weights of `schedule.make_schedule` this is P-GSVC's joint
-  loss. To be called where the axis `AXIS` is bound.
+  loss. Each prefix is rendered on its own grid, one pass for each grid. To be
+  called where the axis `AXIS` is bound.
 
   Args:
     config: the settings.
@@ -209,20 +228,31 @@ def make_train_step(
   layer_sizes = schedule.layer_sizes
   layer_of_splat = np.repeat(np.arange(len(layer_sizes)), layer_sizes)
   num_bands = len(groups[0]) if groups else 1
+  grids = schedule.grids
+  first_levels = np.cumsum([len(x.layer_sizes) for x in grids[:-1]], dtype=int)
 
   def step(state, inputs, band):
-    def loss_fn(params):
-      loss, errors = error_fn(
-          *_into_band(params, state.active, band),
-          band.target,
-          band.pixel_weights,
-          inputs.level_weights,
-          layer_sizes=layer_sizes,
+    def grid_loss(params, grid, part, level_weights):
+      shown = jax.tree.map(
+          lambda x: x[: grid.num_splats], (params, state.active)
       )
+      return error_fn(
+          *_into_band(*shown, part, grid.factors),
+          part.target,
+          part.pixel_weights,
+          level_weights,
+          layer_sizes=grid.layer_sizes,
+      )
+
+    def loss_fn(params):
+      weights = jnp.split(inputs.level_weights, first_levels)
+      parts = zip(grids, (*band.coarser, band), weights, strict=True)
+      losses, errors = zip(*(grid_loss(params, *part) for part in parts))
+      loss = functools.reduce(jnp.add, losses)
       if state.anchor is not None:
         # Once for all bands, whose gradients are summed.
         loss += _change_cost(params, state.anchor) / num_bands
-      return loss, errors
+      return loss, jnp.concatenate(errors)
 
     grads, errors = jax.grad(loss_fn, has_aux=True)(state.params)
     # One device a picture has nothing to sum; XLA would not drop the sum.
@@ -293,10 +323,12 @@ def make_render(
     devices: Sequence[jax.Device],
     implementation: pallas_kernels.Implementation | None = None,
     num_pictures: int = 1,
+    factors: tuple[float, float] = (1, 1),
 ) -> Callable[[TrainState, Band], Float[Array, 'devices bands h w c']]:
   """Makes `render(state, bands)`: what the splats alive show, band by band.
 
-  A pmap like the chunk; every device returns all bands of its picture.
+  A pmap like the chunk; every device returns all bands of its picture. For
+  bands of a coarser grid, `factors` are those of the grid.
   """
   groups = _groups(len(devices), num_pictures)
 
@@ -304,7 +336,7 @@ def make_render(
   def render(state, band):
     height, width, _ = band.target.shape
     (image,) = pallas_kernels.composite(
-        *_into_band(state.params, state.active, band),
+        *_into_band(state.params, state.active, band, factors),
         layer_sizes=(len(state.active),),
         height=height,
         width=width,
@@ -319,19 +351,49 @@ def make_bands(
     image: Float[np.ndarray, 'h w c'],
     edges: Sequence[int],
     pixel_weights: Float[np.ndarray, 'h w'] | None = None,
+    coarser: Sequence[tuple[np.ndarray, np.ndarray]] = (),
 ) -> list[Band]:
-  """Cuts a picture into bands (NumPy) at the edges of `bands.cut_rows`."""
-  height, width, channels = image.shape
-  rows = bands_lib.capacity(height, len(edges) - 1)
+  """Cuts a picture into bands (NumPy) at the edges of `bands.cut_rows`.
+
+  Args:
+    image: the picture.
+    edges: of the bands.
+    pixel_weights: of its pixels; None: 1.
+    coarser: the picture and the weights on coarser grids, whose rows go to the
+      nearest bands.
+
+  Returns:
+    The bands.
+  """
+  rows = bands_lib.capacity(len(image), len(edges) - 1)
+  parts = []
+  for other, weights in coarser:
+    ratio = len(other) / len(image)
+    other_edges = bands_lib.scale_edges(edges, ratio)
+    parts.append(_cut(other, weights, other_edges, math.ceil(rows * ratio)))
+  if pixel_weights is None:
+    pixel_weights = np.ones(image.shape[:2], np.float32)
+  return [
+      band.replace(coarser=tuple(others))
+      for band, *others in zip(_cut(image, pixel_weights, edges, rows), *parts)
+  ]
+
+
+def _cut(
+    image: Float[np.ndarray, 'h w c'],
+    pixel_weights: Float[np.ndarray, 'h w'],
+    edges: Sequence[int],
+    rows: int,
+) -> list[Band]:
+  """Bands in arrays of so many rows."""
+  _, width, channels = image.shape
   cut = []
   for top, bottom in zip(edges, edges[1:]):
     part = image[top:bottom]
     target = np.zeros((rows, width, channels), np.float32)
     target[: len(part)] = part
     weights = np.zeros((rows, width), np.float32)
-    weights[: len(part)] = (
-        1 if pixel_weights is None else pixel_weights[top:bottom]
-    )
+    weights[: len(part)] = pixel_weights[top:bottom]
     cut.append(Band(target, weights, np.float32(top), np.float32(bottom)))
   return cut
 

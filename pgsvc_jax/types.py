@@ -8,7 +8,8 @@ linear coefficients with the opacity folded in, which may be negative. A picture
 is the plain sum of its splats: no order, no transmittance, no background.
 
 Splats of a layered picture stand in layer order; layer 0 is the base. Operating
-point k shows layers 0..k.
+point k shows layers 0..k. A layer may belong to a coarser grid than that of the
+picture; means and Cholesky factors are in pixels of the picture all the same.
 
 The containers are named tuples, so they are pytrees to JAX without this module
 (and the decoder, which imports it) importing JAX.
@@ -53,6 +54,9 @@ class LayeredSplats:
     layer_sizes: splats per layer; sums to the number of splats.
     height: pixels.
     width: pixels.
+    layer_shapes: height and width of each layer's own grid, never falling; a
+      prefix is meant to be seen on the grid of its highest layer. Empty where
+      all are those of the picture.
 
   Example:
     >>> splats = Splats(np.zeros((5, 2)), np.ones((5, 3)), np.zeros((5, 1)))
@@ -67,8 +71,15 @@ class LayeredSplats:
   layer_sizes: tuple[int, ...]
   height: int
   width: int
+  layer_shapes: tuple[tuple[int, int], ...] = ()
 
   @property
   def channels(self) -> int:
     """Channels of the picture."""
     return np.shape(self.splats.colors)[1]
+
+  @property
+  def native_shapes(self) -> tuple[tuple[int, int], ...]:
+    """Height and width of the grid of every operating point."""
+    whole = ((self.height, self.width),) * len(self.layer_sizes)
+    return self.layer_shapes or whole

@@ -160,7 +160,9 @@ class GopFitter:
     chosen = []
 
     def choose(_, layered, error):
-      chosen.append(rate.choose_step_sizes(self._config.image, layered, error))
+      chosen.append(
+          rate.choose_step_sizes(self._config.image, layered, error, frame)
+      )
       return chosen[0]
 
     (layered,) = fit.fit_pictures(

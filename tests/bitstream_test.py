@@ -32,6 +32,11 @@ GOLDEN_STEP_SIZES = (
     version1.StepSizes(position=256, cholesky=65535, shear=1, color=33),
 )
 GOLDEN2 = GOLDEN.with_name('v2_three_layers.pgsvc')
+# Those of versions 2 and 4, of the same splats.
+GOLDEN_SHAPES = {
+    GOLDEN2: (),
+    GOLDEN.with_name('v4_three_layers.pgsvc'): ((10, 15), (19, 30), (40, 60)),
+}
 GOLDEN2_STEP_SIZES = (
     quantize.StepSizes(),
     quantize.StepSizes(color=1, cell=0),
@@ -333,7 +338,7 @@ def test_an_empty_or_foreign_file_is_refused(data):
       b'\x89PNG\r\n\x1a\n': 'not a .pgsvc file',
       data.replace(b'\r\n', b'\n'): 'not a .pgsvc file',
       data[:8] + b'\3' + data[9:]: 'a video, not a picture',
-      data[:8] + b'\4' + data[9:]: 'version 4 is not supported',
+      data[:8] + b'\5' + data[9:]: 'version 5 is not supported',
       data[:20] + b'\4' + data[21:]: r'header is damaged \(checksum\)',
       data + b'ab': '2 bytes after the last packet',
   }
@@ -356,7 +361,7 @@ def test_false_claims_are_refused_without_allocation(data):
       'bad layer 0': [
           forge_entry(data, num_splats=10**6),
           forge_entry(data, num_splats=2**32 - 1),
-          forge_entry(data, num_splats=8 * base.packet_size + 1),
+          forge_entry(data, num_splats=base.packet_size + 1),
           forge_entry(data, num_splats=0),
       ],
       'inside the base layer': [
@@ -365,7 +370,7 @@ def test_false_claims_are_refused_without_allocation(data):
       'damaged': [
           forge_entry(data, num_splats=29),
           forge_entry(data, num_splats=31),
-          forge_entry(data, num_splats=8 * base.packet_size),
+          forge_entry(data, num_splats=base.packet_size),
           forge(data, channels=2),
       ],
   }
@@ -432,7 +437,7 @@ def test_layers_without_splats_take_no_bytes(picture):
   assert bitstream.read_layers(base).layer_sizes == (0,)
 
 
-def test_splats_that_cost_nothing_are_padded_to_a_bit_each():
+def test_splats_that_cost_nothing_are_padded_to_a_byte_each():
   n = 10001
   splats = types.Splats(
       means=np.zeros((n, 2), np.float32),
@@ -443,7 +448,7 @@ def test_splats_that_cost_nothing_are_padded_to_a_bit_each():
       splats=splats, layer_sizes=(n,), height=5, width=5
   )
   data = bitstream.write(picture, quantize.StepSizes(cell=0))
-  assert bitstream.read_header(data).layers[0].packet_size == n // 8 + 1
+  assert bitstream.read_header(data).layers[0].packet_size == n
   assert bitstream.read_layers(data).layer_sizes == (n,)
 
 
@@ -493,14 +498,15 @@ def test_golden_file_of_version_1_decodes_to_its_symbols():
   assert bitstream.read_header(small).version == 1
 
 
-def write_golden():
-  """Made the golden file, once: PYTHONPATH=. python tests/bitstream_test.py.
+def write_golden(path, layer_shapes):
+  """Made a golden file, once: PYTHONPATH=. python tests/bitstream_test.py.
 
-  It stays as it is for as long as version 2 is read.
+  It stays as it is for as long as its version is read.
   """
   picture = make_picture((24, 9, 5), channels=4, seed=7)
+  picture = dataclasses.replace(picture, layer_shapes=layer_shapes)
   data = bitstream.write(picture, GOLDEN2_STEP_SIZES, metadata=b'{"k": 1}')
-  GOLDEN2.write_bytes(data)
+  path.write_bytes(data)
   symbols = {
       f'{name}{k}': array
       for k, (splats, steps) in enumerate(
@@ -512,14 +518,16 @@ def write_golden():
       )
       for name, array in quantize.quantize(splats, steps)._asdict().items()
   }
-  np.savez_compressed(GOLDEN2.with_suffix('.npz'), **symbols)
+  np.savez_compressed(path.with_suffix('.npz'), **symbols)
 
 
-def test_golden_file_decodes_to_its_symbols():
-  data = GOLDEN2.read_bytes()
+@pytest.mark.parametrize('path, shapes', GOLDEN_SHAPES.items())
+def test_golden_file_decodes_to_its_symbols(path, shapes):
+  data = path.read_bytes()
   decoded = bitstream.read_layers(data)
   assert decoded.layer_sizes == (24, 9, 5)
-  with np.load(GOLDEN2.with_suffix('.npz')) as stored:
+  assert decoded.layer_shapes == shapes
+  with np.load(path.with_suffix('.npz')) as stored:
     for k, (splats, steps) in enumerate(
         zip(split(decoded), GOLDEN2_STEP_SIZES, strict=True)
     ):
@@ -582,4 +590,6 @@ def test_positions_of_very_wide_pictures_survive():
 
 
 if __name__ == '__main__':
-  write_golden()
+  for golden, shapes in GOLDEN_SHAPES.items():
+    if not golden.exists():
+      write_golden(golden, shapes)

@@ -374,11 +374,19 @@ def test_the_page_of_videos_stands_alone(folder, document):
   report_test.test_the_page_refers_to_nothing_but_itself(text)
   page = report_test.Page(text)
   assert {
-      *('curves', 'bd-rate', 'published', 'layers', 'times', 'pictures'),
+      *(
+          'curves',
+          'levels',
+          'bd-rate',
+          'published',
+          'layers',
+          'times',
+          'pictures',
+      ),
       'anchors',
   } <= set(page.ids)
-  # Means, bits of two points, times, and of the clip curves and time.
-  assert page.tags.count('svg') == 1 + 2 + 1 + 2
+  # Means, levels, bits of two points, times, and of the clip curves and time.
+  assert page.tags.count('svg') == 1 + 1 + 2 + 1 + 2
   # Frame 2, the last before the second I-frame: three prefixes, the original.
   assert page.tags.count('img') == 2 * 4
   for words in ('kbit/s', 'I-frame', 'PSNR of 4:2:0', '-75.0 %', 'frame 2'):

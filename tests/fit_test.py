@@ -1,6 +1,9 @@
 """The whole fit on small pictures: convergence, strategies, determinism."""
 
 import dataclasses
+import itertools
+import time
+import types as python_types
 
 import jax
 from jax import numpy as jnp
@@ -158,6 +161,77 @@ def test_a_rounded_fit_is_what_the_file_holds():
       - image
   ).sum()
   assert error(decoded) < error(rounded)
+
+
+def test_every_layer_is_rounded_with_its_own_steps():
+  config = config_lib.FitConfig(
+      layer_splats=(30, 12), num_steps=60, rounding_steps=110
+  )
+  steps = [quantize.StepSizes(color=900), quantize.StepSizes(color=150)]
+  staged = fit.fit_picture(scene(), config, step_sizes=steps)
+  data = bitstream.write(staged, steps)
+  decoded = bitstream.read_layers(data)
+  assert [x.step_sizes for x in bitstream.read_header(data).layers] == steps
+  for array, other in zip(staged.splats, decoded.splats, strict=True):
+    np.testing.assert_array_equal(np.sort(array, 0), np.sort(other, 0))
+  with pytest.raises(ValueError, match='1 step sizes for 2 layers'):
+    fit.fit_picture(scene(), config, step_sizes=steps[:1])
+
+
+def paced(budget, chunk_seconds, num_steps, monkeypatch):
+  """The steps at which chunks begin when each takes so long."""
+  now = [100.0]
+  clock = python_types.SimpleNamespace(perf_counter=lambda: now[0])
+  monkeypatch.setattr(fit, 'time', clock)
+  pace = fit._Pace(100.0 + budget, num_steps)
+  starts, step = [], 0
+  while step < num_steps:
+    starts.append(step)
+    now[0] += chunk_seconds
+    step = pace.next_step(step + 10, 10)
+  return starts, now[0] - 100.0
+
+
+@pytest.mark.parametrize('budget', [2.0, 5.0, 7.7, 9.9])
+def test_a_pace_leaves_out_steps_evenly(budget, monkeypatch):
+  starts, seconds = paced(budget, 0.1, 1000, monkeypatch)
+  assert budget - 0.3 < seconds < budget + 0.15
+  gaps = np.diff(starts)[2:]
+  assert gaps.max() - gaps.min() <= 10
+  assert starts[-1] >= 1000 - 10 - gaps.max()
+
+
+def test_a_pace_with_time_enough_leaves_out_nothing(monkeypatch):
+  starts, _ = paced(10.5, 0.1, 1000, monkeypatch)
+  assert starts == list(range(0, 1000, 10))
+
+
+def test_a_fit_out_of_time_has_all_splats_and_is_rounded():
+  config = dataclasses.replace(CONFIG, rounding_steps=110)
+  steps = quantize.StepSizes(color=100)
+  seen = []
+
+  def finish(deadline):
+    (layered,) = fit.fit_pictures(
+        [scene()],
+        config,
+        step_sizes=steps,
+        report=lambda states: seen.append(states[0]),
+        deadline=deadline,
+    )
+    return layered
+
+  late = finish(time.perf_counter())
+  assert len(seen) < 8 and seen[-1].num_splats == 120
+  decoded = bitstream.read_layers(bitstream.write(late, steps))
+  for array, other in zip(late.splats, decoded.splats, strict=True):
+    np.testing.assert_array_equal(np.sort(array, 0), np.sort(other, 0))
+  seen.clear()
+  early = finish(time.perf_counter() + 1e6)
+  assert all(b.step - a.step == 10 for a, b in itertools.pairwise(seen))
+  whole = fit.fit_picture(scene(), config, step_sizes=steps)
+  for array, other in zip(early.splats, whole.splats, strict=True):
+    np.testing.assert_array_equal(array, other)
 
 
 # ---- What may be replaced ----------------------------------------------------

@@ -185,7 +185,7 @@ def forge_packets(rng, data, files):
     elif kind == 2:  # A plausible origin.
       packet = bytes(8) + packet
     packets.append(packet)
-    most = 8 * len(packet) if rng.random() < 0.3 else len(packet) // 8 + 1
+    most = len(packet) if rng.random() < 0.3 else len(packet) // 8 + 1
     sizes.append(int(rng.integers(1, most + 1)))
     if version == 1:
       names = ('position', 'cholesky', 'shear', 'color')
@@ -353,8 +353,8 @@ def test_hostile_files_are_decoded_or_refused():
 
 @pytest.mark.parametrize('version', [1, 2])
 def test_the_most_splats_that_bytes_may_claim(version):
-  """64 KiB of zeros, eight splats a byte: the worst a byte can do."""
-  packet = bytes(2**16)
+  """512 KiB of zeros, a splat a byte: the worst a byte can do."""
+  packet = bytes(2**19)
   rng = np.random.default_rng(0)
   if version == 1:
     steps = version1.StepSizes(position=1, cholesky=1, shear=1, color=1)
@@ -362,7 +362,7 @@ def test_the_most_splats_that_bytes_may_claim(version):
     # Steps so coarse that zeros have no bits below the cell to read.
     steps = quantize.StepSizes(position=2**16 - 1, cell=0)
   for channels in (1, 4):
-    sizes = [8 * len(packet)]
+    sizes = [len(packet)]
     data = make_file(rng, [packet], sizes, [steps], channels, version)
     tracemalloc.start()
     start = time.process_time()

@@ -46,7 +46,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Picture:
-  """A file, as far as it was decoded."""
+  """A file as far as it was decoded, and the native size (w, h) of layers."""
 
   version: int
   width: int
@@ -55,6 +55,7 @@ class Picture:
   metadata: bytes
   truncation_points: list[int]
   layers: list[Layer]
+  native_sizes: list[tuple[int, int]]
 
 
 class _RangeDecoder:
@@ -281,7 +282,7 @@ def decode(data: bytes, num_layers: int | None = None) -> Picture:
   """Decodes a file, or what a cut has left of it.
 
   Args:
-    data: the bytes of a file of version 1 or 2.
+    data: the bytes of a file of version 1, 2 or 4.
     num_layers: layers to decode; without it, all that are there whole.
 
   Returns:
@@ -295,19 +296,29 @@ def decode(data: bytes, num_layers: int | None = None) -> Picture:
   version, flags, size, width, height, channels, count = struct.unpack_from(
       '<BBHIIBB', data, 8
   )
-  _require(version in (1, 2), f'{version=}')
+  _require(version in (1, 2, 4), f'{version=}')
+  entry_size = 28 if version == 4 else 20
+  directory_end = 22 + entry_size * count
   _require(flags == 0, f'{flags=}')
-  _require(size >= 22 + 20 * count + 4, f'header size {size}')
+  _require(size >= directory_end + 4, f'header size {size}')
   _require(len(data) >= size, 'cut inside the header')
   (checksum,) = struct.unpack_from('<I', data, size - 4)
   _require(checksum == zlib.crc32(data[: size - 4]), 'header: checksum')
   _require(min(width, height) >= 1 and width * height <= 2**28, 'picture size')
   _require(1 <= channels <= 4 and count >= 1, f'{channels=}, layers={count}')
 
-  directory = list(struct.iter_unpack('<III4H', data[22 : 22 + 20 * count]))
+  form = '<III4HII' if version == 4 else '<III4H'
+  directory, sizes = [], []
+  below = 1, 1
+  for entry in struct.iter_unpack(form, data[22:directory_end]):
+    directory.append(entry[:7])
+    sizes.append(entry[7:] or (width, height))
+    w, h = sizes[-1]
+    _require(below[0] <= w <= width and below[1] <= h <= height, 'native size')
+    below = w, h
   ends = [size]
   for n, packet_size, _, *entry in directory:
-    _require(n <= 8 * packet_size and (n == 0) == (packet_size == 0), 'splats')
+    _require(n <= packet_size and (n == 0) == (packet_size == 0), 'splats')
     _require(min(entry[:3]) >= 1, 'step sizes')
     _require(entry[3] >= 1 if version == 1 else entry[3] <= 15, 'last u16')
     ends.append(ends[-1] + packet_size)
@@ -326,20 +337,43 @@ def decode(data: bytes, num_layers: int | None = None) -> Picture:
       width=width,
       height=height,
       channels=channels,
-      metadata=data[22 + 20 * count : size - 4],
+      metadata=data[directory_end : size - 4],
+      native_sizes=sizes,
       truncation_points=ends[1:],
       layers=layers,
   )
 
 
-def render(picture: Picture, num_layers: int | None = None) -> np.ndarray:
-  """The picture of the first `num_layers` layers, float64 [H, W, C]."""
-  image = np.zeros((picture.height, picture.width, picture.channels))
-  px = np.arange(picture.width) + 0.5
-  py = np.arange(picture.height)[:, None] + 0.5
+def _on_grid(
+    splat: list[float], fx: float, fy: float
+) -> tuple[list[float], float]:
+  """A splat on a grid (fx, fy) times as fine, and the factor of its color."""
+  x, y, l11, l21, l22 = splat
+  vx, vy = (max(0.0, 1 - f * f) / 10 for f in (fx, fy))
+  a = math.sqrt((fx * l11) ** 2 + vx)
+  b = fx * l11 * fy * l21 / a
+  c = math.sqrt((fy * l22) ** 2 + vy + (fy * l21) ** 2 * vx / a**2)
+  return [fx * x, fy * y, a, b, c], fx * l11 * fy * l22 / (a * c)
+
+
+def render(
+    picture: Picture,
+    num_layers: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> np.ndarray:
+  """The first `num_layers` layers at a size (w, h), float64 [h, w, C]."""
+  w, h = size or (picture.width, picture.height)
+  image = np.zeros((h, w, picture.channels))
+  px = np.arange(w) + 0.5
+  py = np.arange(h)[:, None] + 0.5
   for layer in picture.layers[:num_layers]:
     for mean, factor, color in zip(layer.means, layer.cholesky, layer.colors):
-      x, y, l11, l21, l22 = (float(f) for f in (*mean, *factor))
+      splat = [float(f) for f in (*mean, *factor)]
+      color = np.float64(color)
+      if size:
+        splat, gain = _on_grid(splat, w / picture.width, h / picture.height)
+        color = color * gain
+      x, y, l11, l21, l22 = splat
       u = (px - x) / l11
       v = (py - y - l21 * u) / l22
       half = (u**2 + v**2) / 2

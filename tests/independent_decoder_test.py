@@ -107,7 +107,16 @@ def assert_same_pictures(ours, theirs):
     assert np.abs(image - expected).max() <= 1
 
 
-@pytest.mark.parametrize('version', [1, 2])
+def assert_same_levels(ours, theirs):
+  """Every operating point at its native size."""
+  sizes = [shape[::-1] for shape in theirs.native_shapes]
+  assert ours.native_sizes == sizes
+  for k, (image, size) in enumerate(zip(render.render_levels(theirs), sizes)):
+    expected = np.rint(independent_decoder.render(ours, k + 1, size) * 255)
+    assert np.abs(image - expected).max() <= 1
+
+
+@pytest.mark.parametrize('version', [1, 2, 4])
 def test_golden_files_decode_to_their_symbols(version):
   path = GOLDEN / f'v{version}_three_layers.pgsvc'
   data = path.read_bytes()
@@ -117,7 +126,7 @@ def test_golden_files_decode_to_their_symbols(version):
   with np.load(path.with_suffix('.npz')) as stored:
     for k, (layer, splats) in enumerate(zip(ours.layers, split(theirs))):
       assert_same_splats(layer, splats)
-      if version == 2:
+      if version != 1:
         names = ('positions', 'colors', *COLUMNS)
         symbols = {name: stored[f'{name}{k}'] for name in names}
         assert_same_symbols(layer, symbols, ours.channels)
@@ -127,6 +136,27 @@ def test_golden_files_decode_to_their_symbols(version):
             columns(layer, names), stored[f'layer{k}']
         )
   assert_same_pictures(ours, theirs)
+  assert_same_levels(ours, theirs)
+
+
+def test_native_sizes_of_the_page_are_those_of_the_library():
+  data = (GOLDEN / 'v4_three_layers.pgsvc').read_bytes()
+  size = struct.unpack_from('<H', data, 10)[0]
+  for k, good in enumerate([(15, 10), (30, 19), (60, 40)]):
+    assert struct.unpack_from('<II', data, 22 + 28 * k + 20) == good
+  for k, bad in (
+      *((0, x) for x in [(0, 10), (15, 0), (31, 10), (15, 20)]),
+      *((1, x) for x in [(14, 19), (30, 9), (61, 19), (30, 41)]),
+      *((2, x) for x in [(29, 40), (60, 18), (61, 40), (60, 41)]),
+  ):
+    forged = bytearray(data)
+    struct.pack_into('<II', forged, 22 + 28 * k + 20, *bad)
+    checksum = zlib.crc32(forged[: size - 4])
+    struct.pack_into('<I', forged, size - 4, checksum)
+    with pytest.raises(bitstream.BitstreamError, match='sizes of layers'):
+      bitstream.read_layers(bytes(forged))
+    with pytest.raises(independent_decoder.FormatError, match='native size'):
+      independent_decoder.decode(bytes(forged))
 
 
 @pytest.mark.parametrize('channels', [1, 2, 3, 4])
@@ -175,7 +205,7 @@ def test_zero_bytes_after_the_symbols_are_skipped():
   assert_same_decoding(data, [steps])
 
 
-@pytest.mark.parametrize('version', [1, 2])
+@pytest.mark.parametrize('version', [1, 2, 4])
 def test_a_cut_file_decodes_its_last_whole_prefix(version):
   data = (GOLDEN / f'v{version}_three_layers.pgsvc').read_bytes()
   whole = independent_decoder.decode(data)
@@ -253,14 +283,15 @@ def test_limits_of_the_page_are_those_of_the_library(name, allowed, refused):
 def with_packets(data, packets):
   """The file with other packets, sizes and checksums made to fit."""
   header = bytearray(data[: struct.unpack_from('<H', data, 10)[0]])
+  entry_size = 28 if header[8] == 4 else 20
   for k, packet in enumerate(packets):
     sizes = len(packet), zlib.crc32(packet)
-    struct.pack_into('<II', header, 22 + 20 * k + 4, *sizes)
+    struct.pack_into('<II', header, 22 + entry_size * k + 4, *sizes)
   struct.pack_into('<I', header, len(header) - 4, zlib.crc32(header[:-4]))
   return bytes(header) + b''.join(packets)
 
 
-@pytest.mark.parametrize('version', [1, 2])
+@pytest.mark.parametrize('version', [1, 2, 4])
 def test_forged_packets_are_refused_by_both_or_by_neither(version):
   """Every rule of what to refuse, found by damage with good checksums."""
   data = (GOLDEN / f'v{version}_three_layers.pgsvc').read_bytes()

@@ -13,6 +13,7 @@ from PIL import Image
 import pytest
 
 from pgsvc_jax import bitstream
+from pgsvc_jax import render
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -129,6 +130,72 @@ def test_decode_writes_other_formats_and_sizes(folder):
     )
     with Image.open(output) as image:
       assert image.size == (round(70 * size), round(50 * size))
+
+
+def test_rates_of_layers_are_reached_in_no_time(folder):
+  result = encode(
+      folder, 'layers.pgsvc', '--layer_bpp=0.8,1.1,1.5', '--max_seconds=0.1'
+  )
+  assert 'more than 0.1' in result.stderr
+  data = (folder / 'layers.pgsvc').read_bytes()
+  header = bitstream.read_header(data)
+  np.testing.assert_allclose(header.bits_per_pixel, [0.8, 1.1, 1.5], rtol=0.05)
+  colors = {layer.step_sizes.color for layer in header.layers}
+  assert len(colors) == 3
+
+
+def test_a_quality_is_reached_or_said_to_be_out_of_reach(folder):
+  def psnr_db(name, target):
+    result = encode(folder, name, f'--target_psnr={target}')
+    layered = bitstream.read_layers((folder / name).read_bytes())
+    decoded = render.render_picture(layered)
+    error = np.mean((decoded - read(folder / 'picture.png')) ** 2)
+    return 20 * np.log10(255) - 10 * np.log10(error), result.stderr
+
+  reached, text = psnr_db('30.pgsvc', 30)
+  assert 30 <= reached < 30.15 and 'as near' not in text
+  reached, text = psnr_db('70.pgsvc', 70)
+  assert reached < 60
+  assert f'{reached:.2f} dB is as near as this fit comes to 70' in text
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        (['--target_bpp=1', '--target_psnr=30'], 'only one of them'),
+        (['--layer_bpp=0.1,x'], '--layer_bpp=0.1,x: not all numbers'),
+        (['--layer_bpp=0.2,0.1'], 'positive and increasing'),
+        (['--target_psnr=nan'], 'target_psnr must be'),
+        (['--max_seconds=-1'], 'max_seconds must be'),
+        (['--target_psnr=30', '--parallel=batch'], 'its own number of splats'),
+    ],
+)
+def test_rates_that_make_no_sense_are_one_line(folder, flags, message):
+  line = refusal(
+      'encode',
+      f'--input={folder / "picture.png"}',
+      f'--output={folder / "none.pgsvc"}',
+      *flags,
+  )
+  assert message in line
+  assert not (folder / 'none.pgsvc').exists()
+
+
+def test_info_tells_the_bits_of_attributes(folder):
+  file = folder / 'file.pgsvc'
+  text = run('info', f'--input={file}', '--attributes').stdout
+  header = 'layer  position  color  scale  aspect  shear    all'
+  assert header in text and len(text.splitlines()) == 11
+  output = run('info', f'--input={file}', '--attributes', '--json').stdout
+  info = json.loads(output)
+  header = bitstream.read_header(file.read_bytes())
+  for row, entry in zip(info['layers'], header.layers, strict=True):
+    bits = sum(row['bits_per_splat'].values()) * entry.num_splats
+    # The packet has an origin of 8 bytes more, and ends in a whole byte.
+    assert abs(8 * (entry.packet_size - 8) - bits) < 40
+  golden = ROOT / 'tests' / 'golden' / 'v1_three_layers.pgsvc'
+  line = refusal('info', f'--input={golden}', '--attributes')
+  assert 'version 1 has no bits by attribute' in line
 
 
 def test_info_and_evaluate_agree_with_the_file(folder):
@@ -352,6 +419,7 @@ def test_the_installed_command_runs_the_verbs(folder):
         'doctor',
         'demo',
         'study',
+        'ladder',
     ],
 )
 def test_help_lists_the_flags(verb):

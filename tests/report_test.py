@@ -301,6 +301,45 @@ def test_means_are_at_equal_prefix_and_of_all_pictures(document):
   assert 'point many' not in {curve.key for curve in curves.means(fewer)}
 
 
+def level(rates, qualities):
+  rows = [{'bpp': x, 'psnr_db': y} for x, y in zip(rates, qualities)]
+  return curves.Curve(name='', kind='level', key='', rows=rows)
+
+
+def test_levels_are_the_same_prefix_of_all_points(document):
+  own = [x for x in curves.means(document) if x.kind == 'point']
+  levels = curves.levels(own)
+  # One point has five layers, the other two.
+  assert [x.name for x in levels] == ['base', 'base + 1']
+  for k, curve in enumerate(levels):
+    assert curve.rows == [x.rows[k] for x in own]
+  assert curves.levels(own[:1]) == []
+
+
+def test_whole_files_are_compared_picture_by_picture(document):
+  points = [x for x in curves.means(document) if x.kind == 'point']
+  (whole,) = curves.whole_files(points)
+  assert whole.rows == [x.rows[-1] for x in points]
+  assert curves.whole_files(points[:1]) == []
+  result, _ = curves.compare_means(
+      document, 'anchor jpeg', 'whole files', 'psnr_db'
+  )
+  # Two points are too few; were they not found, it would say so.
+  assert result.reason == 'it has 2 points, 4 are needed'
+
+
+def test_the_gap_of_levels_is_at_equal_rate():
+  # Straight lines over the logarithm of the rate, 3 dB an octave.
+  lower = level([0.1, 0.2, 0.4], [30, 33, 36])
+  upper = level([0.4, 0.8, 1.6], [36.5, 39.5, 42.5])
+  assert curves.gap(lower, upper) == []
+  upper = level([0.2, 0.4, 0.8], [33.5, 36.5, 39.5])
+  rates, decibels = zip(*curves.gap(lower, upper))
+  assert rates[0] == pytest.approx(0.2) and rates[-1] == pytest.approx(0.4)
+  np.testing.assert_allclose(decibels, 0.5, atol=1e-9)
+  assert curves.gap(lower, level([0.2], [30])) == []
+
+
 def test_the_front_is_what_nothing_smaller_reaches(document):
   for picture in NAMES:
     front, *rest = curves.of_picture(document, picture)
@@ -390,6 +429,7 @@ def test_the_page_has_all_sections_and_pictures(page, document):
   parsed = Page(page)
   assert {
       'curves',
+      'levels',
       'bd-rate',
       'published',
       'layers',
@@ -397,8 +437,8 @@ def test_the_page_has_all_sections_and_pictures(page, document):
       'pictures',
       'anchors',
   } <= set(parsed.ids)
-  # A mean, one a point, the times, and one a picture.
-  assert parsed.tags.count('svg') == 1 + 2 + 1 + 2
+  # A mean, the levels, one a point, the times, and one a picture.
+  assert parsed.tags.count('svg') == 1 + 1 + 2 + 1 + 2
   # Whole and part of six pictures each: five prefixes and the original.
   assert parsed.tags.count('img') == 2 * 2 * 6
   for text in (*NAMES, 'pgsvc many', '4 are needed', 'JPEG', 'PSNR'):
