@@ -108,6 +108,12 @@ def _measure(
     frame, and the figures of each frame.
   """
   document = video_info.describe(reader, os.path.getsize(name))
+  if not document['layers'][0]['available']:
+    count = len(video_quality.frame_times(reader))
+    raise ValueError(
+        f'{name} is cut inside the base layer of a group: measure what'
+        f' `extract --frames={count}` leaves of it'
+    )
   prefixes = document['layers'][: video_quality.num_layers(reader)]
   form = _form(reader, source)
   sizes = video_quality.prefix_bytes(reader)

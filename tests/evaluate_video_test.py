@@ -310,6 +310,21 @@ def test_a_cut_file_is_measured_as_far_as_it_goes(folder, single, tmp_path):
   assert [row['available'] for row in others] == [False, False]
 
 
+def test_a_file_cut_inside_a_base_layer_is_refused(folder, tmp_path):
+  path = folder / 'files' / 'many' / 'clip.pgsvc'
+  with open(path, 'rb') as file:
+    gop = video_bitstream.VideoReader(file).gop(1)
+  cut = tmp_path / 'cut.pgsvc'
+  cut.write_bytes(path.read_bytes()[: gop.packet_offsets[0] + 1])
+  with open(cut, 'rb') as file, pytest.raises(ValueError, match='--frames=3'):
+    evaluate_video._measure(
+        video_bitstream.VideoReader(file),
+        str(cut),
+        source_of(folder),
+        clip=None,
+    )
+
+
 @pytest.fixture(scope='module')
 def document(folder):
   launch_test.run(
