@@ -384,6 +384,9 @@ def over_time(file: dict, name: str) -> str:
             label='I-frame' if (axis, frame) == (quality, 0) else None,
         )
     rate.set_yscale('log')
+    rate.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    rate.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+    rate.yaxis.set_minor_locator(ticker.NullLocator())
     quality.set_title('PSNR of RGB, dB', loc='left')
     rate.set_title('bytes of a frame', loc='left')
     rate.set_xlabel('frame')

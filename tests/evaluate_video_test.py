@@ -14,6 +14,7 @@ import pytest
 
 from launch import curves
 from launch import evaluate_video
+from launch import operating_points
 from launch import results
 from launch import video_anchors
 from launch import video_quality
@@ -323,6 +324,20 @@ def test_a_file_cut_inside_a_base_layer_is_refused(folder, tmp_path):
         source_of(folder),
         clip=None,
     )
+
+
+def test_files_of_one_clip_are_points_named_after_them(folder, tmp_path):
+  clip = str(folder / 'originals' / 'clip.mkv')
+  for point in ('a', 'b'):
+    shutil.copy(folder / 'files' / 'few' / 'clip.pgsvc', tmp_path / point)
+  paths = [str(tmp_path / point) for point in ('a', 'b')]
+  found = operating_points.find([*paths, str(folder / 'files')], clip)
+  assert [x.point for x in found] == ['a', 'b', 'few', 'many']
+  assert {str(x.reference) for x in found} == {clip}
+  (tmp_path / 'few').mkdir()
+  shutil.copy(paths[0], tmp_path / 'few' / 'other.pgsvc')
+  with pytest.raises(ValueError, match="are both point 'few'"):
+    operating_points.find([str(folder / 'files'), str(tmp_path)], clip)
 
 
 @pytest.fixture(scope='module')
