@@ -43,6 +43,7 @@ _EXTRAS = {
     **dict.fromkeys(('jax', 'flax', 'optax', 'orbax', 'psutil', 'rich'), 'jax'),
     'av': 'video',
     'cv2': 'video',
+    'imageio_ffmpeg': 'anchors',
     'tensorboardX': 'tensorboard',
 }
 

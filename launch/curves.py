@@ -1,7 +1,7 @@
 """Rate-distortion curves out of results.json, and their comparison.
 
-A curve's points are (bits per pixel, quality); quality is PSNR in dB, or
-MS-SSIM in dB, -10 log10(1 - x), which spreads the values near 1.
+A curve's points are (bits per pixel or kbit/s, quality); quality is PSNR in dB,
+VMAF, or MS-SSIM in dB, -10 log10(1 - x), which spreads the values near 1.
 """
 
 import dataclasses
@@ -16,9 +16,18 @@ from scipy import interpolate
 
 from . import bd_rate
 from . import command
+from . import results
 
 PUBLISHED = command.CONFIGS / 'published.json'
 METRICS = {'psnr_db': 'PSNR', 'ms_ssim': 'MS-SSIM'}
+_VIDEO_METRICS = {
+    'psnr_db': 'PSNR of RGB',
+    'yuv_psnr_db': 'PSNR of 4:2:0',
+    'ms_ssim': 'MS-SSIM',
+}
+
+# Of the rates in rows, the unit of the points and how many of theirs it is.
+RATES = {'bpp': ('bits per pixel', 1), 'bits_per_second': ('kbit/s', 1000)}
 
 Kind = Literal['point', 'level', 'front', 'anchor', 'published']
 Pairs = list[tuple[float, float]]
@@ -53,9 +62,14 @@ class Curve:
   rows: list[dict]
   note: str = ''
 
-  def points(self, metric: str) -> Pairs:
-    """(rate, quality) of the rows that have it; of a front, the best."""
-    pairs = [(row['bpp'], row[metric]) for row in self.rows]
+  def points(self, metric: str, rate: str = 'bpp') -> Pairs:
+    """(rate, quality) of the rows that have both; of a front, the best."""
+    _, unit = RATES[rate]
+    pairs = [
+        (row[rate] / unit, row.get(metric))
+        for row in self.rows
+        if row.get(rate)
+    ]
     if metric == 'ms_ssim':
       pairs = [(x, to_db(y)) for x, y in pairs if y is not None and y < 1]
     pairs = sorted((x, y) for x, y in pairs if y is not None)
@@ -65,6 +79,16 @@ class Curve:
 def to_db(ms_ssim: float) -> float:
   """MS-SSIM below 1 in decibels."""
   return -10 * math.log10(1 - ms_ssim)
+
+
+def metrics(document: dict) -> dict[str, str]:
+  """Titles of the qualities that results have."""
+  if not results.is_video(document):
+    return METRICS
+  rows = [row for file in document['files'] for row in file['layers']]
+  if all(row.get('vmaf') is None for row in rows):
+    return _VIDEO_METRICS
+  return _VIDEO_METRICS | {'vmaf': 'VMAF'}
 
 
 def _with_front(curves: list[Curve]) -> list[Curve]:
@@ -119,7 +143,9 @@ def of_picture(document: dict, picture: str) -> list[Curve]:
 
 def mean_row(rows: list[dict]) -> dict:
   """Means of rows; of a figure that one of them lacks, None."""
-  names = [name for name, x in rows[0].items() if not isinstance(x, str)]
+  names = [
+      name for name, x in rows[0].items() if not isinstance(x, (str, dict))
+  ]
   return {
       name: None
       if any(row.get(name) is None for row in rows)
@@ -233,16 +259,21 @@ def published_set(document: dict, published: dict) -> dict:
   if title is None:
     return {'title': None, 'note': '', 'curves': [], 'by_splats': []}
   number = published['sets'][title]['num_pictures']
-  note = f'as published, mean of all {number} pictures'
+  kind = 'clips' if results.is_video(document) else 'pictures'
+  note = f'as published, mean of all {number} {kind}'
   if not complete:
     note = (
-        f'as published, other averaging: {number} pictures, here'
+        f'as published, other averaging: {number} {kind}, here'
         f' {len(document["pictures"])}'
     )
   curves = []
   for entry in published['curves']:
     if entry['set'] == title:
-      names = ('bpp', 'psnr_db', 'ms_ssim')
+      names = [
+          name
+          for name in ('bpp', 'psnr_db', 'ms_ssim', 'vmaf')
+          if name in entry
+      ]
       rows = [
           dict(zip(names, values))
           for values in zip(*(entry[name] for name in names))

@@ -38,6 +38,7 @@ from pgsvc_jax import types
 from . import caches
 from . import command
 from . import encode_video
+from . import video_source
 
 _INPUT = flags.DEFINE_multi_string(
     'input',
@@ -132,24 +133,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
     ' TPU pods)',
 )
 flags.declare_key_flag('cache')
-_START = flags.DEFINE_integer(
-    'start', None, 'of a video: frames to leave out', lower_bound=0
-)
-_FRAMES = flags.DEFINE_integer(
-    'frames', None, 'of a video: frames at most', lower_bound=1
-)
-_SIZE = flags.DEFINE_string(
-    'size', None, 'of a video: WIDTHxHEIGHT to shrink it to'
-)
-_RAW = flags.DEFINE_string(
-    'raw',
-    None,
-    'of raw video without a header: WIDTHxHEIGHT:PIXEL_FORMAT:RATE, such as'
-    ' 1920x1080:yuv420p:24',
-)
-_FRAME_RATE = flags.DEFINE_string(
-    'frame_rate', None, 'of a folder of frames: 24, or 30000/1001'
-)
+_VIDEO = video_source.Flags()
 _IMPLEMENTATION = flags.DEFINE_string(
     'implementation',
     None,
@@ -206,11 +190,8 @@ def main() -> None:
   if 'image' in _CONFIG.value:
     _encode_video()
     return
-  for flag in (_START, _FRAMES, _SIZE, _RAW, _FRAME_RATE):
-    if flag.value is not None:
-      raise ValueError(
-          f'--{flag.name} is for videos, with --config=configs/video.py'
-      )
+  for name in _VIDEO.given():
+    raise ValueError(f'--{name} is for videos, with --config=configs/video.py')
   begin = time.perf_counter()
   config = config_lib.from_mapping(config_lib.EncodeConfig, _CONFIG.value)
   config = dataclasses.replace(config, **_rate_flags())
@@ -287,15 +268,8 @@ def _encode_video() -> None:
   ):
     if flag.value:
       raise ValueError(f'--{flag.name} is for pictures')
-  options = {'start': _START.value or 0, 'frames': _FRAMES.value}
-  if _SIZE.value:
-    options['size'] = encode_video.parse_size(_SIZE.value)
-  if _RAW.value:
-    options['raw'] = encode_video.parse_raw(_RAW.value)
-  if _FRAME_RATE.value:
-    options['frame_rate'] = encode_video.parse_rate(_FRAME_RATE.value)
   encode_video.encode(
-      encode_video.Source(path=_INPUT.value[0], options=options),
+      video_source.Source(path=_INPUT.value[0], options=_VIDEO.options()),
       _OUTPUT.value,
       config,
       num_devices=_NUM_DEVICES.value,
@@ -662,7 +636,7 @@ def _default_config(inputs: list[str]) -> str:
   # Of an animation, a picture is the first frame.
   animations = ('.gif', '.png', '.apng', '.webp')
   if len(inputs) == 1 and not inputs[0].lower().endswith(animations):
-    if encode_video.is_video(inputs[0]):
+    if video_source.is_video(inputs[0]):
       return 'video.py'
   return 'image.py'
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 import concurrent.futures
 import contextlib
 import dataclasses
-import fractions
 import functools
 import hashlib
 import json
@@ -28,17 +27,16 @@ import statistics
 import sys
 import threading
 import time
-from typing import Any
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import groups
 from pgsvc_jax import schedule
 from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_media
 from pgsvc_jax import video_syntax
 
 from . import command
+from . import video_source
 
 _FRAMES = 'frames.jsonl'
 
@@ -60,78 +58,8 @@ class Share:
     return index % self.num_processes == self.process_id
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-  """What is to be encoded.
-
-  Attributes:
-    path: of the video, or of a folder of pictures.
-    options: further arguments of `video_media.open_video`.
-  """
-
-  path: str
-  options: dict[str, Any]
-
-  def open(
-      self, first_frame: int = 0, frames: int | None = None
-  ) -> video_media.VideoReader:
-    """The video, or some of its frames."""
-    options = dict(self.options)
-    options['start'] = options.get('start', 0) + first_frame
-    if frames is None and options.get('frames') is not None:
-      frames = options['frames'] - first_frame
-    options['frames'] = frames
-    return video_media.open_video(self.path, **options)
-
-
-def is_video(path: str) -> bool:
-  """As `video_media.is_video`; where PyAV is missing, nothing is."""
-  try:
-    return video_media.is_video(path)
-  except ModuleNotFoundError:
-    return False
-
-
-def parse_size(text: str) -> tuple[int, int]:
-  """WIDTHxHEIGHT.
-
-  Example:
-    >>> parse_size('640x360')
-    (640, 360)
-  """
-  width, _, height = text.partition('x')
-  if not (width.isdecimal() and height.isdecimal()):
-    raise ValueError(f'no size WIDTHxHEIGHT: {text}')
-  return int(width), int(height)
-
-
-def parse_rate(text: str) -> fractions.Fraction:
-  """Frames a second: 24, 23.976 or 30000/1001."""
-  try:
-    rate = fractions.Fraction(text)
-  except (ValueError, ZeroDivisionError):
-    raise ValueError(f'no frame rate: {text}') from None
-  if rate <= 0:
-    raise ValueError(f'no frame rate: {text}')
-  return rate
-
-
-def parse_raw(text: str) -> video_media.RawFormat:
-  """WIDTHxHEIGHT:PIXEL_FORMAT:RATE."""
-  parts = text.split(':')
-  if len(parts) != 3:
-    raise ValueError(f'no WIDTHxHEIGHT:PIXEL_FORMAT:RATE: {text}')
-  width, height = parse_size(parts[0])
-  return video_media.RawFormat(
-      width=width,
-      height=height,
-      pixel_format=parts[1],
-      frame_rate=parse_rate(parts[2]),
-  )
-
-
 def encode(
-    source: Source,
+    source: video_source.Source,
     output: str,
     config: config_lib.VideoConfig,
     *,
@@ -267,7 +195,9 @@ def _record(workdir, config, versions, devices, done: int) -> None:
   frames.write_text(''.join(lines))
 
 
-def _metadata(source: Source, config: config_lib.VideoConfig) -> bytes:
+def _metadata(
+    source: video_source.Source, config: config_lib.VideoConfig
+) -> bytes:
   """What a run must have in common with one that it goes on with."""
   stat = os.stat(source.path)
   settings = json.dumps(

@@ -15,13 +15,24 @@ That is of a checkpoint of `encode --workdir`, as floats; the bytes are those of
 the file that would be written of it now.
 
 A folder holds NAME.pgsvc, or POINT/NAME.pgsvc for several operating points;
-NAME is the original's, without its suffix. Every file is cut after each layer
+NAME is the original's, without its suffix. Or the input are files, and the
+reference is the one original of them all. Every file is cut after each layer
 and decoded from what is left. results.json also holds the anchors, classical
 codecs at several qualities on the same pictures; those that an older
 results.json has are taken from it. `report` turns it into a page.
+
+python -m launch.evaluate --input=FILE.pgsvc --reference=VIDEO \
+    [--start=N] [--frames=N] [--size=WxH] [--vmaf] [--side_by_side=OUT.mp4]
+python -m launch.evaluate --input=FOLDER --reference=FOLDER --size=WxH \
+    --output=results.json [--anchors=x264,x265,svt_av1] [--vmaf]
+
+Videos alike: figures of each frame and their means, every prefix decoded as a
+stream beside the frames of the original that start at the same times. --size
+and the like are those given to `encode`. Anchors and VMAF need the extra
+`anchors`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
 import importlib.metadata
 import json
@@ -33,7 +44,6 @@ import sys
 
 from absl import flags
 import numpy as np
-import PIL
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import media
@@ -43,15 +53,18 @@ from pgsvc_jax import render
 from . import anchors
 from . import caches
 from . import command
+from . import evaluate_video
 from . import host
 from . import operating_points
 from . import results
 from . import table
+from . import video_anchors
+from . import video_source
 
 _INPUT = flags.DEFINE_string(
     'input',
     None,
-    'a .pgsvc file; with --output, a folder or several, separated by commas',
+    'a .pgsvc file; with --output, folders or files, separated by commas',
 )
 _WORKDIR = flags.DEFINE_string(
     'workdir',
@@ -65,14 +78,26 @@ _CHECKPOINT = flags.DEFINE_enum(
     'of --workdir; best: of the highest PSNR of the full picture',
 )
 _REFERENCE = flags.DEFINE_string(
-    'reference', None, 'the original; with --output, a folder', required=True
+    'reference',
+    None,
+    'the original; with --output, a folder of them, or the one of all files',
+    required=True,
 )
 _OUTPUT = flags.DEFINE_string('output', None, 'results.json to write')
 _ANCHORS = flags.DEFINE_list(
     'anchors',
-    list(anchors.CODECS),
-    f'codecs to compare with, of {", ".join(anchors.CODECS)}; default: all that'
-    ' the installed Pillow has; needs --output',
+    None,
+    f'codecs to compare with; pictures: of {", ".join(anchors.CODECS)}, default'
+    ' all that the installed Pillow has; videos: of'
+    f' {", ".join(video_anchors.CODECS)}, default'
+    f' {",".join(video_anchors.DEFAULT)}; needs --output',
+)
+_VIDEO = video_source.Flags()
+_VMAF = flags.DEFINE_bool('vmaf', False, 'of videos: VMAF too')
+_SIDE_BY_SIDE = flags.DEFINE_string(
+    'side_by_side',
+    None,
+    'of one video: a video to write of its prefixes beside the original',
 )
 _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
 flags.declare_key_flag('cache')
@@ -153,6 +178,8 @@ def _known_anchors(path: pathlib.Path) -> dict[tuple, dict]:
   if not path.exists():
     return {}
   old = results.load(str(path))
+  if results.is_video(old):
+    raise ValueError(f'{path} holds results of videos')
   hashes = {x['name']: x['sha256'] for x in old['pictures']}
   return {
       (hashes[row['picture']], row['codec'], row['setting']): row
@@ -175,32 +202,70 @@ def _measure_anchors(
       yield row | {'picture': picture['name'], 'codec': codec}
 
 
+def _machine() -> dict:
+  """The head of results.json: what times and figures depend on."""
+  names = ['numpy', 'numba', 'pillow']
+  return {
+      'version': results.VERSION,
+      'processor': host.processor(),
+      'cores': host.num_cores(),
+      'versions': {'python': platform.python_version()}
+      | {name: importlib.metadata.version(name) for name in names},
+  }
+
+
 def _evaluate_folders(output: pathlib.Path) -> dict:
   """Measures all files and anchors."""
-  for name in _ANCHORS.value:
+  entries = operating_points.find(_INPUT.value.split(','), _REFERENCE.value)
+  kinds = {command.is_video(str(entry.file)) for entry in entries}
+  if len(kinds) > 1:
+    raise ValueError('pictures and videos: evaluate them apart')
+  caches.announce()
+  if kinds == {True}:
+    return _machine() | _evaluate_videos(entries, output)
+  _refuse_video_flags()
+  return _machine() | _evaluate_pictures(entries, output)
+
+
+def _evaluate_videos(
+    entries: Sequence[operating_points.Entry], output: pathlib.Path
+) -> dict:
+  names, missing = _ANCHORS.value, []
+  if names is None:
+    names = list(video_anchors.DEFAULT)
+    if not evaluate_video.has_ffmpeg():
+      names, missing = [], names
+  evaluate_video.check_anchors(names)
+  old = results.load(str(output)) if output.exists() else None
+  if old and not results.is_video(old):
+    raise ValueError(f'{output} holds results of pictures')
+  return evaluate_video.evaluate_folders(
+      entries,
+      _VIDEO.values(),
+      output,
+      codecs=names,
+      with_vmaf=_VMAF.value,
+      old=old,
+  ) | {'missing': missing}
+
+
+def _evaluate_pictures(
+    entries: Sequence[operating_points.Entry], output: pathlib.Path
+) -> dict:
+  names = list(anchors.CODECS) if _ANCHORS.value is None else _ANCHORS.value
+  for name in names:
     if name not in anchors.CODECS:
       raise ValueError(
           f'unknown anchor {name!r}, there are {list(anchors.CODECS)}'
       )
-  entries = operating_points.find(_INPUT.value.split(','), _REFERENCE.value)
   known = _known_anchors(output)
-  codecs = [name for name in _ANCHORS.value if anchors.available(name)]
-  caches.announce()
+  codecs = [name for name in names if anchors.available(name)]
   document = {
-      'version': results.VERSION,
-      'processor': host.processor(),
-      'cores': host.num_cores(),
-      'versions': {
-          'python': platform.python_version(),
-          'numpy': np.__version__,
-          'numba': importlib.metadata.version('numba'),
-          'pillow': PIL.__version__,
-      },
       'pictures': [],
       'files': [],
       'anchors': [],
       'codecs': {name: anchors.describe(name) for name in codecs},
-      'missing': [name for name in _ANCHORS.value if name not in codecs],
+      'missing': [name for name in names if name not in codecs],
   }
   originals = sorted({entry.reference for entry in entries})
   for i, path in enumerate(originals):
@@ -231,8 +296,11 @@ def _evaluate_folders(output: pathlib.Path) -> dict:
 
 def _print_means(document: dict) -> None:
   """Prints the mean of every prefix of every point over its pictures."""
-  names = ('bytes', 'bpp', 'psnr_db', 'ms_ssim')
-  forms = ('.0f', '.4f', '.2f', '.4f')
+  forms = {'bytes': '.0f', 'bpp': '.4f', 'psnr_db': '.2f', 'ms_ssim': '.4f'}
+  kind = 'pictures'
+  if results.is_video(document):
+    forms |= {'yuv_psnr_db': '.2f'} | ({'vmaf': '.2f'} if _VMAF.value else {})
+    kind = 'videos'
   groups = {}
   for file in document['files']:
     for row in file['layers']:
@@ -241,13 +309,33 @@ def _print_means(document: dict) -> None:
   rows = []
   for (point, layer), members in groups.items():
     cells = [point, str(layer), str(len(members))]
-    for name, form in zip(names, forms):
+    for name, form in forms.items():
       values = [row[name] for row in members]
       cells.append(
           '-' if None in values else format(statistics.fmean(values), form)
       )
     rows.append(cells)
-  table.print_table(['point', 'layer', 'pictures', *names], rows)
+  table.print_table(['point', 'layer', kind, *forms], rows)
+
+
+def _refuse_video_flags() -> None:
+  given = _VIDEO.given() + ['vmaf'] * _VMAF.value
+  given += ['side_by_side'] * bool(_SIDE_BY_SIDE.value)
+  for name in given:
+    raise ValueError(f'--{name} is for videos')
+
+
+def _evaluate_video(name: str) -> None:
+  if _SIDE_BY_SIDE.value:
+    command.check_output(_SIDE_BY_SIDE.value)
+  caches.announce()
+  evaluate_video.evaluate_file(
+      name,
+      video_source.Source(path=_REFERENCE.value, options=_VIDEO.options()),
+      with_vmaf=_VMAF.value,
+      shown=_SIDE_BY_SIDE.value,
+      as_json=_JSON.value,
+  )
 
 
 def main() -> None:
@@ -257,6 +345,7 @@ def main() -> None:
   if _WORKDIR.value:
     if _OUTPUT.value or flags.FLAGS['anchors'].present:
       raise ValueError('--output and --anchors are for folders of files')
+    _refuse_video_flags()
     _evaluate_workdir(_WORKDIR.value)
     return
   if not _OUTPUT.value:
@@ -264,8 +353,14 @@ def main() -> None:
       raise ValueError('folders need --output=results.json')
     if flags.FLAGS['anchors'].present:
       raise ValueError('--anchors needs folders and --output=results.json')
+    if command.is_video(_INPUT.value):
+      _evaluate_video(_INPUT.value)
+      return
+    _refuse_video_flags()
     _evaluate_file(_INPUT.value)
     return
+  if _SIDE_BY_SIDE.value:
+    raise ValueError('--side_by_side is of one video, without --output')
   command.check_output(_OUTPUT.value)
   document = _evaluate_folders(pathlib.Path(_OUTPUT.value))
   text = json.dumps(document, indent=1, allow_nan=False)

@@ -1,7 +1,8 @@
 """Every prefix of every file of a folder, measured.
 
 A folder holds files of one operating point, FOLDER/NAME.pgsvc, or of several,
-FOLDER/POINT/NAME.pgsvc; NAME is that of the original without its suffix.
+FOLDER/POINT/NAME.pgsvc; NAME is that of the original without its suffix. Where
+there is one original for all, files may be called anything.
 """
 
 from collections.abc import Sequence
@@ -49,40 +50,40 @@ def find(inputs: Sequence[str], references: str) -> list[Entry]:
   """Finds the files and the original of each.
 
   Args:
-    inputs: folders.
-    references: folder of the originals.
+    inputs: folders, and files, each of which is a point named after it.
+    references: folder of the originals, or the one original of all files.
 
   Returns:
-    The files in the order of the folders, then by point, then by name.
+    The files in the order of the inputs, then by point, then by name.
 
   Raises:
     ValueError: something is missing, or a name stands for two things.
   """
-  originals = {}
-  if not pathlib.Path(references).is_dir():
-    raise ValueError(f'{references} is not a folder')
-  for path in sorted(pathlib.Path(references).iterdir()):
+  root, originals = pathlib.Path(references), {}
+  if not root.exists():
+    raise ValueError(f'{references} is not a folder or a file')
+  for path in sorted(root.iterdir()) if root.is_dir() else ():
     if path.is_file() and not path.name.startswith('.'):
       originals.setdefault(path.stem, []).append(path)
   entries, seen = [], {}
   for name in inputs:
-    folder = pathlib.Path(name)
-    if not folder.is_dir():
-      raise ValueError(f'{name} is not a folder')
-    points = _files(folder)
+    path = pathlib.Path(name)
+    if not path.exists():
+      raise ValueError(f'{name} is not a folder or a file')
+    points = _files(path) if path.is_dir() else {path.stem: [path]}
     if not points:
       raise ValueError(f'{name}: no *.pgsvc, and no folders that have any')
     for point, files in points.items():
       for file in files:
-        other = seen.setdefault((point, file.stem), file)
-        if other != file:
-          raise ValueError(f'{other} and {file} are both point {point!r}')
-        matches = originals.get(file.stem, [])
+        matches = originals.get(file.stem, []) if root.is_dir() else [root]
         if len(matches) != 1:
-          found = ' and '.join(x.name for x in matches) or 'no picture'
+          found = ' and '.join(x.name for x in matches) or 'no original'
           raise ValueError(
               f'{file}: {references} has {found} of that name; need one'
           )
+        other = seen.setdefault((point, matches[0]), file)
+        if other != file:
+          raise ValueError(f'{other} and {file} are both point {point!r}')
         entries.append(Entry(point=point, file=file, reference=matches[0]))
   return entries
 

@@ -7,16 +7,28 @@ import jinja2
 from . import bd_rate
 from . import curves
 from . import plots
+from . import results
 from . import strips
 
-_TEMPLATE = pathlib.Path(__file__).with_name('page.html')
+_FOLDER = pathlib.Path(__file__).parent
 
 
-def _number(value: float | None, form: str) -> str:
+def template(name: str) -> jinja2.Template:
+  """A template of this folder."""
+  return jinja2.Environment(
+      loader=jinja2.FileSystemLoader(_FOLDER),
+      autoescape=True,
+      undefined=jinja2.StrictUndefined,
+      trim_blocks=True,
+  ).get_template(name)
+
+
+def number(value: float | None, form: str) -> str:
+  """A figure, or `-` where there is none."""
   return '-' if value is None else format(value, form)
 
 
-def _cell(result: bd_rate.BdRate, remark: str = '') -> dict:
+def cell(result: bd_rate.BdRate, remark: str = '') -> dict:
   """A cell of a BD table: a percentage with a remark, or why there is none."""
   if result.percent is None:
     return {'text': '', 'remark': result.reason, 'better': None}
@@ -40,16 +52,28 @@ def _means_table(own: list[curves.Curve]) -> list[list[str]]:
   }
   return [
       [curve.name, str(i + 1)]
-      + [_number(row[name], form) for name, form in forms.items()]
+      + [number(row[name], form) for name, form in forms.items()]
       for curve in own
       for i, row in enumerate(curve.rows)
   ]
 
 
-def _bd_table(
+def bd_table(
     document: dict, mean: list[curves.Curve], published: dict, metric: str
 ) -> dict:
-  """A row for each curve compared with, a column for each of our own."""
+  """A table of BD-rates for the templates.
+
+  Args:
+    document: results.
+    mean: curves of the means.
+    published: of `curves.published_set`.
+    metric: of `curves.metrics`.
+
+  Returns:
+    title, columns, one for each of our own curves, and rows, one for each
+    curve compared with.
+  """
+  kind = 'clips' if results.is_video(document) else 'pictures'
   points = [x for x in mean if x.kind == 'point']
   own = [x for x in mean if x.kind == 'front'] + curves.whole_files(points)
   # Files of few layers have too few prefixes to be compared alone.
@@ -66,16 +90,16 @@ def _bd_table(
         cells.append({'text': '', 'remark': '', 'better': None})
       elif anchor.kind == 'published':
         result = curves.compare(anchor, test, metric)
-        cells.append(_cell(result, anchor.note))
+        cells.append(cell(result, anchor.note))
       else:
-        result, number = curves.compare_means(
+        result, found = curves.compare_means(
             document, anchor.key, test.key, metric
         )
-        remark = '' if number == total else f'{number} of {total} pictures'
-        cells.append(_cell(result, remark))
+        remark = '' if found == total else f'{found} of {total} {kind}'
+        cells.append(cell(result, remark))
     rows.append((anchor.name, cells))
   return {
-      'title': curves.METRICS[metric],
+      'title': curves.metrics(document)[metric],
       'columns': [x.name for x in own],
       'rows': rows,
   }
@@ -94,7 +118,7 @@ def _picture(
   bd = [
       (
           curve.name,
-          [_cell(curves.compare(curve, main, x)) for x in curves.METRICS],
+          [cell(curves.compare(curve, main, x)) for x in curves.METRICS],
       )
       for curve in lines
       if curve.kind == 'anchor'
@@ -139,10 +163,7 @@ def make(document: dict, folder: pathlib.Path) -> str:
   published = curves.published_set(document, curves.load_published())
   most = max(len(file['layers']) for file in document['files'])
   by_splats = published['by_splats']
-  template = jinja2.Environment(
-      autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-  ).from_string(_TEMPLATE.read_text(encoding='utf-8'))
-  return template.render(
+  return template('page.html').render(
       document=document,
       left_out=[name for name in names if name not in {x.name for x in mean}],
       mean_plot=plots.rate_distortion(
@@ -159,7 +180,7 @@ def make(document: dict, folder: pathlib.Path) -> str:
           if x['set'] == published['title']
       ],
       bd_tables=[
-          _bd_table(document, mean, published, x) for x in curves.METRICS
+          bd_table(document, mean, published, x) for x in curves.METRICS
       ],
       layer_plots=[
           (
@@ -182,7 +203,7 @@ def make(document: dict, folder: pathlib.Path) -> str:
           'times',
       ),
       anchor_times=[
-          (curve.name, [_number(x['decode_ms'], '.1f') for x in curve.rows])
+          (curve.name, [number(x['decode_ms'], '.1f') for x in curve.rows])
           for curve in mean
           if curve.kind == 'anchor'
       ],

@@ -3,7 +3,7 @@
 A codec, an operating point or a layer has one color in all plots of a report.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import io
 import re
 
@@ -20,6 +20,11 @@ _ANCHORS = {
     'anchor jpeg2000': '#8c564b',
     'anchor webp': '#2ca02c',
     'anchor avif': '#9467bd',
+    'anchor x264': '#7f7f7f',
+    'anchor x265': '#2ca02c',
+    'anchor svt_av1': '#9467bd',
+    'anchor vvenc': '#8c564b',
+    'published GSVC': '#17a2b8',
     'published GaussianImage': '#17a2b8',
     'published GaussianImage++': '#b5a300',
     'published P-GSVC': '#e377c2',
@@ -38,6 +43,9 @@ _MS_SSIM_TICKS = (
 _RATE_TICKS = (
     0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20
 )  # fmt: skip
+# Of a rate in four digits fewer have room.
+_KBIT_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000,
+    20_000, 50_000, 100_000)  # fmt: skip
 _STYLE = {
     # Text stays text, in whatever sans-serif the reader has.
     'svg.fonttype': 'none',
@@ -86,20 +94,24 @@ def _line(curve: curves.Curve, order: Sequence[str]) -> dict:
   if curve.kind == 'point':
     color = _POINTS[order.index(curve.key) % len(_POINTS)]
     return {'color': color, 'lw': 1.6, 'marker': 'o', 'ms': 4, 'zorder': 4}
-  color = _ANCHORS.get(curve.key, '#555555')
+  color = _ANCHORS.get(curve.key.removesuffix('_gop'), '#555555')
+  if curve.key.endswith('_gop'):
+    return {'color': color, 'lw': 1.3, 'ls': ':', 'marker': '.', 'ms': 4}
   if curve.kind == 'published':
     return {'color': color, 'lw': 1.3, 'ls': '--', 'marker': 'D', 'ms': 3.5}
   return {'color': color, 'lw': 1.3, 'marker': '.', 'ms': 4}
 
 
-def _rate_axis(axis: mpl_axes.Axes) -> None:
+def _rate_axis(axis: mpl_axes.Axes, rate: str) -> None:
   axis.set_xscale('log')
   low, high = axis.get_xlim()
-  ticks = [x for x in _RATE_TICKS if low <= x <= high]
+  unit, _ = curves.RATES[rate]
+  ticks = _RATE_TICKS if rate == 'bpp' else _KBIT_TICKS
+  ticks = [x for x in ticks if low <= x <= high]
   axis.xaxis.set_major_locator(ticker.FixedLocator(ticks))
   axis.xaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
   axis.xaxis.set_minor_locator(ticker.NullLocator())
-  axis.set_xlabel('bits per pixel')
+  axis.set_xlabel(unit)
 
 
 def _ms_ssim_axis(axis: mpl_axes.Axes) -> None:
@@ -110,26 +122,36 @@ def _ms_ssim_axis(axis: mpl_axes.Axes) -> None:
 
 
 def rate_distortion(
-    lines: Sequence[curves.Curve], order: Sequence[str], name: str
+    lines: Sequence[curves.Curve],
+    order: Sequence[str],
+    name: str,
+    *,
+    metrics: Mapping[str, str] = curves.METRICS,
+    rate: str = 'bpp',
 ) -> str:
-  """PSNR and MS-SSIM over the rate, side by side, one legend.
+  """Qualities over the rate, two in a row, one legend.
 
   Args:
     lines: what to draw.
     order: keys of all points of the report, which give them their colors.
     name: of the figure, for its ids.
+    metrics: titles of the qualities, by their names in rows.
+    rate: of `curves.RATES`.
 
   Returns:
     SVG.
   """
   with mpl.rc_context(_STYLE):
-    figure = _figure(10.6, 4.0)
-    axes = figure.subplots(1, 2)
+    height = (len(metrics) + 1) // 2
+    figure = _figure(10.6, 4.0 * height)
+    axes = figure.subplots(height, 2).ravel()
+    for axis in axes[len(metrics) :]:
+      axis.set_axis_off()
     handles = {}
-    for axis, (metric, title) in zip(axes, curves.METRICS.items()):
+    for axis, (metric, title) in zip(axes, metrics.items()):
       drawn = False
       for curve in lines:
-        points = curve.points(metric)
+        points = curve.points(metric, rate)
         if points:
           label = _plain(curve.name)
           if curve.kind == 'published':
@@ -141,9 +163,9 @@ def rate_distortion(
         axis.set_axis_off()
         continue
       axis.set_title(
-          title + (', dB' if metric == 'psnr_db' else ''), loc='left'
+          title + (', dB' if metric.endswith('_db') else ''), loc='left'
       )
-      _rate_axis(axis)
+      _rate_axis(axis, rate)
       if metric == 'ms_ssim':
         _ms_ssim_axis(axis)
     figure.legend(handles.values(), handles.keys(), loc='outside right center')
@@ -180,7 +202,7 @@ def levels(lines: Sequence[curves.Curve], name: str) -> str:
     right.set_title('dB above the level below, at equal rate', loc='left')
     right.axhline(0, color='#888888', lw=0.8)
     for axis in (left, right):
-      _rate_axis(axis)
+      _rate_axis(axis, 'bpp')
       if axis.get_legend_handles_labels()[0]:
         axis.legend(loc='best')
     return _svg(figure, name)
@@ -265,7 +287,9 @@ def layer_bytes(files: Sequence[dict], number: int, name: str) -> str:
     figure, axis = _bars(len(files))
     labels = {}
     for i, file in enumerate(files):
-      bits = 8 / (file['width'] * file['height'])
+      # Of a video, pixels of all frames.
+      pixels = file['width'] * file['height'] * file.get('frames', 1)
+      bits = 8 / pixels
       left = file['header_bytes']
       bar = axis.barh(i, left * bits, color=_HEADER, height=0.72)
       labels.setdefault('header', bar)
@@ -284,21 +308,88 @@ def layer_bytes(files: Sequence[dict], number: int, name: str) -> str:
     return _svg(figure, name)
 
 
-def decode_times(rows: Sequence[tuple[str, dict]], name: str) -> str:
-  """Milliseconds of the parts of decoding, a bar for each prefix."""
+def decode_times(
+    rows: Sequence[tuple[str, dict]], name: str, of: str = 'the pictures'
+) -> str:
+  """Milliseconds of the parts of decoding, a bar for each prefix.
+
+  Args:
+    rows: labels, and what has entropy_ms, render_ms and maybe write_ms.
+    name: of the figure, for its ids.
+    of: what the milliseconds are means over.
+
+  Returns:
+    SVG.
+  """
   with mpl.rc_context(_STYLE):
     figure, axis = _bars(len(rows))
     handles = {}
     for i, (_, row) in enumerate(rows):
       left = 0
       for part, (title, color) in _PARTS.items():
+        if part not in row:
+          continue
         bar = axis.barh(i, row[part], left=left, color=color, height=0.72)
         handles.setdefault(title, bar)
         left += row[part]
       work = row['entropy_ms'] + row['render_ms']
-      _label_bar(axis, left, i, f'{work:.0f} ms, written {left:.0f} ms')
+      text = f'{work:.0f} ms, '
+      if 'write_ms' in row:
+        text += f'written {left:.0f} ms'
+      else:
+        text += f'{1000 / work:.0f} frames a second'
+      _label_bar(axis, left, i, text)
     axis.set_yticks(range(len(rows)), [_plain(label) for label, _ in rows])
     axis.set_xlim(0, axis.get_xlim()[1] * 1.2)
-    axis.set_xlabel('milliseconds, mean over the pictures')
+    axis.set_xlabel(f'milliseconds, mean over {of}')
     figure.legend(handles.values(), handles.keys(), loc='outside right center')
+    return _svg(figure, name)
+
+
+def over_time(file: dict, name: str) -> str:
+  """PSNR and bytes of each frame of a video, a line for each prefix.
+
+  Args:
+    file: its row of results.json.
+    name: of the figure, for its ids.
+
+  Returns:
+    SVG.
+  """
+  rows = [row for row in file['layers'] if row['available']]
+  frames = range(len(file['time_s']))
+  with mpl.rc_context(_STYLE):
+    figure = _figure(10.6, 4.6)
+    quality, rate = figure.subplots(2, 1, sharex=True)
+    for row in rows:
+      figures = row['per_frame']
+      line = {
+          'color': _layer_color(row['layer'], len(file['layers'])),
+          'lw': 1.4,
+          'marker': '.',
+          'ms': 4,
+      }
+      label = f'{row["layer"] + 1} layer{"s" if row["layer"] else ""}'
+      values = [np.nan if x is None else x for x in figures['psnr_db']]
+      quality.plot(frames, values, label=label, **line)
+      rate.plot(frames, figures['bytes'], **line)
+    for axis in (quality, rate):
+      for frame in np.flatnonzero(file['is_key']):
+        axis.axvline(
+            frame,
+            color='#d62728',
+            lw=1,
+            ls='--',
+            zorder=0,
+            label='I-frame' if (axis, frame) == (quality, 0) else None,
+        )
+    rate.set_yscale('log')
+    rate.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    rate.yaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
+    rate.yaxis.set_minor_locator(ticker.NullLocator())
+    quality.set_title('PSNR of RGB, dB', loc='left')
+    rate.set_title('bytes of a frame', loc='left')
+    rate.set_xlabel('frame')
+    rate.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+    figure.legend(loc='outside right center')
     return _svg(figure, name)

@@ -3,7 +3,8 @@
 python -m launch.report --input=results.json --output=report.html
 
 Rate-distortion curves, BD-rates against the anchors, bytes by layer, decode
-times, and the prefixes beside the originals. Nothing is measured again; the
+times, and the prefixes beside the originals; of videos also quality and bytes
+over time. Nothing is measured again; the
 pictures are decoded from the files where they still stand, and left out where
 they do not. Published figures come from configs/published.json, for sets of
 pictures that it knows.
@@ -28,11 +29,13 @@ def main() -> None:
     raise ValueError(f'{_INPUT.value}: nothing was measured')
   try:
     from . import page
+    from . import video_page
   except ImportError as error:
     raise ValueError(
         f'needs {error.name}: pip install pgsvc_jax[report]'
     ) from error
-  text = page.make(document, pathlib.Path(_INPUT.value).parent)
+  make = video_page.make if results.is_video(document) else page.make
+  text = make(document, pathlib.Path(_INPUT.value).parent)
   command.write_bytes(_OUTPUT.value, text.encode())
 
 

@@ -8,6 +8,12 @@ All lists are of plain rows:
   codecs: title, note and version of every codec in anchors, by name.
   missing: codecs that the installed Pillow lacks.
 Paths are relative to the folder of the file.
+
+Of videos, `pictures` are clips, and each has also `select`, the flags that say
+which of its frames; frames, start_s and frames_per_second. Figures are means
+over frames. Rows of layers and anchors have also bits_per_second, y_psnr_db,
+yuv_psnr_db, vmaf if it was asked for, and `per_frame`, lists of the figures; in
+those of layers also of `bytes`. Rows of files have lists time_s and is_key.
 """
 
 import json
@@ -28,7 +34,13 @@ _QUALITY = {'bytes', 'bpp', 'psnr_db', 'ms_ssim'}
 _ROW_FIELDS = {
     'pictures': {'name', 'path', 'sha256', 'width', 'height', 'channels'},
     'files': {'point', 'picture', 'path', 'sha256', 'header_bytes', 'layers'},
-    'anchors': {'picture', 'codec', 'setting', 'decode_ms'} | _QUALITY,
+    'anchors': {'picture', 'codec', 'setting'} | _QUALITY,
+}
+_PICTURE_FIELDS = {'anchors': {'decode_ms'}}
+_VIDEO_FIELDS = {
+    'pictures': {'select', 'frames', 'start_s', 'frames_per_second'},
+    'files': {'time_s', 'is_key'},
+    'anchors': {'bits_per_second', 'yuv_psnr_db'},
 }
 
 
@@ -54,11 +66,17 @@ def load(path: str) -> dict:
   for name, kind in _FIELDS.items():
     if not isinstance(document.get(name), kind):
       raise ValueError(f'{path}: not results of `evaluate` (no {name!r})')
+  more = _VIDEO_FIELDS if is_video(document) else _PICTURE_FIELDS
   for name, fields in _ROW_FIELDS.items():
     for row in document[name]:
-      if lacking := fields - set(row):
+      if lacking := (fields | more.get(name, set())) - set(row):
         raise ValueError(
             f'{path}: not results of `evaluate` ({min(lacking)!r} is missing'
             f' in {name!r})'
         )
   return document
+
+
+def is_video(document: dict) -> bool:
+  """Whether the results are of videos."""
+  return any('frames' in picture for picture in document['pictures'])

@@ -10,9 +10,13 @@ from scipy import ndimage
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import media
+from pgsvc_jax import playback
 from pgsvc_jax import render
+from pgsvc_jax import video_bitstream
 
 from . import operating_points
+from . import video_quality
+from . import video_source
 
 _WIDTH = 300
 _CROP = 100
@@ -51,13 +55,49 @@ def _cells(image: np.ndarray, window: tuple[slice, slice]) -> dict:
   return {'whole': _uri(whole if small else shown, 85), 'crop': _uri(crop, 92)}
 
 
+def _quality(psnr_db: float | None) -> str:
+  return 'exact' if psnr_db is None else f'{psnr_db:.2f} dB'
+
+
 def _caption(row: dict) -> str:
-  quality = 'exact' if row['psnr_db'] is None else f'{row["psnr_db"]:.2f} dB'
   return (
       f'{row["layer"] + 1} layer{"s" if row["layer"] else ""}:'
       f' {row["splats"]:,} splats, {row["bytes"]:,} bytes,'
-      f' {row["bpp"]:.3f} bpp, {quality}'
+      f' {row["bpp"]:.3f} bpp, {_quality(row["psnr_db"])}'
   )
+
+
+def _checked(
+    folder: pathlib.Path, file: dict, picture: dict
+) -> list[pathlib.Path]:
+  """The paths of a file and its original, if they are what was measured.
+
+  Raises:
+    ValueError: one is not there, or has changed.
+  """
+  paths = [folder / row['path'] for row in (file, picture)]
+  for path, row in zip(paths, (file, picture)):
+    if not path.is_file():
+      raise ValueError(f'{row["path"]} is not there')
+    if operating_points.sha256(path) != row['sha256']:
+      raise ValueError(f'{row["path"]} has changed since it was measured')
+  return paths
+
+
+def _strip(
+    images: list[np.ndarray],
+    reference: np.ndarray,
+    captions: list[str],
+    name: str,
+) -> list[dict]:
+  """Cells of the prefixes and of the original."""
+  size = min(_CROP, *reference.shape[:2])
+  window = worst_window(images, reference, size)
+  images = [*images, media.to_uint8(reference)]
+  return [
+      _cells(image, window) | {'caption': caption}
+      for image, caption in zip(images, [*captions, f'original {name}'])
+  ]
 
 
 def make(folder: pathlib.Path, file: dict, picture: dict) -> list[dict]:
@@ -74,22 +114,43 @@ def make(folder: pathlib.Path, file: dict, picture: dict) -> list[dict]:
   Raises:
     ValueError: a file is not there, or not the one that was measured.
   """
-  paths = [folder / row['path'] for row in (file, picture)]
-  for path, row in zip(paths, (file, picture)):
-    if not path.is_file():
-      raise ValueError(f'{row["path"]} is not there')
-    if operating_points.sha256(path) != row['sha256']:
-      raise ValueError(f'{row["path"]} has changed since it was measured')
+  paths = _checked(folder, file, picture)
   layered = bitstream.read_layers(paths[0].read_bytes())
   reference = media.read_picture(paths[1]).pixels
   images = list(render.render_prefixes(layered))
-  size = min(_CROP, *reference.shape[:2])
-  window = worst_window(images, reference, size)
-  captions = [_caption(row) for row, _ in zip(file['layers'], images)] + [
-      f'original {picture["name"]}'
+  captions = [_caption(row) for row, _ in zip(file['layers'], images)]
+  return _strip(images, reference, captions, picture['name'])
+
+
+def make_video(
+    folder: pathlib.Path, file: dict, picture: dict, index: int
+) -> list[dict]:
+  """Decodes every prefix of one frame of a video; as `make`.
+
+  Args:
+    folder: of results.json, to which its paths are relative.
+    file: its row of the file.
+    picture: its row of the original.
+    index: of the frame in the file.
+  """
+  paths = _checked(folder, file, picture)
+  source = video_source.Source(
+      path=str(paths[1]), options=video_source.parse_options(picture['select'])
+  )
+  rows = [row for row in file['layers'] if row['available']]
+  images = []
+  with open(paths[0], 'rb') as opened:
+    reader = video_bitstream.VideoReader(opened)
+    for row in rows:
+      (frame,) = playback.frames(
+          reader, num_layers=row['layer'] + 1, first_frame=index, num_frames=1
+      )
+      images.append(render.render_picture(frame.layered))
+    time = frame.time * reader.header.time_base
+  (reference,) = video_quality.originals(source, [time])
+  captions = [
+      f'{row["layer"] + 1} layer{"s" if row["layer"] else ""}: '
+      + _quality(row['per_frame']['psnr_db'][index])
+      for row in rows
   ]
-  images.append(media.to_uint8(reference))
-  return [
-      _cells(image, window) | {'caption': caption}
-      for image, caption in zip(images, captions)
-  ]
+  return _strip(images, reference, captions, picture['name'])

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from launch import encode_video
+from launch import video_source
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import groups
 from pgsvc_jax import playback
@@ -179,6 +179,6 @@ def test_flags_of_videos_are_refused_for_pictures(tmp_path):
 
 
 def test_rates_and_formats_are_read():
-  assert encode_video.parse_rate('30000/1001') == Fraction(30000, 1001)
-  form = encode_video.parse_raw('64x48:yuv420p:24')
+  assert video_source.parse_rate('30000/1001') == Fraction(30000, 1001)
+  form = video_source.parse_raw('64x48:yuv420p:24')
   assert (form.width, form.height, form.frame_rate) == (64, 48, 24)

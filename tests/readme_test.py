@@ -10,6 +10,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from pgsvc_jax import video_media
+
+from . import clips
+
 ROOT = pathlib.Path(__file__).parents[1]
 TEXT = (ROOT / 'README.md').read_text()
 
@@ -31,18 +35,21 @@ def run(arguments, folder):
   subprocess.run(arguments, cwd=folder, env=environment, check=True)
 
 
-def test_the_three_commands_work(folder):
+def test_the_commands_work(folder):
+  clips.write(folder / 'clip.mp4', clips.moving(2))
   commands = [
       line
       for block in blocks('bash')
       for line in block.splitlines()
       if line.startswith('python -m launch.')
   ]
-  assert len(commands) == 3
+  assert len(commands) == 5
   for line in commands:
     run([sys.executable, *line.split()[1:]], folder)
   with Image.open(folder / 'small.png') as image:
     assert image.size == (64, 48)
+  with video_media.open_video(folder / 'base.mp4') as video:
+    assert len(list(video)) == 2
 
 
 def test_the_python_example_works(folder):

@@ -492,7 +492,7 @@ def test_missing_files_are_named(folder, tmp_path):
       ([str(tmp_path)], originals, r'no \*\.pgsvc'),
       ([str(tmp_path / 'no')], originals, 'not a folder'),
       ([files], str(tmp_path / 'no'), 'not a folder'),
-      ([files], files, 'has no picture of that name'),
+      ([files], files, 'has no original of that name'),
       ([files], str(tmp_path), 'of that name; need one'),
   ):
     with pytest.raises(ValueError, match=what):

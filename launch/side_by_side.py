@@ -1,0 +1,83 @@
+"""A video of the prefixes of a file beside the original."""
+
+from typing import Self
+
+import numpy as np
+from PIL import Image
+from PIL import ImageDraw
+from PIL import ImageFont
+
+from pgsvc_jax import media
+from pgsvc_jax import video_media
+
+from . import video_quality
+
+_LABEL_HEIGHT = 16
+
+
+def _label(text: str, width: int) -> np.ndarray:
+  """White on black, `[16, W, 3]`."""
+  image = Image.new('RGB', (width, _LABEL_HEIGHT))
+  font = ImageFont.load_default(11)
+  ImageDraw.Draw(image).text((3, 1), text, fill='white', font=font)
+  return np.asarray(image)
+
+
+class Writer:
+  """Writes the video; used as a context.
+
+  Args:
+    path: of the video; its suffix says the format.
+    form: of one picture of the row.
+    rates: bits a second of each prefix.
+  """
+
+  def __init__(
+      self, path: str, form: video_media.VideoFormat, rates: list[float]
+  ):
+    self._rates = rates
+    # Sides are even, for 4:2:0.
+    width = form.width * (len(rates) + 1)
+    height = form.height + _LABEL_HEIGHT
+    self._padding = ((0, height % 2), (0, width % 2), (0, 0))
+    self._file = video_media.VideoWriter(
+        path,
+        video_media.VideoFormat(
+            width=width + width % 2,
+            height=height + height % 2,
+            time_base=form.time_base,
+            frame_rate=form.frame_rate,
+            primaries=form.primaries,
+            transfer=form.transfer,
+            matrix=form.matrix,
+            full_range=form.full_range,
+            pixel_aspect=form.pixel_aspect,
+        ),
+    )
+
+  def __enter__(self) -> Self:
+    self._file.__enter__()
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self._file.__exit__(*error)
+
+  def write(self, frame: video_quality.Comparison, rows: list[dict]) -> None:
+    """Writes a frame.
+
+    Args:
+      frame: what is shown.
+      rows: figures of its prefixes, with psnr_db.
+    """
+    texts = [
+        f'{k + 1} of {len(rows)} layers, {rate / 1000:.0f} kbit/s, '
+        + ('exact' if row['psnr_db'] is None else f'{row["psnr_db"]:.1f} dB')
+        for k, (row, rate) in enumerate(zip(rows, self._rates))
+    ]
+    images = [*frame.images, media.to_uint8(frame.original)]
+    columns = [
+        np.concatenate([_label(text, image.shape[1]), image])
+        for text, image in zip([*texts, 'original'], images, strict=True)
+    ]
+    row = np.pad(np.concatenate(columns, axis=1), self._padding, 'edge')
+    self._file.write(row, frame.time, frame.duration)

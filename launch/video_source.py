@@ -1,0 +1,137 @@
+"""Which frames of which video: --start, --frames, --size, --raw, --frame_rate.
+
+`encode` and `evaluate` take the same flags, so that what is measured is what
+was encoded.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import fractions
+from typing import Any
+
+from absl import flags
+
+from pgsvc_jax import video_media
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+  """What is to be encoded.
+
+  Attributes:
+    path: of the video, or of a folder of pictures.
+    options: further arguments of `video_media.open_video`.
+  """
+
+  path: str
+  options: dict[str, Any]
+
+  def open(
+      self, first_frame: int = 0, frames: int | None = None
+  ) -> video_media.VideoReader:
+    """The video, or some of its frames."""
+    options = dict(self.options)
+    options['start'] = options.get('start', 0) + first_frame
+    if frames is None and options.get('frames') is not None:
+      frames = options['frames'] - first_frame
+    options['frames'] = frames
+    return video_media.open_video(self.path, **options)
+
+
+class Flags:
+  """The flags of a command; made once, where it defines its others."""
+
+  def __init__(self):
+    self._holders = {
+        'start': flags.DEFINE_integer(
+            'start', None, 'of a video: frames to leave out', lower_bound=0
+        ),
+        'frames': flags.DEFINE_integer(
+            'frames', None, 'of a video: frames at most', lower_bound=1
+        ),
+        'size': flags.DEFINE_string(
+            'size', None, 'of a video: WIDTHxHEIGHT to shrink it to'
+        ),
+        'raw': flags.DEFINE_string(
+            'raw',
+            None,
+            'of raw video without a header: WIDTHxHEIGHT:PIXEL_FORMAT:RATE,'
+            ' such as 1920x1080:yuv420p:24',
+        ),
+        'frame_rate': flags.DEFINE_string(
+            'frame_rate', None, 'of a folder of frames: 24, or 30000/1001'
+        ),
+    }
+
+  def given(self) -> list[str]:
+    """Names of those that are on the command line."""
+    return [name for name, x in self._holders.items() if x.value is not None]
+
+  def options(self) -> dict[str, Any]:
+    """Arguments of `video_media.open_video`; raises as `parse_options`."""
+    return parse_options(self.values())
+
+  def values(self) -> dict[str, str]:
+    """Those given, as they stand on the command line."""
+    return {name: str(self._holders[name].value) for name in self.given()}
+
+
+def parse_options(values: Mapping[str, str]) -> dict[str, Any]:
+  """Values of the flags as arguments of `video_media.open_video`.
+
+  Raises:
+    ValueError: one cannot be read.
+
+  Example:
+    >>> parse_options({'size': '64x48'})
+    {'start': 0, 'frames': None, 'size': (64, 48)}
+  """
+  parsers = {'size': parse_size, 'raw': parse_raw, 'frame_rate': parse_rate}
+  options = {name: parsers.get(name, int)(x) for name, x in values.items()}
+  return {'start': 0, 'frames': None} | options
+
+
+def is_video(path: str) -> bool:
+  """As `video_media.is_video`; where PyAV is missing, nothing is."""
+  try:
+    return video_media.is_video(path)
+  except ModuleNotFoundError:
+    return False
+
+
+def parse_size(text: str) -> tuple[int, int]:
+  """WIDTHxHEIGHT.
+
+  Example:
+    >>> parse_size('640x360')
+    (640, 360)
+  """
+  width, _, height = text.partition('x')
+  if not (width.isdecimal() and height.isdecimal()):
+    raise ValueError(f'no size WIDTHxHEIGHT: {text}')
+  return int(width), int(height)
+
+
+def parse_rate(text: str) -> fractions.Fraction:
+  """Frames a second: 24, 23.976 or 30000/1001."""
+  try:
+    rate = fractions.Fraction(text)
+  except (ValueError, ZeroDivisionError):
+    raise ValueError(f'no frame rate: {text}') from None
+  if rate <= 0:
+    raise ValueError(f'no frame rate: {text}')
+  return rate
+
+
+def parse_raw(text: str) -> video_media.RawFormat:
+  """WIDTHxHEIGHT:PIXEL_FORMAT:RATE."""
+  parts = text.split(':')
+  if len(parts) != 3:
+    raise ValueError(f'no WIDTHxHEIGHT:PIXEL_FORMAT:RATE: {text}')
+  width, height = parse_size(parts[0])
+  return video_media.RawFormat(
+      width=width,
+      height=height,
+      pixel_format=parts[1],
+      frame_rate=parse_rate(parts[2]),
+  )
