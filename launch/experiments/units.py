@@ -30,17 +30,17 @@ from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import media
 from pgsvc_jax import metrics
-from pgsvc_jax import playback
 from pgsvc_jax import render
 from pgsvc_jax import resolution
 from pgsvc_jax import video_bitstream
 
 from .. import children
 from .. import command
-from .. import encode_video
 from .. import host
 from .. import table
 from .. import video_info
+from .. import video_quality
+from .. import video_source
 
 _RESULT = 'result.json'
 _LOG = 'log.txt'
@@ -282,19 +282,16 @@ def measure_picture(file: pathlib.Path, unit: Unit) -> list[dict]:
 
 def measure_video(file: pathlib.Path, unit: Unit) -> list[dict]:
   """A row for every prefix of a file; PSNR is the mean over the frames."""
-  options = {'frames': unit.frames}
-  if unit.size:
-    options['size'] = encode_video.parse_size(unit.size)
-  source = encode_video.Source(path=str(unit.source), options=options)
-  with open(file, 'rb') as stream, source.open() as video:
+  values = {'frames': str(unit.frames)} if unit.frames else {}
+  values |= {'size': unit.size} if unit.size else {}
+  source = video_source.Source(
+      path=str(unit.source), options=video_source.parse_options(values)
+  )
+  with open(file, 'rb') as stream:
     reader = video_bitstream.VideoReader(stream)
-    frames = zip(playback.frames(reader), video, strict=True)
     figures = [
-        [
-            _psnr_db(image, original.pixels)
-            for image in render.render_prefixes(frame.layered)
-        ]
-        for frame, original in frames
+        [_psnr_db(image, frame.original) for image in frame.images]
+        for frame in video_quality.compare(reader, source)
     ]
     info = video_info.describe(reader, file.stat().st_size)
   return [
@@ -310,4 +307,4 @@ def measure_video(file: pathlib.Path, unit: Unit) -> list[dict]:
 
 def _psnr_db(image: np.ndarray, reference: np.ndarray) -> float:
   reference = resolution.downsample(reference, *image.shape[:2])
-  return metrics.psnr_db(image / np.float32(255), reference)
+  return metrics.psnr_db(image, reference)
