@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from launch import encode_video
 from launch import video_source
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import groups
