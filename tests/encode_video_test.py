@@ -121,6 +121,7 @@ def test_devices_and_processes_do_not_change_the_file(clip, encoded):
   assert not parts.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_after_its_last_whole_group(clip, encoded):
   output = clip.parent / 'killed.pgsvc'
   part = clip.parent / 'killed.pgsvc.part'
