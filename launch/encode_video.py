@@ -220,7 +220,8 @@ def _growing(
 ) -> Iterator[video_bitstream.VideoWriter]:
   """The file that is written group by group, or goes on being written."""
   writer = None
-  if part.exists() and not restart:
+  # Empty: stopped before anything was written.
+  if part.exists() and part.stat().st_size and not restart:
     with open(part, 'r+b') as file:
       with contextlib.suppress(bitstream.BitstreamError):
         writer = video_bitstream.VideoWriter.resume(file)

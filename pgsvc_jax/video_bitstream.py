@@ -70,6 +70,7 @@ class VideoWriter:
     self._file = file
     self._last: video_syntax.GopEntry | None = None
     file.write(video_syntax.pack_header(header))
+    file.flush()
 
   @classmethod
   def resume(cls, file: BinaryIO) -> 'VideoWriter':

@@ -212,6 +212,7 @@ def test_a_size_out_of_proportion_is_refused(data):
     pgsvc_jax.decode(data, scale=-1)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_same_packets(tmp_path, data):
   picture, file = tmp_path / 'picture.png', tmp_path / 'picture.pgsvc'
   pgsvc_jax.write_picture(picture, scene())

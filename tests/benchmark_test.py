@@ -131,6 +131,7 @@ def test_json_is_one_document():
   assert 'weights' not in rows['fit']
 
 
+@pytest.mark.slow
 def test_plot_draws_and_prints_the_sweeps(tmp_path):
   file = tmp_path / 'costs.png'
   result = run(

@@ -75,11 +75,13 @@ def test_a_second_run_finds_what_the_first_compiled(tmp_path, program):
   assert run(tmp_path, program) == first
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='where caches lie')
 def test_nocache_leaves_no_file(tmp_path, program):
   assert not run(tmp_path, program, '--nocache')
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='where caches lie')
 def test_a_folder_that_cannot_be_written_does_not_stop_a_run(tmp_path, program):
   (tmp_path / 'cache').mkdir()

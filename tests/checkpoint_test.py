@@ -510,6 +510,7 @@ def rows(folder):
   return [json.loads(line) for line in text.splitlines()]
 
 
+@pytest.mark.slow
 def test_a_stopped_command_goes_on(folder):
   flags = flags_of(folder, 'run', '--checkpoint_every=0')
   run('encode', *flags)

@@ -11,6 +11,7 @@ import time
 import numpy as np
 import pytest
 
+from launch import encode_video
 from launch import video_source
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import groups
@@ -18,6 +19,7 @@ from pgsvc_jax import playback
 from pgsvc_jax import render
 from pgsvc_jax import video_bitstream
 from pgsvc_jax import video_media
+from pgsvc_jax import video_syntax
 
 from . import clips
 
@@ -119,6 +121,7 @@ def test_devices_and_processes_do_not_change_the_file(clip, encoded):
   assert not parts.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_after_its_last_whole_group(clip, encoded):
   output = clip.parent / 'killed.pgsvc'
   part = clip.parent / 'killed.pgsvc.part'
@@ -143,6 +146,16 @@ def test_a_killed_run_goes_on_after_its_last_whole_group(clip, encoded):
     assert 'goes on after' in run.stderr
     assert run.returncode == 0, run.stderr
   assert output.read_bytes() == encoded.read_bytes()
+
+
+def test_an_empty_part_is_no_run(tmp_path):
+  part = tmp_path / 'x.part'
+  part.touch()
+  header = video_syntax.VideoHeader(
+      width=4, height=2, channels=3, num_layers=1, time_base=Fraction(1)
+  )
+  with encode_video._growing(part, header, restart=False) as writer:
+    assert writer.num_gops == 0
 
 
 def test_a_part_of_other_settings_is_not_gone_on_with(clip):

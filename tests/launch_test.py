@@ -449,6 +449,7 @@ def test_demo_makes_the_table_and_the_picture(folder):
     assert image.size[0] > 500
 
 
+@pytest.mark.slow
 def test_study_compares_strategies(folder):
   pictures = folder / 'pictures'
   pictures.mkdir()

@@ -387,6 +387,7 @@ def test_two_processes_go_on_from_the_checkpoint_of_the_first(
   assert 0 not in statuses and 'has another run: the picture' in said[0]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_other(picture, tmp_path):
   outputs = [tmp_path / '0.pgsvc', tmp_path / '1.pgsvc']
   leader, other = start_two(
