@@ -199,7 +199,9 @@ class VideoConfig:
   """What decides the bytes of a video, with its frames."""
 
   # Of the first frame of each group; all frames have its splats and steps.
-  image: EncodeConfig = EncodeConfig(fit=FitConfig(num_steps=500))
+  image: EncodeConfig = EncodeConfig(
+      fit=FitConfig(num_steps=500, layer_density=(0.0064, 0.0026, 0.0026))
+  )
   # Frames from one I-frame to the next, at most.
   gop: int = 32
   # A frame begins a group where what the frame before shows of it, moved, is
@@ -217,7 +219,7 @@ class VideoConfig:
   turnover: float = 0.03
   # Squared error that a bit of a change is worth, in units of that which the
   # change of one number of a splat by one step adds.
-  bit_weight: float = 0.5
+  bit_weight: float = 1.0
   # Changes below so many steps round to none.
   dead_zone: float = 0.6
   # log2 of the pixels across a block of the motion field; 0: no motion.
