@@ -24,6 +24,7 @@ from pgsvc_jax import video_bitstream
 from pgsvc_jax import video_codec
 from pgsvc_jax import video_syntax
 from tests import hostile_test
+from tests import independent_decoder
 from tests import independent_video_reader
 
 MAX_SECONDS = 2
@@ -243,7 +244,7 @@ def open_video(data):
   """(reader, all entries), checked against the independent reader."""
   try:
     truth = independent_video_reader.read(data)
-  except independent_video_reader.FormatError:
+  except independent_decoder.FormatError:
     truth = None
   try:
     reader = video_bitstream.VideoReader(io.BytesIO(data))

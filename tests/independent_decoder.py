@@ -21,7 +21,8 @@ class FormatError(ValueError):
   """The bytes are not what the page allows."""
 
 
-def _require(condition: bool, what: str) -> None:
+def require(condition: bool, what: str) -> None:
+  """Refuses what breaks a rule of the page."""
   if not condition:
     raise FormatError(what)
 
@@ -58,7 +59,7 @@ class Picture:
   native_sizes: list[tuple[int, int]]
 
 
-class _RangeDecoder:
+class RangeDecoder:
   """The binary range coder, its contexts and its binarisation."""
 
   def __init__(self, data: bytes):
@@ -117,15 +118,17 @@ class _RangeDecoder:
     return value
 
   def finish(self) -> None:
-    _require(self._position <= len(self._data) + 4, 'packet: too short')
-    _require(not any(self._data[self._position :]), 'packet: bytes left')
+    require(self._position <= len(self._data) + 4, 'packet: too short')
+    require(not any(self._data[self._position :]), 'packet: bytes left')
 
 
-def _bits(n: int) -> int:
+def bits(n: int) -> int:
+  """Binary digits of n >= 0."""
   return n.bit_length()
 
 
-def _clamp(n: int, low: int, high: int) -> int:
+def clamp(n: int, low: int, high: int) -> int:
+  """n, or the limit that it is beyond."""
   return max(low, min(n, high))
 
 
@@ -134,46 +137,66 @@ def _even_bits(code: int) -> int:
 
 
 def _next_code(code: int, gap: int) -> int:
-  _require(0 <= gap < 1 << 48, f'{gap=}')
-  _require(code + gap < 1 << 48, f'code={code + gap}')
+  require(0 <= gap < 1 << 48, f'{gap=}')
+  require(code + gap < 1 << 48, f'code={code + gap}')
   return code + gap
 
 
-def _symbols_v2(
-    coder: _RangeDecoder, n: int, channels: int, origin: tuple, entry: tuple
+def read_symbols(
+    coder: RangeDecoder,
+    n: int,
+    channels: int,
+    origin: tuple,
+    entry: tuple,
+    contexts: dict[str, dict],
 ) -> list[dict[str, int]]:
-  """The symbols of one packet, and the bits and steps that follow from them."""
+  """The symbols of one packet, and the bits and steps that follow from them.
+
+  Args:
+    coder: at the first column.
+    n: splats.
+    channels: colors a splat.
+    origin: the least cell x and y.
+    entry: the three step sizes and `log2_cell`.
+    contexts: what columns have learned before, by name; it is changed.
+
+  Returns:
+    A row a splat, of the names in the table of the page.
+
+  Raises:
+    FormatError: where the page says to refuse.
+  """
   s_shape, s_position, log2_cell = entry[1:]
   rows = [{} for _ in range(n)]
 
   def column(name: str, which: Callable, valid: Callable) -> None:
-    contexts = {}
+    learned = contexts.setdefault(name, {})
     for s in rows:
-      value = coder.value(contexts, which(s))
+      value = coder.value(learned, which(s))
       if name in ('c1', 'c2', 'c3') and s['c0'] < 0:
         value = -value
-      _require(valid(s, value), f'{name}={value}')
+      require(valid(s, value), f'{name}={value}')
       s[name] = value
 
-  contexts, code = {}, 0
+  learned, code = contexts.setdefault('gap', {}), 0
   for s in rows:
-    s['gap'] = coder.value(contexts)
+    s['gap'] = coder.value(learned)
     code = _next_code(code, s['gap'])
     s['cell_x'] = origin[0] + _even_bits(code)
     s['cell_y'] = origin[1] + _even_bits(code >> 1)
     for name in ('cell_x', 'cell_y'):
-      _require(1 - 2**14 <= s[name] <= 2**14 - 2, f'{name}={s[name]}')
-  column('K', lambda s: min(_bits(s['gap']), 7), lambda s, v: abs(v) <= 46)
+      require(1 - 2**14 <= s[name] <= 2**14 - 2, f'{name}={s[name]}')
+  column('K', lambda s: min(bits(s['gap']), 7), lambda s, v: abs(v) <= 46)
   color_sets = (
-      lambda s: _clamp((s['K'] + 8) >> 1, 0, 15),
-      lambda s: min(_bits(abs(s['c0'])), 6),
-      lambda s: min(_bits((abs(s['c0']) >> 1) + 2 * abs(s['c1'])), 6),
+      lambda s: clamp((s['K'] + 8) >> 1, 0, 15),
+      lambda s: min(bits(abs(s['c0'])), 6),
+      lambda s: min(bits((abs(s['c0']) >> 1) + 2 * abs(s['c1'])), 6),
   )
   for i in range(channels):
     column(f'c{i}', color_sets[min(i, 2)], lambda s, v: abs(v) < 1 << 22)
   for s in rows:
     energy = sum(s[f'c{i}'] ** 2 for i in range(channels))
-    t = s['T'] = _clamp(_bits(energy), 1, 32)
+    t = s['T'] = clamp(bits(energy), 1, 32)
     d = s_shape * (65536 if t % 2 else 46341) >> ((t - 1) >> 1)
     d = s['D'] = max(d, 1 << 12)
     s['n'] = max(1, (263136042 + (d >> 1)) // d)
@@ -181,16 +204,16 @@ def _symbols_v2(
   column('h', lambda s: s['T'] >> 1, lambda s, v: abs(v) < 1 << 20)
   column(
       'b',
-      lambda s: 5 * (s['T'] >> 1) + min(_bits(abs(s['h']) * s['D'] >> 27), 4),
+      lambda s: 5 * (s['T'] >> 1) + min(bits(abs(s['h']) * s['D'] >> 27), 4),
       lambda s, v: abs(v) <= 12 * 2**28 // s['D'],
   )
-  o = _bits(s_position) - 1
+  o = bits(s_position) - 1
   p = 256 * (o - 12) + (s_position * 256 >> o) - 256
   for s in rows:
     q = p + 128 * (s['K'] - s['T'] + 1)
     r = s['b'] * s['D'] * 185 >> 28
-    s['bits_x'] = _clamp(log2_cell - ((q + r + 128) >> 8), 0, 8)
-    s['bits_y'] = _clamp(log2_cell - ((q - r + 128) >> 8), 0, 8)
+    s['bits_x'] = clamp(log2_cell - ((q + r + 128) >> 8), 0, 8)
+    s['bits_y'] = clamp(log2_cell - ((q - r + 128) >> 8), 0, 8)
   for axis in 'xy':
     for s in rows:
       symbol = s['cell_' + axis]
@@ -200,9 +223,10 @@ def _symbols_v2(
   return rows
 
 
-def _reconstruct_v2(
+def reconstruct(
     s: dict[str, int], channels: int, entry: tuple
 ) -> tuple[list[float], list[float]]:
+  """A splat, (x, y, l11, l21, l22) and colors, from a row of symbols."""
   s_color, _, _, log2_cell = entry
   d = s['D'] * 2.0**-28
   a = math.log(2) * (s['K'] - 0.5 + (s['j'] + 0.5) / s['n'])
@@ -222,15 +246,19 @@ def _reconstruct_v2(
 
 
 def _symbols_v1(
-    coder: _RangeDecoder, n: int, channels: int, origin: tuple, entry: tuple
+    coder: RangeDecoder,
+    n: int,
+    channels: int,
+    origin: tuple,
+    entry: tuple,
+    contexts: dict[str, dict],
 ) -> list[dict[str, int]]:
   names = ['gap', 'l11', 'shear', 'l22', *(f'c{i}' for i in range(channels))]
-  contexts = {name: {} for name in names}
   limits = dict.fromkeys(('x', 'y', 'shear', 'c0', 'c1', 'c2', 'c3'), 2**22 - 1)
   limits |= dict.fromkeys(('l11', 'l22'), 2**16 // entry[1])
   rows, code = [], 0
   for _ in range(n):
-    s = {name: coder.value(contexts[name]) for name in names}
+    s = {name: coder.value(contexts.setdefault(name, {})) for name in names}
     code = _next_code(code, s['gap'])
     s['x'] = origin[0] + _even_bits(code)
     s['y'] = origin[1] + _even_bits(code >> 1)
@@ -241,7 +269,7 @@ def _symbols_v1(
       s['c2'] = t - (s['Co'] >> 1)
       s['c0'] = s['c2'] + s['Co']
     for name, limit in limits.items():
-      _require(abs(s.get(name, 0)) <= limit, f'{name}={s.get(name)}')
+      require(abs(s.get(name, 0)) <= limit, f'{name}={s.get(name)}')
     rows.append(s)
   return rows
 
@@ -256,18 +284,13 @@ def _reconstruct_v1(
   return [s['x'] * s_position, s['y'] * s_position, l11, l21, l22], color
 
 
-def _layer(
-    version: int, packet: bytes, n: int, channels: int, entry: tuple
+def make_layer(
+    rows: list[dict[str, int]],
+    splats: list[tuple[list[float], list[float]]],
+    channels: int,
 ) -> Layer:
-  rows = []
-  if n:
-    _require(len(packet) >= 8, 'packet: too short')
-    coder = _RangeDecoder(packet[8:])
-    read = _symbols_v1 if version == 1 else _symbols_v2
-    rows = read(coder, n, channels, struct.unpack_from('<ii', packet), entry)
-    coder.finish()
-  make = _reconstruct_v1 if version == 1 else _reconstruct_v2
-  splats = [make(s, channels, entry) for s in rows]
+  """A layer of splats that are (x, y, l11, l21, l22) and colors."""
+  n = len(rows)
   geometry = np.array([g for g, _ in splats], np.float32).reshape(n, 5)
   colors = np.array([c for _, c in splats], np.float32).reshape(n, channels)
   return Layer(
@@ -276,6 +299,21 @@ def _layer(
       cholesky=geometry[:, 2:],
       colors=colors,
   )
+
+
+def _layer(
+    version: int, packet: bytes, n: int, channels: int, entry: tuple
+) -> Layer:
+  rows = []
+  if n:
+    require(len(packet) >= 8, 'packet: too short')
+    coder = RangeDecoder(packet[8:])
+    read = _symbols_v1 if version == 1 else read_symbols
+    origin = struct.unpack_from('<ii', packet)
+    rows = read(coder, n, channels, origin, entry, {})
+    coder.finish()
+  make = _reconstruct_v1 if version == 1 else reconstruct
+  return make_layer(rows, [make(s, channels, entry) for s in rows], channels)
 
 
 def decode(data: bytes, num_layers: int | None = None) -> Picture:
@@ -291,21 +329,21 @@ def decode(data: bytes, num_layers: int | None = None) -> Picture:
   Raises:
     FormatError: where the page says to refuse.
   """
-  _require(data[:8] == _MAGIC, 'no .pgsvc file')
-  _require(len(data) >= 22, 'cut inside the header')
+  require(data[:8] == _MAGIC, 'no .pgsvc file')
+  require(len(data) >= 22, 'cut inside the header')
   version, flags, size, width, height, channels, count = struct.unpack_from(
       '<BBHIIBB', data, 8
   )
-  _require(version in (1, 2, 4), f'{version=}')
+  require(version in (1, 2, 4), f'{version=}')
   entry_size = 28 if version == 4 else 20
   directory_end = 22 + entry_size * count
-  _require(flags == 0, f'{flags=}')
-  _require(size >= directory_end + 4, f'header size {size}')
-  _require(len(data) >= size, 'cut inside the header')
+  require(flags == 0, f'{flags=}')
+  require(size >= directory_end + 4, f'header size {size}')
+  require(len(data) >= size, 'cut inside the header')
   (checksum,) = struct.unpack_from('<I', data, size - 4)
-  _require(checksum == zlib.crc32(data[: size - 4]), 'header: checksum')
-  _require(min(width, height) >= 1 and width * height <= 2**28, 'picture size')
-  _require(1 <= channels <= 4 and count >= 1, f'{channels=}, layers={count}')
+  require(checksum == zlib.crc32(data[: size - 4]), 'header: checksum')
+  require(min(width, height) >= 1 and width * height <= 2**28, 'picture size')
+  require(1 <= channels <= 4 and count >= 1, f'{channels=}, layers={count}')
 
   form = '<III4HII' if version == 4 else '<III4H'
   directory, sizes = [], []
@@ -314,23 +352,23 @@ def decode(data: bytes, num_layers: int | None = None) -> Picture:
     directory.append(entry[:7])
     sizes.append(entry[7:] or (width, height))
     w, h = sizes[-1]
-    _require(below[0] <= w <= width and below[1] <= h <= height, 'native size')
+    require(below[0] <= w <= width and below[1] <= h <= height, 'native size')
     below = w, h
   ends = [size]
   for n, packet_size, _, *entry in directory:
-    _require(n <= packet_size and (n == 0) == (packet_size == 0), 'splats')
-    _require(min(entry[:3]) >= 1, 'step sizes')
-    _require(entry[3] >= 1 if version == 1 else entry[3] <= 15, 'last u16')
+    require(n <= packet_size and (n == 0) == (packet_size == 0), 'splats')
+    require(min(entry[:3]) >= 1, 'step sizes')
+    require(entry[3] >= 1 if version == 1 else entry[3] <= 15, 'last u16')
     ends.append(ends[-1] + packet_size)
-  _require(len(data) <= ends[-1], 'bytes after the last packet')
+  require(len(data) <= ends[-1], 'bytes after the last packet')
   whole = sum(end <= len(data) for end in ends[1:])
-  _require(whole >= (num_layers or 1), 'cut inside a layer that is needed')
+  require(whole >= (num_layers or 1), 'cut inside a layer that is needed')
 
   layers = []
   for k in range(num_layers or whole):
     n, _, checksum, *entry = directory[k]
     packet = data[ends[k] : ends[k + 1]]
-    _require(checksum == zlib.crc32(packet), f'layer {k}: checksum')
+    require(checksum == zlib.crc32(packet), f'layer {k}: checksum')
     layers.append(_layer(version, packet, n, channels, tuple(entry)))
   return Picture(
       version=version,

@@ -9,16 +9,10 @@ import math
 import struct
 import zlib
 
+from tests import independent_decoder
+
+_require = independent_decoder.require
 _MAGIC = bytes.fromhex('895047530D0A1A0A')
-
-
-class FormatError(ValueError):
-  """The bytes are not what the page allows."""
-
-
-def _require(condition: bool, what: str) -> None:
-  if not condition:
-    raise FormatError(what)
 
 
 @dataclasses.dataclass
@@ -80,7 +74,8 @@ def _read_header(data: bytes) -> dict[str, int | bytes]:
   return header
 
 
-class _Bytes:
+class Bytes:
+  """Fields, one after the other."""
 
   def __init__(self, data: bytes):
     self.data = data
@@ -105,7 +100,7 @@ class _Bytes:
 
 def _read_entry(data: bytes, num_layers: int, before: Gop | None) -> Gop:
   _require(len(data) >= 6 and _crc_fits(data), 'entry: checksum')
-  fields = _Bytes(data[2:-4])
+  fields = Bytes(data[2:-4])
   num_frames = fields.varint()
   _require(1 <= num_frames <= 4096, 'entry: F')
   s = fields.varint()
@@ -164,7 +159,7 @@ def _read_by_quality(
   _require(len(directory) == size + 12, 'directory: cut')
   _require(_crc_fits(directory), 'directory: checksum')
   _require(count <= 2**18, 'too many GOPs')
-  entries = _Bytes(directory[8:-4])
+  entries = Bytes(directory[8:-4])
   gops = []
   for _ in range(count):
     (entry_size,) = struct.unpack('<H', entries.take(2))
@@ -185,7 +180,7 @@ def read(data: bytes) -> Video:
   """Reads a file, which may be cut.
 
   Raises:
-    FormatError: the page does not allow it.
+    independent_decoder.FormatError: the page does not allow it.
   """
   header = _read_header(data)
   read_gops = (_read_by_time, _read_by_quality)[header['order']]
