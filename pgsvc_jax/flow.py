@@ -7,6 +7,9 @@ import scipy.ndimage
 
 from pgsvc_jax import motion
 
+# Pixels across the windows in which a new frame is compared.
+_WINDOW = 16
+
 
 def _gray(frame: Float[np.ndarray, 'h w c']) -> np.ndarray:
   return np.rint(255 * np.clip(frame, 0, 1).mean(-1)).astype(np.uint8)
@@ -66,7 +69,9 @@ def cut_ratio(
 
   Returns:
     Squared error of the frame before, moved, over that of a frame of as many
-    constant blocks as there are splats, which stand for splats born afresh.
+    constant blocks as there are splats, which stand for splats born afresh; or
+    what a quarter of the frame exceeds in windows of 16 x 16 pixels, if that is
+    less: an object that comes or goes before a flat ground is no cut.
   """
   before, after = _gray(before), _gray(after)
   # Backward: every pixel of the new frame looks for where it came from.
@@ -82,6 +87,11 @@ def cut_ratio(
   target = after.astype(np.float64)
   size = max(2, round((after.size / max(num_splats, 1)) ** 0.5))
   mean = scipy.ndimage.uniform_filter(target, size)
-  fresh = np.mean((target - mean) ** 2)
+  fresh = (target - mean) ** 2
+  moved = (target - warped) ** 2
   # A code value of noise is no cut.
-  return float(np.mean((target - warped) ** 2) / (fresh + 1))
+  whole = np.mean(moved) / (np.mean(fresh) + 1)
+  local = scipy.ndimage.uniform_filter(moved, _WINDOW) / (
+      scipy.ndimage.uniform_filter(fresh, _WINDOW) + 1
+  )
+  return float(min(whole, np.quantile(local, 0.75)))

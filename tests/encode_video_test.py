@@ -14,6 +14,7 @@ import pytest
 from launch import encode_video
 from launch import video_source
 from pgsvc_jax import config as config_lib
+from pgsvc_jax import flow
 from pgsvc_jax import groups
 from pgsvc_jax import playback
 from pgsvc_jax import render
@@ -73,6 +74,16 @@ def test_groups_begin_at_cuts_and_after_so_many_frames(clip):
   with video_media.open_video(clip) as video:
     whole = groups.find_groups(video, config_lib.VideoConfig(cut_ratio=0))
     assert [x.first_frame for x in whole] == [0]
+
+
+def test_what_leaves_a_flat_ground_is_no_cut():
+  rng = np.random.default_rng(0)
+  ground = np.full((96, 160, 3), 0.3) + rng.normal(0, 0.004, (96, 160, 1))
+  before = ground.copy()
+  before[80:, :120] = 1
+  assert flow.cut_ratio(before, ground, 300) < 1
+  scenes = clips.moving(2), 255 - clips.moving(2, seed=1)
+  assert flow.cut_ratio(scenes[0][0] / 255, scenes[1][0] / 255, 300) > 5
 
 
 def test_a_video_comes_back_with_its_frames_and_times(encoded):
