@@ -147,8 +147,8 @@ def _evaluate_workdir(name: str) -> None:
       )
   )
   strong = layered
-  if snapshot.decided is None and config.fit.rounding_steps:
-    # As the rounding will begin.
+  if snapshot.decided is None:
+    # As the rounding will begin, or the run will end.
     strong = rate.drop_weak(layered, steps)
   document = table.describe(bitstream.write(strong, steps))
   operating_points.check_size(document, name, reference, _REFERENCE.value)
