@@ -1,11 +1,19 @@
 """Motion between two frames, and cuts, as seen in the source (encoder only)."""
 
-import cv2
+from typing import TYPE_CHECKING
+
 from jaxtyping import Float, Int
+import lazy_loader
 import numpy as np
 import scipy.ndimage
 
 from pgsvc_jax import motion
+
+# Loaded on first use: `encode` takes pictures without it.
+if TYPE_CHECKING:
+  import cv2
+else:
+  cv2 = lazy_loader.load('cv2')
 
 # Pixels across the windows in which a new frame is compared.
 _WINDOW = 16
