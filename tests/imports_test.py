@@ -263,7 +263,7 @@ def test_commands_start_without_the_slow_imports(name):
   """And without Numba, which must learn first where its cache is."""
   loaded = loaded_after(f'import launch.{name}')
   assert not loaded & (
-      TRAINING_STACK | {'matplotlib', 'numba', 'optuna', 'rich'}
+      TRAINING_STACK | {'av', 'cv2', 'matplotlib', 'numba', 'optuna', 'rich'}
   )
 
 
