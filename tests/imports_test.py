@@ -237,8 +237,16 @@ def test_imports_follow_the_arrows(module):
 
 
 def loaded_after(code):
-  """Names of all modules loaded after running the code in a new process."""
-  program = f'{code}\nimport sys; print("\\n".join(sys.modules))'
+  """Names of all modules run after running the code in a new process.
+
+  A proxy that will import its module at its first use has run nothing yet.
+  """
+  program = f"""{code}
+import importlib.util, sys
+for name, module in list(sys.modules.items()):
+  if type(module) is not importlib.util._LazyModule:
+    print(name)
+"""
   result = subprocess.run(
       [sys.executable, '-c', program],
       cwd=ROOT,
