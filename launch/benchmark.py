@@ -6,9 +6,9 @@ python -m launch.benchmark --plot=FILE.png [--shapes=kodak-9k]
 python -m launch.benchmark --tune [--shapes=kodak-9k,hd-50k]
 
 Every time is a median after one run to warm up, compilation apart, with the
-middle half of the samples (launch/timing.py says what a sample is); the shares
-are of what the device was measured to do at best (launch/roofline.py). Compare
-figures of one run only.
+middle half of the samples (benchmarks/timing.py says what a sample is); the
+shares are of what the device was measured to do at best
+(benchmarks/roofline.py). Compare figures of one run only.
 
 --plot draws how cost grows with pixels, splats, layers and devices around one
 shape, and prints those points. --tune times variants of the triton
@@ -21,7 +21,7 @@ from absl import flags
 
 from . import command
 from . import table
-from . import workloads
+from .benchmarks import workloads
 
 _SHAPES = flags.DEFINE_list(
     'shapes',
@@ -87,14 +87,14 @@ def main() -> None:
   _check_flags()
 
   # Only now: --help and wrong flags need not wait for JAX.
-  from . import benchmark_table
-  from . import measure
   from . import runtime
-  from . import tune
+  from .benchmarks import measure
+  from .benchmarks import table as benchmark_table
+  from .benchmarks import tune
 
   if _PLOT.value:
     try:
-      from . import cost_plots
+      from .benchmarks import plots as cost_plots
     except ImportError as error:
       raise ValueError(
           '--plot needs matplotlib: pip install pgsvc_jax[demo]'

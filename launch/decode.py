@@ -27,7 +27,7 @@ from pgsvc_jax import video_bitstream
 
 from . import caches
 from . import command
-from . import decode_video
+from .videos import decoding as decode_video
 
 _INPUT = flags.DEFINE_string('input', None, 'a .pgsvc file', required=True)
 _OUTPUT = flags.DEFINE_string(

@@ -37,8 +37,8 @@ from pgsvc_jax import types
 
 from . import caches
 from . import command
-from . import encode_video
-from . import video_source
+from .videos import encoding as encode_video
+from .videos import source as video_source
 
 _INPUT = flags.DEFINE_multi_string(
     'input',

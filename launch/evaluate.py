@@ -50,16 +50,16 @@ from pgsvc_jax import media
 from pgsvc_jax import quantize
 from pgsvc_jax import render
 
-from . import anchors
 from . import caches
 from . import command
-from . import evaluate_video
 from . import host
-from . import operating_points
-from . import results
 from . import table
-from . import video_anchors
-from . import video_source
+from .evaluation import anchors
+from .evaluation import operating_points
+from .evaluation import results
+from .videos import anchors as video_anchors
+from .videos import evaluation as evaluate_video
+from .videos import source as video_source
 
 _INPUT = flags.DEFINE_string(
     'input',

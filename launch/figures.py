@@ -17,7 +17,7 @@ from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import types
 
-from . import strips
+from .reports import strips
 
 _DPI = 80
 

@@ -14,7 +14,7 @@ from pgsvc_jax import video_bitstream
 
 from . import command
 from . import table
-from . import video_info
+from .videos import info as video_info
 
 _INPUT = flags.DEFINE_string('input', None, 'a .pgsvc file', required=True)
 _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')

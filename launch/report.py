@@ -15,7 +15,7 @@ import pathlib
 from absl import flags
 
 from . import command
-from . import results
+from .evaluation import results
 
 _INPUT = flags.DEFINE_string('input', None, 'results.json', required=True)
 _OUTPUT = flags.DEFINE_string('output', None, 'page to write', required=True)
@@ -28,8 +28,8 @@ def main() -> None:
   if not document['pictures'] or not document['files']:
     raise ValueError(f'{_INPUT.value}: nothing was measured')
   try:
-    from . import page
-    from . import video_page
+    from .reports import page
+    from .reports import video_page
   except ImportError as error:
     raise ValueError(
         f'needs {error.name}: pip install pgsvc_jax[report]'

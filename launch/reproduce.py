@@ -217,8 +217,8 @@ def _units(
 
 def _run(name: str, experiment, sources: list[pathlib.Path]) -> list[str]:
   """Runs one experiment; returns what is not as it should be."""
-  from . import curves
   from .experiments import figures as figures_lib
+  from .reports import curves
 
   begin = time.perf_counter()
   form = experiment.forms[_FORM.value]

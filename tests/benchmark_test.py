@@ -11,12 +11,12 @@ from jax import numpy as jnp
 from PIL import Image
 import pytest
 
-from launch import cases
-from launch import cost_plots
-from launch import measure
-from launch import timing
-from launch import tune
-from launch import workloads
+from launch.benchmarks import cases
+from launch.benchmarks import measure
+from launch.benchmarks import plots as cost_plots
+from launch.benchmarks import timing
+from launch.benchmarks import tune
+from launch.benchmarks import workloads
 import pallas_kernels
 
 ROOT = pathlib.Path(__file__).parents[1]

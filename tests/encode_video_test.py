@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from launch import encode_video
-from launch import video_source
+from launch.videos import encoding as encode_video
+from launch.videos import source as video_source
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import flow
 from pgsvc_jax import groups

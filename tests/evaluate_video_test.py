@@ -12,13 +12,13 @@ import av
 import numpy as np
 import pytest
 
-from launch import curves
-from launch import evaluate_video
-from launch import operating_points
-from launch import results
-from launch import video_anchors
-from launch import video_quality
-from launch import video_source
+from launch.evaluation import operating_points
+from launch.evaluation import results
+from launch.reports import curves
+from launch.videos import anchors as video_anchors
+from launch.videos import evaluation as evaluate_video
+from launch.videos import quality as video_quality
+from launch.videos import source as video_source
 from pgsvc_jax import metrics
 from pgsvc_jax import quantize
 from pgsvc_jax import render
@@ -426,7 +426,7 @@ def test_the_page_of_videos_stands_alone(folder, document):
 def test_the_page_does_without_the_clip(document, tmp_path):
   path = tmp_path / 'results.json'
   path.write_text(json.dumps(document))
-  from launch import video_page
+  from launch.reports import video_page
 
   page = report_test.Page(video_page.make(document, tmp_path))
   assert 'is not there' in page.text and 'img' not in page.tags
@@ -496,7 +496,7 @@ def long_clip(tmp_path_factory):
     [('x264', 'h264'), ('x265', 'hevc'), ('svt_av1', 'obu'), ('vvenc', 'vvc')],
 )
 def test_anchors_are_what_ffmpeg_says(long_clip, codec, form, tmp_path):
-  from launch import ffmpeg
+  from launch.videos import ffmpeg
 
   setting = video_anchors.CODECS[codec].settings[1]
   row = video_anchors.measure(codec, setting, None, long_clip, tmp_path, True)
@@ -541,7 +541,7 @@ def test_anchors_keep_to_the_gop(long_clip, codec, tmp_path):
 
 @pytest.mark.slow
 def test_vmaf_of_the_same_is_high_and_of_less_is_lower(long_clip, tmp_path):
-  from launch import ffmpeg
+  from launch.videos import ffmpeg
 
   raw = np.fromfile(long_clip.path, np.uint8)
   noise = np.random.default_rng(0).normal(0, 12, raw.shape)

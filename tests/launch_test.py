@@ -520,7 +520,7 @@ def test_the_wheel_has_no_generic_names(tmp_path):
       'py.typed',
       'launch/encode.py',
       'launch/main.py',
-      'launch/page.html',
+      'launch/reports/page.html',
       'configs/image.py',
       'configs/published.json',
   ):

@@ -14,11 +14,11 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from launch import anchors
-from launch import bd_rate
-from launch import curves
-from launch import operating_points
-from launch import results
+from launch.evaluation import anchors
+from launch.evaluation import operating_points
+from launch.evaluation import results
+from launch.reports import bd_rate
+from launch.reports import curves
 from pgsvc_jax import bitstream
 from pgsvc_jax import quantize
 from pgsvc_jax import render

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from launch import decode_video
+from launch.videos import decoding as decode_video
 from pgsvc_jax import playback
 from pgsvc_jax import quantize
 from pgsvc_jax import render

@@ -7,7 +7,7 @@ import statistics
 
 import numpy as np
 
-from .. import curves
+from ..reports import curves
 
 # How far, as a share, numbers of splats may differ from published ones.
 _SAME_SPLATS = 0.02

@@ -38,9 +38,9 @@ from .. import children
 from .. import command
 from .. import host
 from .. import table
-from .. import video_info
-from .. import video_quality
-from .. import video_source
+from ..videos import info as video_info
+from ..videos import quality as video_quality
+from ..videos import source as video_source
 
 _RESULT = 'result.json'
 _LOG = 'log.txt'

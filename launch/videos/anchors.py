@@ -24,7 +24,7 @@ from pgsvc_jax import media
 from pgsvc_jax import video_media
 
 from . import ffmpeg
-from . import video_quality
+from . import quality as video_quality
 
 av = lazy_loader.load('av')
 

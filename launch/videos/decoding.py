@@ -20,7 +20,7 @@ from pgsvc_jax import render
 from pgsvc_jax import video_bitstream
 from pgsvc_jax import video_media
 
-from . import command
+from .. import command
 
 _T = TypeVar('_T')
 

@@ -35,8 +35,8 @@ from pgsvc_jax import schedule
 from pgsvc_jax import video_bitstream
 from pgsvc_jax import video_syntax
 
-from . import command
-from . import video_source
+from .. import command
+from . import source as video_source
 
 _FRAMES = 'frames.jsonl'
 
@@ -108,7 +108,7 @@ def encode(
   )
 
   # Only now: --help, wrong settings and bad videos need not wait for JAX.
-  from . import runtime
+  from .. import runtime
 
   devices = runtime.set_up(num_devices, use_cache)
   runtime.return_freed_memory()

@@ -10,7 +10,7 @@ from PIL import ImageFont
 from pgsvc_jax import media
 from pgsvc_jax import video_media
 
-from . import video_quality
+from . import quality as video_quality
 
 _LABEL_HEIGHT = 16
 

@@ -7,8 +7,8 @@ import jax
 
 import pallas_kernels
 
+from .. import machine
 from . import cases
-from . import machine
 from . import roofline
 from . import timing
 from . import workloads

@@ -26,7 +26,7 @@ from pgsvc_jax import render
 from pgsvc_jax import video_bitstream
 from pgsvc_jax import video_media
 
-from . import video_source
+from . import source as video_source
 
 METRICS = ('psnr_db', 'y_psnr_db', 'yuv_psnr_db', 'ms_ssim')
 

@@ -7,7 +7,7 @@ import numpy as np
 CHANNELS = 3
 
 
-# What is timed, and what a table calls it; launch/cases.py has the programs.
+# What is timed, and what a table calls it; cases.py has the programs.
 CASES = {
     'render': 'forward, one prefix',
     'forward': 'forward, all prefixes',

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 from scipy import interpolate
 
+from .. import command
+from ..evaluation import results
 from . import bd_rate
-from . import command
-from . import results
 
 PUBLISHED = command.CONFIGS / 'published.json'
 METRICS = {'psnr_db': 'PSNR', 'ms_ssim': 'MS-SSIM'}

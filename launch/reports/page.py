@@ -4,10 +4,10 @@ import pathlib
 
 import jinja2
 
+from ..evaluation import results
 from . import bd_rate
 from . import curves
 from . import plots
-from . import results
 from . import strips
 
 _FOLDER = pathlib.Path(__file__).parent

@@ -4,7 +4,7 @@ import itertools
 
 from pgsvc_jax import video_bitstream
 
-from . import table
+from .. import table
 
 
 def describe(reader: video_bitstream.VideoReader, file_bytes: int) -> dict:

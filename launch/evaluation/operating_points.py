@@ -21,8 +21,8 @@ from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import resolution
 
-from . import command
-from . import table
+from .. import command
+from .. import table
 
 _REPEATS = 3
 

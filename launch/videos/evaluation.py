@@ -15,15 +15,15 @@ import tempfile
 from pgsvc_jax import video_bitstream
 from pgsvc_jax import video_media
 
-from . import command
+from .. import command
+from .. import table
+from ..evaluation import operating_points
+from . import anchors as video_anchors
 from . import ffmpeg
-from . import operating_points
+from . import info as video_info
+from . import quality as video_quality
 from . import side_by_side
-from . import table
-from . import video_anchors
-from . import video_info
-from . import video_quality
-from . import video_source
+from . import source as video_source
 
 _TIMES = ('entropy_ms', 'render_ms')
 

@@ -14,9 +14,9 @@ from pgsvc_jax import playback
 from pgsvc_jax import render
 from pgsvc_jax import video_bitstream
 
-from . import operating_points
-from . import video_quality
-from . import video_source
+from ..evaluation import operating_points
+from ..videos import quality as video_quality
+from ..videos import source as video_source
 
 _WIDTH = 300
 _CROP = 100

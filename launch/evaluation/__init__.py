@@ -1,0 +1,1 @@
+"""What `launch.evaluate` measures pictures with."""
