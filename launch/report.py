@@ -42,7 +42,7 @@ def main() -> None:
     if not document['pictures'] or not document['files']:
       raise ValueError(f'{path}: nothing was measured')
   try:
-    from .reports import page
+    from .reports import picture_page
     from .reports import sweep_page
     from .reports import video_page
   except ImportError as error:
@@ -54,7 +54,7 @@ def main() -> None:
   elif results.is_video(document):
     text = video_page.make(document, path.parent)
   else:
-    text = page.make(document, path.parent)
+    text = picture_page.make(document, path.parent)
   command.write_bytes(_OUTPUT.value, text.encode())
 
 
