@@ -270,12 +270,12 @@ def main() -> None:
   }
   config = _CONFIG.value.to_dict()
   config_lib.from_mapping(config_lib.EncodeConfig, config)
-  space.check(parameters, space.flatten(config))
+  space.check(parameters, command.flatten(config))
   objectives = _list_objectives()
   pictures = _list_pictures()
   trials = _import_trials()
   definition = trials.Definition(
-      config=space.flatten(config),
+      config=command.flatten(config),
       inputs={
           picture.name: hashlib.sha256(picture.read_bytes()).hexdigest()
           for picture in pictures

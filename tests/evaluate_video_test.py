@@ -403,18 +403,7 @@ def test_the_page_of_videos_stands_alone(folder, document):
   text = (folder / 'page.html').read_text(encoding='utf-8')
   report_test.test_the_page_refers_to_nothing_but_itself(text)
   page = report_test.Page(text)
-  assert {
-      *(
-          'curves',
-          'levels',
-          'bd-rate',
-          'published',
-          'layers',
-          'times',
-          'pictures',
-      ),
-      'anchors',
-  } <= set(page.ids)
+  assert set(page.ids) >= report_test.SECTIONS
   # Means, levels, bits of two points, times, and of the clip curves and time.
   assert page.tags.count('svg') == 1 + 1 + 2 + 1 + 2
   # Frame 2, the last before the second I-frame: three prefixes, the original.

@@ -7,7 +7,6 @@ them.
 
 from collections.abc import Iterable, Mapping
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +16,6 @@ import json
 import pathlib
 import shlex
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -240,22 +238,15 @@ def _run(
 
 def _encode(line: list[str], log: pathlib.Path, stop: threading.Event) -> None:
   """Runs a command to its end, or until it is to stop."""
+
+  def check() -> None:
+    if stop.is_set():
+      raise ChildProcessError('stopped')
+
   with open(log, 'a') as output:
     output.write(f'$ {shlex.join(line)}\n')
     output.flush()
-    child = children.start(line, output, output)
-    try:
-      while True:
-        if stop.is_set():
-          raise ChildProcessError('stopped')
-        with contextlib.suppress(subprocess.TimeoutExpired):
-          status = child.wait(0.2)
-          break
-    except BaseException:
-      children.stop(child)
-      raise
-    finally:
-      child.stdin.close()
+    status = children.run(line, output, output, check, 0.2)
   if status:
     *_, last = [''] + log.read_text().splitlines()
     raise ChildProcessError(f'{last} ({log})')
