@@ -25,6 +25,7 @@ from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax import video_bitstream
 from pgsvc_jax import video_codec
+from pgsvc_jax import video_format
 from pgsvc_jax import video_media
 from pgsvc_jax import video_syntax
 from tests import clips
@@ -82,7 +83,7 @@ def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp('videos')
   for name in ('originals', 'files/many', 'files/few'):
     (path / name).mkdir(parents=True)
-  form = video_media.VideoFormat(
+  form = video_format.VideoFormat(
       width=WIDTH, height=HEIGHT, time_base=BASE, frame_rate=Fraction(10)
   )
   times = [1, 3, *TIMES[0], *TIMES[1], 22]
@@ -460,7 +461,7 @@ def long_clip(tmp_path_factory):
   pytest.importorskip('imageio_ffmpeg')
   path = tmp_path_factory.mktemp('anchors')
   frames = clips.moving(24, 185, 177)
-  form = video_media.VideoFormat(
+  form = video_format.VideoFormat(
       width=185, height=177, time_base=Fraction(1, 25), frame_rate=Fraction(25)
   )
   with video_media.VideoWriter(path / 'long.mkv', form) as writer:
