@@ -8,7 +8,8 @@ same pictures or clips, and claims about the difference between them. To add
 one, add an entry; `--update` then records its figures.
 
 Forms: smoke (seconds, a generated picture, claims are not judged), laptop (some
-minutes to an hour on two cores), paper (everything). Recorded figures of ours
+minutes to an hour on two cores), fast (as many steps, all pictures), paper (all
+pictures and steps). Recorded figures of ours
 stand in experiments.json, published ones in published.json, with their source.
 """
 
@@ -109,6 +110,7 @@ class Experiment:
     scales: of the picture, at which each prefix is shown and measured; empty:
       at its native size.
     axis: of the plot, what PSNR stands over.
+    has_bases: the base layers of the first picture are drawn side by side.
     tolerance_db: how far means of the same pictures may be from those recorded.
   """
 
@@ -121,6 +123,7 @@ class Experiment:
   published: tuple[str, ...] = ()
   scales: tuple[float, ...] = ()
   axis: Literal['splats', 'bpp'] = 'splats'
+  has_bases: bool = False
   tolerance_db: float = 0.15
 
 
@@ -183,6 +186,7 @@ _COUNTS = {
     'laptop': Form(
         config='kodak.py:fast', overrides=_FLOAT, names=_FOUR, limit=4
     ),
+    'fast': Form(config='kodak.py:fast', overrides=_FLOAT),
     'paper': Form(config='kodak.py', overrides=_FLOAT),
 }
 _COUNTS_2K = {
@@ -236,6 +240,7 @@ def _image_table(published: str, **fields) -> Experiment:
           ),
       ),
       published=('P-GSVC', 'LIG'),
+      has_bases=True,
       **fields,
   )
 

@@ -4,7 +4,8 @@ A process that is killed cannot end its children. These therefore watch their
 standard input, a pipe that only the parent holds: when it closes, they end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+import contextlib
 import os
 import signal
 import subprocess
@@ -39,6 +40,38 @@ def start(command: Sequence[str], stdout, stderr) -> subprocess.Popen:
       env=os.environ | {_VARIABLE: '1'},
       process_group=0,
   )
+
+
+def run(
+    command: Sequence[str],
+    stdout,
+    stderr,
+    beat: Callable[[], None],
+    seconds: float,
+) -> int:
+  """Runs a command of this package to its end, as `start` does.
+
+  Args:
+    command: as in `start`.
+    stdout: file for its standard output.
+    stderr: file for its standard error.
+    beat: called again and again meanwhile; what it raises ends the command.
+    seconds: from one beat to the next.
+
+  Returns:
+    Its exit status.
+  """
+  child = start(command, stdout, stderr)
+  try:
+    while True:
+      beat()
+      with contextlib.suppress(subprocess.TimeoutExpired):
+        return child.wait(seconds)
+  except BaseException:
+    stop(child)
+    raise
+  finally:
+    child.stdin.close()
 
 
 def stop(process: subprocess.Popen) -> None:

@@ -5,7 +5,7 @@ line on standard error and status 1; a defect of the program is a traceback
 (and so is everything with --verbosity=1).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import functools
 import os
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from typing import BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from absl import app
 from absl import flags
@@ -63,6 +63,22 @@ def define_config() -> flags.FlagHolder:
       None,
       'configs/NAME.py[:preset]; single fields by --config.fit.FIELD=VALUE',
   )
+
+
+def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Fields by their dotted names.
+
+  Example:
+    >>> flatten({'fit': {'seed': 3}, 'target_bpp': 0.5})
+    {'fit.seed': 3, 'target_bpp': 0.5}
+  """
+  fields = {}
+  for name, value in config.items():
+    if isinstance(value, Mapping):
+      fields |= flatten(value, f'{prefix}{name}.')
+    else:
+      fields[prefix + name] = value
+  return fields
 
 
 def run(

@@ -9,8 +9,9 @@ Experiments are data, in configs/experiments.py, with a run book each. Every
 file is an ordinary `encode` in a folder of its own, OUTPUT/units/NAME; what is
 there is not encoded again, so the same command goes on where it was ended.
 Figures are of the files as decoded again. Writes OUTPUT/EXPERIMENT.json, .md
-and .png, prints the table, and ends with status 1 where a claim does not hold
-or a mean is farther from the recorded one than the tolerance.
+and .png, of some experiments the base layers of the first picture side by side
+(EXPERIMENT_bases.png), prints the table, and ends with status 1 where a claim
+does not hold or a mean is farther from the recorded one than the tolerance.
 """
 
 import dataclasses
@@ -35,7 +36,7 @@ _EXPERIMENT = flags.DEFINE_list(
     'experiment', None, 'names, separated by commas, or all; --list has them'
 )
 _FORM = flags.DEFINE_enum(
-    'form', 'laptop', ['smoke', 'laptop', 'paper'], 'how large'
+    'form', 'laptop', ['smoke', 'laptop', 'fast', 'paper'], 'how large'
 )
 _PICTURES = flags.DEFINE_string(
     'pictures', None, 'folder of pictures; smoke makes one if there is none'
@@ -262,6 +263,11 @@ def _run(name: str, experiment, sources: list[pathlib.Path]) -> list[str]:
       if verdict.holds is False
   ]
   _write(name, experiment, figures, verdicts, differences)
+  if experiment.has_bases:
+    first = {
+        x.name: planned[x.name, sources[0]][0] for x in experiment.variants
+    }
+    _draw_bases(sources[0], first, output / f'{name}_bases.png')
   if _UPDATE.value:
     known = recorded.setdefault(name, {}).setdefault(_FORM.value, {})
     figures_lib.record(figures, known)
@@ -297,6 +303,17 @@ def _make_row(
       psnr_db=column('psnr_db'),
       seconds=sum(result['seconds'] for result in found),
   )
+
+
+def _draw_bases(
+    source: pathlib.Path, first: dict[str, units.Unit], output: pathlib.Path
+) -> None:
+  """Draws the base layers that the variants gave of a picture."""
+  from . import figures
+
+  folder = pathlib.Path(_OUTPUT.value) / 'units'
+  files = {name: units.file_of(unit, folder) for name, unit in first.items()}
+  figures.draw_bases(source, files, output)
 
 
 def _write(name: str, experiment, figures, verdicts, differences) -> None:

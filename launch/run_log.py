@@ -194,7 +194,7 @@ class RunLog:
       raise ValueError(
           f'{self.folder} has a run of another kind; --restart removes it'
       )
-    was, here = _flatten(old), _flatten(now)
+    was, here = command.flatten(old), command.flatten(now)
     names = [
         name for name in {**was, **here} if was.get(name) != here.get(name)
     ]
@@ -305,17 +305,6 @@ def _describe(origin: Origin) -> dict:
       'versions': versions,
       'commit': machine.commit(),
   }
-
-
-def _flatten(values: Mapping, prefix: str = '') -> dict[str, Any]:
-  """Nested values by dotted name."""
-  flat = {}
-  for name, value in values.items():
-    if isinstance(value, dict):
-      flat |= _flatten(value, f'{prefix}{name}.')
-    else:
-      flat[prefix + name] = value
-  return flat
 
 
 def _tell(name: str, was: dict, here: dict) -> str:

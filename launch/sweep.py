@@ -139,7 +139,7 @@ def _list_objectives() -> dict[str, bool]:
       )
   if not names or len(set(names)) < len(names):
     raise ValueError('--objectives: none, or one twice')
-  return {name: name in summary.MAXIMIZED for name in names}
+  return summary.directions(names)
 
 
 def _encode_flags() -> list[str]:
@@ -270,12 +270,12 @@ def main() -> None:
   }
   config = _CONFIG.value.to_dict()
   config_lib.from_mapping(config_lib.EncodeConfig, config)
-  space.check(parameters, space.flatten(config))
+  space.check(parameters, command.flatten(config))
   objectives = _list_objectives()
   pictures = _list_pictures()
   trials = _import_trials()
   definition = trials.Definition(
-      config=space.flatten(config),
+      config=command.flatten(config),
       inputs={
           picture.name: hashlib.sha256(picture.read_bytes()).hexdigest()
           for picture in pictures
@@ -320,10 +320,12 @@ def main() -> None:
     sys.exit(130)
   rows = summary.make_rows(queue.slots(), objectives)
   summary.write(folder, document, rows)
+  from . import plotting
   from .sweeps import plots
 
-  plots.write(folder, rows, parameters, objectives)
-  summary.print_table(rows, list(texts), list(objectives))
+  for name, figure in plots.draw(rows, parameters, objectives).items():
+    command.write_bytes(str(folder / f'{name}.png'), plotting.png(figure))
+  summary.print_table(rows, list(texts), objectives)
   if not any(row['state'] == 'finished' for row in rows):
     raise ValueError('every trial failed')
 

@@ -8,7 +8,7 @@ import numpy as np
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import flow
 from pgsvc_jax import schedule
-from pgsvc_jax import video_media
+from pgsvc_jax import video_format
 
 # Rows that frames are shrunk to, at least, before they are compared.
 _ROWS = 240
@@ -44,7 +44,7 @@ def _shrink(pixels: np.ndarray) -> np.ndarray:
 
 
 def find_groups(
-    frames: Iterable[video_media.Frame],
+    frames: Iterable[video_format.Frame],
     config: config_lib.VideoConfig,
     *,
     first_index: int = 0,

@@ -3,6 +3,8 @@
 Values are as the file stores them: no color profile and no gamma is applied.
 """
 
+from collections.abc import Iterator
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -100,16 +102,14 @@ def read_picture(
   """
   # Pillow's readers let nearly any exception out of a damaged file (OSError,
   # SyntaxError, struct.error, zlib.error, AssertionError, ...).
-  try:
-    with (
-        warnings.catch_warnings(record=True) as caught,
-        open(path, 'rb') as file,
-    ):
-      warnings.simplefilter('ignore')
-      warnings.simplefilter('always', UserWarning)
-      pixels, notes = _decode(file, max_pixels)
-  except Exception as error:
-    raise _media_error('read', path, error) from error
+  with (
+      errors('read', path),
+      warnings.catch_warnings(record=True) as caught,
+      open(path, 'rb') as file,
+  ):
+    warnings.simplefilter('ignore')
+    warnings.simplefilter('always', UserWarning)
+    pixels, notes = _decode(file, max_pixels)
   notes += [_one_line(str(warning.message)) for warning in caught]
   return Picture(pixels=pixels, notes=tuple(dict.fromkeys(notes)))
 
@@ -149,10 +149,8 @@ def write_picture(
     ...
     pgsvc_jax.media.MediaError: cannot write alpha.jpg: JPEG cannot hold RGBA
   """
-  try:
+  with errors('write', path):
     _encode(pathlib.Path(path), np.asarray(image))
-  except Exception as error:
-    raise _media_error('write', path, error) from error
 
 
 def _decode(
@@ -256,16 +254,35 @@ def _encode(path: pathlib.Path, image: UInt8[np.ndarray, 'h w c']) -> None:
       temporary.unlink(missing_ok=True)
 
 
-def _media_error(
-    action: str, path: str | os.PathLike[str], error: Exception
-) -> MediaError:
-  """Words what went wrong in one line."""
-  reason = (
-      getattr(error, 'strerror', None) or str(error) or type(error).__name__
-  )
+@contextlib.contextmanager
+def errors(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
+  """Errors in the block become a `MediaError`, one line that names the file.
+
+  Args:
+    action: read or write.
+    path: of the file.
+
+  Yields:
+    Nothing.
+
+  Raises:
+    MediaError: in place of any other error.
+    ModuleNotFoundError: as it is.
+  """
+  try:
+    yield
+  except (MediaError, ModuleNotFoundError):
+    raise
+  except Exception as error:
+    message = f'cannot {action} {os.fspath(path)}: {reason(error)}'
+    raise MediaError(_one_line(message)) from error
+
+
+def reason(error: Exception) -> str:
+  """What an error says, without the path that it may name."""
   if isinstance(error, PIL.UnidentifiedImageError):
-    reason = 'not a picture of a known format'
-  return MediaError(_one_line(f'cannot {action} {os.fspath(path)}: {reason}'))
+    return 'not a picture of a known format'
+  return getattr(error, 'strerror', None) or str(error) or type(error).__name__
 
 
 def _one_line(text: str) -> str:

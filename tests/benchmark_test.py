@@ -2,9 +2,6 @@
 
 import io
 import json
-import pathlib
-import subprocess
-import sys
 
 import jax
 from jax import numpy as jnp
@@ -18,22 +15,9 @@ from launch.benchmarks import timing
 from launch.benchmarks import tune
 from launch.benchmarks import workloads
 import pallas_kernels
-
-ROOT = pathlib.Path(__file__).parents[1]
+from tests import launch_test
 
 TINY = workloads.Shape(height=21, width=37, layer_sizes=(9, 0, 7))
-
-
-def run(*flags, status=0):
-  result = subprocess.run(
-      [sys.executable, '-m', 'launch.benchmark', *flags],
-      cwd=ROOT,
-      capture_output=True,
-      text=True,
-      check=False,
-  )
-  assert result.returncode == status, result.stderr
-  return result
 
 
 def test_bytes_are_inputs_once_and_outputs_once():
@@ -91,7 +75,8 @@ def test_the_picture_has_a_panel_a_sweep():
 
 
 def test_json_is_one_document():
-  result = run(
+  result = launch_test.run(
+      'benchmark',
       '--shapes=thumbnail',
       '--implementations=cpu',
       '--repeats=2',
@@ -134,7 +119,8 @@ def test_json_is_one_document():
 @pytest.mark.slow
 def test_plot_draws_and_prints_the_sweeps(tmp_path):
   file = tmp_path / 'costs.png'
-  result = run(
+  result = launch_test.run(
+      'benchmark',
       '--shapes=thumbnail',
       '--implementations=cpu',
       '--repeats=2',
@@ -167,7 +153,7 @@ def test_plot_draws_and_prints_the_sweeps(tmp_path):
     ],
 )
 def test_wrong_flags_are_one_line(flags, what):
-  result = run(*flags, status=1)
+  result = launch_test.run('benchmark', *flags, status=1)
   assert result.stdout == '' and len(result.stderr.splitlines()) == 1
   assert what in result.stderr
 
@@ -201,5 +187,5 @@ def test_tune_measures_variants_in_the_interpreter():
 
 
 def test_tune_needs_a_cuda_device():
-  result = run('--tune', status=1)
+  result = launch_test.run('benchmark', '--tune', status=1)
   assert 'needs a CUDA device' in result.stderr

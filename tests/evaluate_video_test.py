@@ -25,6 +25,7 @@ from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax import video_bitstream
 from pgsvc_jax import video_codec
+from pgsvc_jax import video_format
 from pgsvc_jax import video_media
 from pgsvc_jax import video_syntax
 from tests import clips
@@ -82,7 +83,7 @@ def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp('videos')
   for name in ('originals', 'files/many', 'files/few'):
     (path / name).mkdir(parents=True)
-  form = video_media.VideoFormat(
+  form = video_format.VideoFormat(
       width=WIDTH, height=HEIGHT, time_base=BASE, frame_rate=Fraction(10)
   )
   times = [1, 3, *TIMES[0], *TIMES[1], 22]
@@ -403,18 +404,7 @@ def test_the_page_of_videos_stands_alone(folder, document):
   text = (folder / 'page.html').read_text(encoding='utf-8')
   report_test.test_the_page_refers_to_nothing_but_itself(text)
   page = report_test.Page(text)
-  assert {
-      *(
-          'curves',
-          'levels',
-          'bd-rate',
-          'published',
-          'layers',
-          'times',
-          'pictures',
-      ),
-      'anchors',
-  } <= set(page.ids)
+  assert set(page.ids) >= report_test.SECTIONS
   # Means, levels, bits of two points, times, and of the clip curves and time.
   assert page.tags.count('svg') == 1 + 1 + 2 + 1 + 2
   # Frame 2, the last before the second I-frame: three prefixes, the original.
@@ -471,7 +461,7 @@ def long_clip(tmp_path_factory):
   pytest.importorskip('imageio_ffmpeg')
   path = tmp_path_factory.mktemp('anchors')
   frames = clips.moving(24, 185, 177)
-  form = video_media.VideoFormat(
+  form = video_format.VideoFormat(
       width=185, height=177, time_base=Fraction(1, 25), frame_rate=Fraction(25)
   )
   with video_media.VideoWriter(path / 'long.mkv', form) as writer:

@@ -45,7 +45,28 @@ ARROWS = {
     'pgsvc_jax.quantize': {'pgsvc_jax.types'},
     'pgsvc_jax.resolution': {'pgsvc_jax.types'},
     'pgsvc_jax.range_coder': set(),
-    'pgsvc_jax.video_media': {'pgsvc_jax.media'},
+    'pgsvc_jax.video_format': set(),
+    'pgsvc_jax.video_color': {'pgsvc_jax.video_format'},
+    'pgsvc_jax.av_reader': {
+        'pgsvc_jax.media',
+        'pgsvc_jax.video_color',
+        'pgsvc_jax.video_format',
+    },
+    'pgsvc_jax.av_writer': {
+        'pgsvc_jax.video_color',
+        'pgsvc_jax.video_format',
+    },
+    'pgsvc_jax.frame_folder': {
+        'pgsvc_jax.media',
+        'pgsvc_jax.video_format',
+    },
+    'pgsvc_jax.video_media': {
+        'pgsvc_jax.av_reader',
+        'pgsvc_jax.av_writer',
+        'pgsvc_jax.frame_folder',
+        'pgsvc_jax.media',
+        'pgsvc_jax.video_format',
+    },
     'pgsvc_jax.version1': {
         'pgsvc_jax.quantize',
         'pgsvc_jax.range_coder',
@@ -160,7 +181,7 @@ ARROWS = {
         'pgsvc_jax.config',
         'pgsvc_jax.flow',
         'pgsvc_jax.schedule',
-        'pgsvc_jax.video_media',
+        'pgsvc_jax.video_format',
     },
     'pgsvc_jax.video_fit': {
         'pallas_kernels',

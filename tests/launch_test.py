@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from launch import main
 from pgsvc_jax import bitstream
 from pgsvc_jax import render
 
@@ -412,22 +413,7 @@ def test_the_installed_command_runs_the_verbs(folder):
   assert 'usage' in run('main', 'paint', status=2).stderr
 
 
-@pytest.mark.parametrize(
-    'verb',
-    [
-        'encode',
-        'decode',
-        'info',
-        'extract',
-        'evaluate',
-        'report',
-        'benchmark',
-        'doctor',
-        'demo',
-        'study',
-        'ladder',
-    ],
-)
+@pytest.mark.parametrize('verb', main.VERBS)
 def test_help_lists_the_flags(verb):
   text = run(verb, '--help').stdout
   flags = re.findall(r'DEFINE_\w+\(\s*\'(\w+)\'', source(verb))
@@ -447,25 +433,6 @@ def test_demo_makes_the_table_and_the_picture(folder):
   assert 'psnr_db' in result.stdout
   with Image.open(out / 'prefixes.png') as image:
     assert image.size[0] > 500
-
-
-@pytest.mark.slow
-def test_study_compares_strategies(folder):
-  pictures = folder / 'pictures'
-  pictures.mkdir()
-  (pictures / 'a.png').write_bytes((folder / 'picture.png').read_bytes())
-  flags = (
-      f'--pictures={pictures}',
-      f'--output={folder / "study"}',
-      '--config=configs/kodak.py:smoke',
-      '--strategies=joint,single',
-  )
-  result = run('study', *flags)
-  cells = json.loads((folder / 'study' / 'results.json').read_text())
-  assert [c['strategy'] for c in cells] == ['joint', 'single']
-  assert all(len(c['psnr_db']) == 3 for c in cells)
-  assert '| joint | ' in result.stdout
-  assert run('study', *flags).stdout == result.stdout  # taken from the files
 
 
 def test_an_ended_run_says_so_and_leaves_no_file(folder):
@@ -520,7 +487,7 @@ def test_the_wheel_has_no_generic_names(tmp_path):
       'py.typed',
       'launch/encode.py',
       'launch/main.py',
-      'launch/reports/page.html',
+      'launch/reports/picture_page.html',
       'configs/image.py',
       'configs/published.json',
   ):

@@ -249,3 +249,7 @@ def test_the_smoke_form_of_every_experiment(tmp_path):
     assert text in done.stdout
     for variant in experiment.variants:
       assert all(5 < x < 60 for x in levels_of(text, variant.name))
+    bases = tmp_path / f'{name}_bases.png'
+    assert bases.exists() == experiment.has_bases
+  with Image.open(tmp_path / 'image_table_bases.png') as image:
+    assert image.width > 1500  # Five and the original.

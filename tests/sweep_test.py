@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import pathlib
+import re
 import shlex
 import signal
 import subprocess
@@ -21,6 +22,7 @@ from launch.sweeps import slurm
 from launch.sweeps import space
 from launch.sweeps import summary
 from launch.sweeps import trials
+from tests import report_test
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -339,6 +341,73 @@ def test_two_workers_one_killed_and_all_trials_finish(picture, storage):
     with Image.open(study / name) as image:
       # More than paper: points and axes.
       assert min(image.size) > 300 and len(np.unique(image)) > 9
+
+
+def write_results(folder, objectives, psnrs, reason=''):
+  """What a sweep leaves: trials of a growing size, and one that failed."""
+  slot = lambda index, state, measured: trials.Slot(
+      index=index,
+      state=state,
+      params={'fit.num_births': 7 + index, 'fit.strategy': 'joint'},
+      measured=measured,
+      seconds=1.0,
+      num_tries=1,
+      reason=reason if state == 'failed' else '',
+  )
+  slots = [
+      slot(i, 'finished', {'bytes': 1000 + i, 'psnr': psnr, 'seconds': 2.0})
+      for i, psnr in enumerate(psnrs)
+  ]
+  slots.append(slot(len(psnrs), 'failed', {}))
+  definition = {
+      'config': {'fit.num_steps': 54321, 'fit.num_births': 1},
+      'inputs': {'a <b>.png': ''},
+      'space': {'fit.num_births': 'int:4..20', 'fit.strategy': 'joint,prune'},
+      'sampler': 'random',
+      'objectives': objectives,
+  }
+  rows = summary.make_rows(slots, summary.directions(objectives))
+  summary.write(folder, definition, rows)
+  return rows
+
+
+def report(folder):
+  output = folder / 'sweep.html'
+  report_test.run('report', f'--input={folder}', f'--output={output}')
+  return output.read_text()
+
+
+def test_the_report_has_the_table_and_the_plots(tmp_path):
+  reason = 'it is <i>not</i> possible'
+  write_results(tmp_path, ['psnr', 'bytes'], [30.5, 32.5, 31.5], reason)
+  text = report(tmp_path)
+  parsed = report_test.Page(text)
+  assert parsed.tags.count('svg') == 2 and '://' not in text
+  assert len(set(parsed.ids)) == len(parsed.ids)
+  for words in ('4 trials (3 finished, 1 failed)', 'a <b>.png', reason):
+    assert words in parsed.text
+  # Settings are said once: what was varied, and the rest.
+  assert 'int:4..20' in parsed.text and '54321' in parsed.text
+  rows = re.findall(r'<tr><td>(\d{5})</td><td>(\*?)</td>', text)
+  assert rows == [('00001', '*'), ('00002', ''), ('00000', '*')]
+
+
+def test_the_report_of_a_sweep_that_has_just_begun(tmp_path):
+  write_results(tmp_path, ['bytes'], [])
+  parsed = report_test.Page(report(tmp_path))
+  assert 'No trial is finished' in parsed.text and 'svg' not in parsed.tags
+
+
+@pytest.mark.parametrize('part', ['definition', 'trials'])
+def test_the_report_refuses_what_lacks_a_part(tmp_path, part):
+  write_results(tmp_path, ['bytes'], [30.0])
+  path = tmp_path / 'results.json'
+  document = json.loads(path.read_text())
+  lost = {'definition': 'space', 'trials': 'params'}[part]
+  holder = document[part]
+  del (holder if isinstance(holder, dict) else holder[0])[lost]
+  with pytest.raises(ValueError, match=f"not results of .sweep. .no '{lost}'"):
+    summary.check(document, str(path))
 
 
 @pytest.mark.slow

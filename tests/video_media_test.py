@@ -10,7 +10,9 @@ import numpy as np
 from PIL import Image
 import pytest
 
+from pgsvc_jax import av_writer
 from pgsvc_jax import media
+from pgsvc_jax import video_format
 from pgsvc_jax import video_media
 from tests import clips
 
@@ -30,9 +32,9 @@ COLORS = np.array(
 )
 
 
-def video_format(width, height, **options):
+def make_format(width, height, **options):
   defaults = {'time_base': Fraction(1, 25), 'frame_rate': Fraction(25)}
-  return video_media.VideoFormat(
+  return video_format.VideoFormat(
       width=width, height=height, **(defaults | options)
   )
 
@@ -135,7 +137,7 @@ def test_untagged_matrix_is_guessed_by_size(tmp_path, width, height, matrix):
   path = tmp_path / 'clip.mkv'
   clips.write(path, [frame], pixel_format='yuv420p', **LOSSLESS)
   reader, decoded = read(path)
-  assert reader.format.matrix == video_media.UNSPECIFIED
+  assert reader.format.matrix == video_format.UNSPECIFIED
   np.testing.assert_allclose(decoded[0].pixels[3, 3], color, atol=0.008)
 
 
@@ -655,7 +657,7 @@ def test_raw_video(tmp_path):
   path = tmp_path / 'clip.yuv'
   path.write_bytes(clip.astype('<u2').tobytes())
   assert not video_media.is_video(path)
-  raw = video_media.RawFormat(
+  raw = video_format.RawFormat(
       width=64,
       height=48,
       pixel_format='gray10le',
@@ -676,7 +678,7 @@ def test_raw_video_with_a_wrong_description(tmp_path):
   path = tmp_path / 'clip.yuv'
   path.write_bytes(bytes(6000))
   for width, name in ((64, 'nonsense'), (0, 'yuv420p'), (-8, 'yuv420p')):
-    raw = video_media.RawFormat(
+    raw = video_format.RawFormat(
         width=width, height=48, pixel_format=name, frame_rate=Fraction(25)
     )
     assert 'not raw video so described' in refusal(path, raw=raw)
@@ -700,7 +702,7 @@ def test_without_pyav_pictures_are_known_and_the_error_names_it(
     with pytest.raises(ModuleNotFoundError) as caught:
       function(video)
     assert caught.value.name == 'av'
-  writer = video_media.VideoWriter(video, video_format(64, 48))
+  writer = video_media.VideoWriter(video, make_format(64, 48))
   with pytest.raises(ModuleNotFoundError), writer:
     pass
 
@@ -759,7 +761,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path):
 )
 def test_a_damaged_list_of_times_is_refused(tmp_path, key, value):
   folder = tmp_path / 'out'
-  with video_media.VideoWriter(folder, video_format(64, 48)) as writer:
+  with video_media.VideoWriter(folder, make_format(64, 48)) as writer:
     for time, frame in enumerate(clips.moving(3)):
       writer.write(frame, time, 1)
   record = json.loads((folder / 'times.json').read_text())
@@ -776,9 +778,7 @@ def test_a_damaged_list_of_times_is_refused(tmp_path, key, value):
 def test_what_is_written_comes_back(tmp_path, suffix, size):
   path = tmp_path / f'clip{suffix}'
   clip = clips.with_cut(width=size[0], height=size[1])
-  form = video_format(
-      *size, primaries=9, transfer=14, matrix=9, full_range=True
-  )
+  form = make_format(*size, primaries=9, transfer=14, matrix=9, full_range=True)
   with video_media.VideoWriter(path, form) as writer:
     for time, frame in enumerate(clip):
       writer.write(frame, time, 1)
@@ -809,7 +809,7 @@ def test_y4m_and_its_own_matrix(tmp_path, matrix, full):
   """Colors survive wherever the reader computes with the same matrix."""
   path = tmp_path / 'clip.y4m'
   clip = clips.moving(2)
-  form = video_format(64, 48, matrix=matrix, full_range=full)
+  form = make_format(64, 48, matrix=matrix, full_range=full)
   with video_media.VideoWriter(path, form) as writer:
     for time, frame in enumerate(clip):
       writer.write(frame, time, 1)
@@ -825,7 +825,7 @@ def test_colors_survive_mp4(tmp_path, matrix, full):
   clip = np.broadcast_to(
       np.rint(COLORS * 255).astype(np.uint8)[:, None, None], (4, 16, 32, 3)
   )
-  form = video_format(32, 16, matrix=matrix, full_range=full)
+  form = make_format(32, 16, matrix=matrix, full_range=full)
   with video_media.VideoWriter(path, form) as writer:
     for time, frame in enumerate(clip):
       writer.write(frame, time, 1)
@@ -844,7 +844,7 @@ def test_written_times_are_exact(tmp_path, suffix, base, first):
   path = tmp_path / f'clip{suffix}'
   times = [first + t for t in clips.irregular_times(6)]
   durations = [*np.diff(times).tolist(), 5]
-  form = video_format(64, 48, time_base=base)
+  form = make_format(64, 48, time_base=base)
   with video_media.VideoWriter(path, form) as writer:
     for frame, time, duration in zip(clips.moving(6), times, durations):
       writer.write(frame, time, duration)
@@ -859,7 +859,7 @@ def test_matroska_rounds_times_to_milliseconds(tmp_path):
   times = clips.irregular_times(6)
   base = Fraction(1001, 30000)
   with video_media.VideoWriter(
-      path, video_format(64, 48, time_base=base)
+      path, make_format(64, 48, time_base=base)
   ) as writer:
     for frame, time in zip(clips.moving(6), times):
       writer.write(frame, time, 1)
@@ -870,7 +870,7 @@ def test_matroska_rounds_times_to_milliseconds(tmp_path):
 @pytest.mark.parametrize('suffix', ['.mp4', '.mkv'])
 def test_times_below_zero_are_moved(tmp_path, suffix):
   path = tmp_path / f'clip{suffix}'
-  form = video_format(64, 48, time_base=Fraction(1, 1000))
+  form = make_format(64, 48, time_base=Fraction(1, 1000))
   with video_media.VideoWriter(path, form) as writer:
     for frame, time in zip(clips.moving(3), (-50, -10, 40)):
       writer.write(frame, time, 40)
@@ -880,7 +880,7 @@ def test_times_below_zero_are_moved(tmp_path, suffix):
 
 
 def test_matroska_cannot_tell_all_times_apart(tmp_path):
-  form = video_format(64, 48, time_base=Fraction(1, 90000))
+  form = make_format(64, 48, time_base=Fraction(1, 90000))
   with pytest.raises(media.MediaError, match='less than a millisecond'):
     with video_media.VideoWriter(tmp_path / 'clip.mkv', form) as writer:
       for frame, time in zip(clips.moving(3), (0, 90, 100)):
@@ -892,7 +892,7 @@ def test_matroska_cannot_tell_all_times_apart(tmp_path):
 @pytest.mark.parametrize('suffix', ['.mp4', '.mkv', '.webm', '.y4m', ''])
 def test_small_sizes_are_written(tmp_path, suffix, size):
   path = tmp_path / f'clip{suffix}'
-  with video_media.VideoWriter(path, video_format(*size)) as writer:
+  with video_media.VideoWriter(path, make_format(*size)) as writer:
     for time in range(2):
       writer.write(np.full((*size[::-1], 3), 100 * time, np.uint8), time, 1)
   pixels = stack(read(path)[1])
@@ -903,7 +903,7 @@ def test_small_sizes_are_written(tmp_path, suffix, size):
 
 def test_pixel_aspect_is_written(tmp_path):
   path = tmp_path / 'clip.mp4'
-  form = video_format(64, 48, pixel_aspect=Fraction(64, 45))
+  form = make_format(64, 48, pixel_aspect=Fraction(64, 45))
   with video_media.VideoWriter(path, form) as writer:
     writer.write(clips.moving(1)[0], 0, 1)
   assert read(path)[0].format.pixel_aspect == Fraction(64, 45)
@@ -913,14 +913,14 @@ def test_y4m_takes_only_a_constant_rate(tmp_path):
   path = tmp_path / 'clip.y4m'
   clip = clips.moving(3)
   with pytest.raises(media.MediaError, match='y4m needs a constant frame rate'):
-    with video_media.VideoWriter(path, video_format(64, 48)) as writer:
+    with video_media.VideoWriter(path, make_format(64, 48)) as writer:
       for time, frame in zip((0, 1, 5), clip):
         writer.write(frame, time, 1)
   with pytest.raises(media.MediaError, match='y4m needs a frame rate'):
-    with video_media.VideoWriter(path, video_format(64, 48, frame_rate=None)):
+    with video_media.VideoWriter(path, make_format(64, 48, frame_rate=None)):
       pass
   # Times that Matroska rounded are constant all the same.
-  form = video_format(
+  form = make_format(
       64, 48, time_base=Fraction(1, 1000), frame_rate=Fraction(24)
   )
   with video_media.VideoWriter(path, form) as writer:
@@ -936,7 +936,7 @@ def test_a_failure_leaves_nothing(tmp_path, suffix):
   frame = clips.moving(1)[0]
 
   def attempt(*arguments):
-    with video_media.VideoWriter(path, video_format(64, 48)) as writer:
+    with video_media.VideoWriter(path, make_format(64, 48)) as writer:
       for x in arguments:
         writer.write(*x)
 
@@ -953,7 +953,7 @@ def test_a_failure_leaves_nothing(tmp_path, suffix):
     assert str(path) in str(caught.value)
     assert not list(tmp_path.iterdir())
   with pytest.raises(KeyboardInterrupt):
-    with video_media.VideoWriter(path, video_format(64, 48)) as writer:
+    with video_media.VideoWriter(path, make_format(64, 48)) as writer:
       writer.write(frame, 0, 1)
       raise KeyboardInterrupt
   assert not list(tmp_path.iterdir())
@@ -964,11 +964,11 @@ def test_an_existing_file_is_replaced_only_by_a_whole_one(tmp_path):
   path.write_bytes(b'before')
   frame = clips.moving(1)[0]
   with pytest.raises(media.MediaError):
-    with video_media.VideoWriter(path, video_format(64, 48)) as writer:
+    with video_media.VideoWriter(path, make_format(64, 48)) as writer:
       writer.write(frame, 0, 1)
       writer.write(frame, 0, 1)
   assert path.read_bytes() == b'before'
-  with video_media.VideoWriter(path, video_format(64, 48)) as writer:
+  with video_media.VideoWriter(path, make_format(64, 48)) as writer:
     writer.write(frame, 0, 1)
   assert len(read(path)[1]) == 1
 
@@ -991,18 +991,18 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
       return getattr(self._file, name)
 
   monkeypatch.setattr(
-      video_media, 'open', lambda *a: Full(real(*a)), raising=False
+      av_writer, 'open', lambda *a: Full(real(*a)), raising=False
   )
   noise = np.random.default_rng(0).integers(0, 256, (20, 48, 64, 3), np.uint8)
   with pytest.raises(media.MediaError, match='No space left'):
-    with video_media.VideoWriter(path, video_format(64, 48)) as writer:
+    with video_media.VideoWriter(path, make_format(64, 48)) as writer:
       for time, frame in enumerate(noise):
         writer.write(frame, time, 1)
   assert not list(tmp_path.iterdir())
 
 
 def test_where_a_video_cannot_be_written(tmp_path):
-  form = video_format(64, 48)
+  form = make_format(64, 48)
   with pytest.raises(media.MediaError, match="'.xyz' is not a video format"):
     video_media.VideoWriter(tmp_path / 'clip.xyz', form)
   (tmp_path / 'full').mkdir()

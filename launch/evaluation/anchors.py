@@ -113,7 +113,9 @@ def describe(name: str) -> dict:
   }
 
 
-def encode(name: str, setting: float, pixels: UInt8[np.ndarray, 'h w c']):
+def encode(
+    name: str, setting: float, pixels: UInt8[np.ndarray, 'h w c']
+) -> bytes:
   """The bytes of a file, as `save` would write it to disk."""
   codec, channels = CODECS[name], pixels.shape[2]
   image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)

@@ -57,11 +57,25 @@ def load(path: str) -> dict:
     OSError: it cannot be read.
     ValueError: it is something else.
   """
+  document = read(path)
+  check(document, path)
+  return document
+
+
+def read(path: str) -> dict:
+  """Reads a JSON document, whatever it says; raises as `load` does."""
   try:
     document = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
   except ValueError as error:
-    raise ValueError(f'{path}: not results of `evaluate` ({error})') from error
-  if not isinstance(document, dict) or document.get('version') != VERSION:
+    raise ValueError(f'{path}: not results of a command ({error})') from error
+  if not isinstance(document, dict):
+    raise ValueError(f'{path}: not results of a command')
+  return document
+
+
+def check(document: dict, path: str) -> None:
+  """Refuses what `evaluate` has not written; raises as `load` does."""
+  if document.get('version') != VERSION:
     raise ValueError(f'{path}: not results of this version of `evaluate`')
   for name, kind in _FIELDS.items():
     if not isinstance(document.get(name), kind):
@@ -74,7 +88,6 @@ def load(path: str) -> dict:
             f'{path}: not results of `evaluate` ({min(lacking)!r} is missing'
             f' in {name!r})'
         )
-  return document
 
 
 def is_video(document: dict) -> bool:

@@ -7,7 +7,6 @@ them.
 
 from collections.abc import Iterable, Mapping
 import concurrent.futures
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -17,7 +16,6 @@ import json
 import pathlib
 import shlex
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -113,6 +111,11 @@ class Unit:
     return flags + ([f'--size={self.size}'] if self.size else [])
 
 
+def file_of(unit: Unit, folder: pathlib.Path) -> pathlib.Path:
+  """The file of a unit, below the folder that was given to `run`."""
+  return folder / unit.name / _FILE
+
+
 @functools.cache
 def load_module(name: str) -> Any:
   """A module in configs/, wherever that is installed."""
@@ -173,16 +176,18 @@ def run(
   pool = concurrent.futures.ThreadPoolExecutor(num_workers)
   try:
     futures = {
-        pool.submit(
-            _run, by_name[name], folder / name, num_devices, stop
-        ): by_name[name]
+        pool.submit(_run, by_name[name], folder, num_devices, stop): by_name[
+            name
+        ]
         for name in missing
     }
     done = concurrent.futures.as_completed(futures)
     for count, future in enumerate(done, 1):
       # Here, not in the threads: not all that decodes bears several of them.
       unit = futures[future]
-      result = future.result() | {'levels': _measure(unit, folder / unit.name)}
+      result = future.result() | {
+          'levels': _measure(unit, file_of(unit, folder))
+      }
       text = json.dumps(result, indent=1)
       command.write_bytes(str(folder / unit.name / _RESULT), text.encode())
       levels = ' / '.join(f'{row["psnr_db"]:.2f}' for row in result['levels'])
@@ -206,8 +211,8 @@ def _run(
     unit: Unit, folder: pathlib.Path, num_devices: int, stop: threading.Event
 ) -> dict:
   """Encodes one unit; returns what there is to say of it."""
-  folder.mkdir(parents=True, exist_ok=True)
-  file = folder / _FILE
+  file = file_of(unit, folder)
+  file.parent.mkdir(parents=True, exist_ok=True)
   line = command.verb_line(
       'encode',
       f'--input={unit.source}',
@@ -216,7 +221,7 @@ def _run(
       *unit.encode_flags(),
   )
   begin = time.perf_counter()
-  _encode(line, folder / _LOG, stop)
+  _encode(line, file.parent / _LOG, stop)
   seconds = time.perf_counter() - begin
   return {
       'source': str(unit.source),
@@ -233,30 +238,23 @@ def _run(
 
 def _encode(line: list[str], log: pathlib.Path, stop: threading.Event) -> None:
   """Runs a command to its end, or until it is to stop."""
+
+  def check() -> None:
+    if stop.is_set():
+      raise ChildProcessError('stopped')
+
   with open(log, 'a') as output:
     output.write(f'$ {shlex.join(line)}\n')
     output.flush()
-    child = children.start(line, output, output)
-    try:
-      while True:
-        if stop.is_set():
-          raise ChildProcessError('stopped')
-        with contextlib.suppress(subprocess.TimeoutExpired):
-          status = child.wait(0.2)
-          break
-    except BaseException:
-      children.stop(child)
-      raise
-    finally:
-      child.stdin.close()
+    status = children.run(line, output, output, check, 0.2)
   if status:
     *_, last = [''] + log.read_text().splitlines()
     raise ChildProcessError(f'{last} ({log})')
 
 
-def _measure(unit: Unit, folder: pathlib.Path) -> list[dict]:
+def _measure(unit: Unit, file: pathlib.Path) -> list[dict]:
   measure = measure_video if unit.is_video else measure_picture
-  return measure(folder / _FILE, unit)
+  return measure(file, unit)
 
 
 def measure_picture(file: pathlib.Path, unit: Unit) -> list[dict]:

@@ -4,8 +4,6 @@ A codec, an operating point or a layer has one color in all plots of a report.
 """
 
 from collections.abc import Mapping, Sequence
-import io
-import re
 
 import matplotlib as mpl
 from matplotlib import axes as mpl_axes
@@ -13,6 +11,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 import numpy as np
 
+from .. import plotting
 from . import curves
 
 _ANCHORS = {
@@ -46,41 +45,6 @@ _RATE_TICKS = (
 # Of a rate in four digits fewer have room.
 _KBIT_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000,
     20_000, 50_000, 100_000)  # fmt: skip
-_STYLE = {
-    # Text stays text, in whatever sans-serif the reader has.
-    'svg.fonttype': 'none',
-    'font.family': ['DejaVu Sans', 'sans-serif'],
-    'font.size': 9,
-    'axes.grid': True,
-    'axes.grid.which': 'both',
-    'grid.color': '#e6e6e6',
-    'grid.linewidth': 0.7,
-    'axes.axisbelow': True,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'axes.edgecolor': '#888888',
-    'axes.titlesize': 10,
-    'axes.titleweight': 'bold',
-    'legend.frameon': False,
-}
-
-
-def _plain(text: str) -> str:
-  """Keeps matplotlib from reading names as formulas."""
-  return text.replace('$', r'\$')
-
-
-def _svg(figure: mpl_figure.Figure, name: str) -> str:
-  """The SVG element alone: no header, no metadata, ids of its own."""
-  file = io.StringIO()
-  with mpl.rc_context(_STYLE | {'svg.hashsalt': name}):
-    figure.savefig(file, format='svg', metadata={'Date': None})
-  text = file.getvalue()
-  text = text[text.index('<svg') :]
-  text = re.sub(r'<metadata>.*?</metadata>', '', text, flags=re.DOTALL)
-  # An element of an HTML page needs no namespaces.
-  text = re.sub(r' xmlns(:\w+)?="[^"]*"', '', text)
-  return re.sub(r'( id="|"#|\(#)', rf'\g<1>{name}-', text)
 
 
 def _figure(width: float, height: float) -> mpl_figure.Figure:
@@ -141,7 +105,7 @@ def rate_distortion(
   Returns:
     SVG.
   """
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(plotting.STYLE):
     height = (len(metrics) + 1) // 2
     figure = _figure(10.6, 4.0 * height)
     axes = figure.subplots(height, 2).ravel()
@@ -153,7 +117,7 @@ def rate_distortion(
       for curve in lines:
         points = curve.points(metric, rate)
         if points:
-          label = _plain(curve.name)
+          label = plotting.plain(curve.name)
           if curve.kind == 'published':
             label += ' (published)'
           (handles[label],) = axis.plot(*zip(*points), **_line(curve, order))
@@ -169,7 +133,7 @@ def rate_distortion(
       if metric == 'ms_ssim':
         _ms_ssim_axis(axis)
     figure.legend(handles.values(), handles.keys(), loc='outside right center')
-    return _svg(figure, name)
+    return plotting.svg(figure, name)
 
 
 def levels(lines: Sequence[curves.Curve], name: str) -> str:
@@ -182,7 +146,7 @@ def levels(lines: Sequence[curves.Curve], name: str) -> str:
   Returns:
     SVG.
   """
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(plotting.STYLE):
     figure = _figure(10.6, 3.6)
     left, right = figure.subplots(1, 2)
     for level, curve in enumerate(lines):
@@ -191,12 +155,12 @@ def levels(lines: Sequence[curves.Curve], name: str) -> str:
           *zip(*curve.points('psnr_db')),
           marker='o',
           ms=4,
-          label=_plain(curve.name),
+          label=plotting.plain(curve.name),
           **style,
       )
       if level and (points := curves.gap(lines[level - 1], curve)):
-        below = _plain(lines[level - 1].name)
-        label = f'{_plain(curve.name)}, above {below}'
+        below = plotting.plain(lines[level - 1].name)
+        label = f'{plotting.plain(curve.name)}, above {below}'
         right.plot(*zip(*points), label=label, **style)
     left.set_title('PSNR, dB', loc='left')
     right.set_title('dB above the level below, at equal rate', loc='left')
@@ -205,7 +169,7 @@ def levels(lines: Sequence[curves.Curve], name: str) -> str:
       _rate_axis(axis, 'bpp')
       if axis.get_legend_handles_labels()[0]:
         axis.legend(loc='best')
-    return _svg(figure, name)
+    return plotting.svg(figure, name)
 
 
 def quality_by_splats(
@@ -215,7 +179,7 @@ def quality_by_splats(
     name: str,
 ) -> str:
   """PSNR over the number of splats, which papers report without rates."""
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(plotting.STYLE):
     figure = _figure(7.2, 3.6)
     axis = figure.subplots()
     for curve in own:
@@ -223,7 +187,7 @@ def quality_by_splats(
       points = sorted(x for x in points if x[1] is not None)
       if not points:
         continue
-      label = _plain(curve.name)
+      label = plotting.plain(curve.name)
       axis.plot(*zip(*points), label=label, **_line(curve, order))
     for entry in published:
       color = _ANCHORS.get(f'published {entry["codec"]}', '#555555')
@@ -241,7 +205,7 @@ def quality_by_splats(
     axis.set_xlabel('splats')
     axis.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
     figure.legend(loc='outside right center')
-    return _svg(figure, name)
+    return plotting.svg(figure, name)
 
 
 def _layer_color(layer: int, number: int) -> tuple:
@@ -283,7 +247,7 @@ def layer_bytes(files: Sequence[dict], number: int, name: str) -> str:
   Returns:
     SVG.
   """
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(plotting.STYLE):
     figure, axis = _bars(len(files))
     labels = {}
     for i, file in enumerate(files):
@@ -301,11 +265,13 @@ def layer_bytes(files: Sequence[dict], number: int, name: str) -> str:
         left = row['bytes']
       text = f'{left * bits:.3f} bpp, {left:,} bytes'
       _label_bar(axis, left * bits, i, text)
-    axis.set_yticks(range(len(files)), [_plain(x['picture']) for x in files])
+    axis.set_yticks(
+        range(len(files)), [plotting.plain(x['picture']) for x in files]
+    )
     axis.set_xlim(0, axis.get_xlim()[1] * 1.16)
     axis.set_xlabel('bits per pixel')
     figure.legend(labels.values(), labels.keys(), loc='outside right center')
-    return _svg(figure, name)
+    return plotting.svg(figure, name)
 
 
 def decode_times(
@@ -321,7 +287,7 @@ def decode_times(
   Returns:
     SVG.
   """
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(plotting.STYLE):
     figure, axis = _bars(len(rows))
     handles = {}
     for i, (_, row) in enumerate(rows):
@@ -339,11 +305,13 @@ def decode_times(
       else:
         text += f'{1000 / work:.0f} frames a second'
       _label_bar(axis, left, i, text)
-    axis.set_yticks(range(len(rows)), [_plain(label) for label, _ in rows])
+    axis.set_yticks(
+        range(len(rows)), [plotting.plain(label) for label, _ in rows]
+    )
     axis.set_xlim(0, axis.get_xlim()[1] * 1.2)
     axis.set_xlabel(f'milliseconds, mean over {of}')
     figure.legend(handles.values(), handles.keys(), loc='outside right center')
-    return _svg(figure, name)
+    return plotting.svg(figure, name)
 
 
 def over_time(file: dict, name: str) -> str:
@@ -358,7 +326,7 @@ def over_time(file: dict, name: str) -> str:
   """
   rows = [row for row in file['layers'] if row['available']]
   frames = range(len(file['time_s']))
-  with mpl.rc_context(_STYLE):
+  with mpl.rc_context(plotting.STYLE):
     figure = _figure(10.6, 4.6)
     quality, rate = figure.subplots(2, 1, sharex=True)
     for row in rows:
@@ -392,4 +360,4 @@ def over_time(file: dict, name: str) -> str:
     rate.set_xlabel('frame')
     rate.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     figure.legend(loc='outside right center')
-    return _svg(figure, name)
+    return plotting.svg(figure, name)

@@ -1,8 +1,6 @@
 """Draws a sweep: its Pareto front, and every figure over every parameter."""
 
 from collections.abc import Mapping, Sequence
-import io
-import pathlib
 
 import matplotlib as mpl
 from matplotlib import axes as mpl_axes
@@ -10,22 +8,12 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 import numpy as np
 
-from .. import command
+from .. import plotting
 from . import space
 from . import summary
 
-_DPI = 110
 _FRONT = '#d62728'
 _OTHERS = '#9aa5b1'
-_STYLE = {
-    'font.size': 9,
-    'axes.grid': True,
-    'grid.color': '#e6e6e6',
-    'axes.axisbelow': True,
-    'axes.spines.top': False,
-    'axes.spines.right': False,
-    'legend.frameon': False,
-}
 _TITLES = {
     'bytes': 'bytes',
     'bpp': 'bits per pixel',
@@ -38,39 +26,33 @@ _TITLES = {
 _MOST_NUMBERS = 12
 
 
-def write(
-    folder: pathlib.Path,
+def draw(
     rows: Sequence[Mapping],
     parameters: Mapping[str, space.Parameter],
     objectives: Mapping[str, bool],
-) -> None:
-  """Writes pareto.png (of two objectives or more) and parameters.png.
+) -> dict[str, mpl_figure.Figure]:
+  """Draws the trials that are finished.
 
   Args:
-    folder: of the study.
     rows: of `summary.make_rows`.
     parameters: what was varied, by field.
     objectives: whether each is to be maximized, by name.
+
+  Returns:
+    `pareto`, of two objectives or more, and `parameters`; nothing where no
+    trial is finished.
   """
   rows = [row for row in rows if row['state'] == 'finished']
-  if not rows:
-    return
-  with mpl.rc_context(_STYLE):
-    if len(objectives) > 1:
-      figure = draw_pareto(rows, objectives)
-      _save(figure, folder / 'pareto.png')
-    _save(
-        draw_parameters(rows, parameters, objectives), folder / 'parameters.png'
-    )
+  figures = {}
+  with mpl.rc_context(plotting.STYLE):
+    if rows and len(objectives) > 1:
+      figures['pareto'] = _draw_pareto(rows, objectives)
+    if rows:
+      figures['parameters'] = _draw_parameters(rows, parameters, objectives)
+  return figures
 
 
-def _save(figure: mpl_figure.Figure, path: pathlib.Path) -> None:
-  file = io.BytesIO()
-  figure.savefig(file, format='png', dpi=_DPI)
-  command.write_bytes(str(path), file.getvalue())
-
-
-def draw_pareto(
+def _draw_pareto(
     rows: Sequence[Mapping], objectives: Mapping[str, bool]
 ) -> mpl_figure.Figure:
   """Every objective over the first; of each pair, a line through its front.
@@ -110,7 +92,7 @@ def draw_pareto(
   return figure
 
 
-def draw_parameters(
+def _draw_parameters(
     rows: Sequence[Mapping],
     parameters: Mapping[str, space.Parameter],
     objectives: Mapping[str, bool],
@@ -146,7 +128,7 @@ def draw_parameters(
       column[-1].xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
       column[-1].xaxis.set_major_formatter('{x:g}')
       column[-1].xaxis.set_minor_formatter(ticker.NullFormatter())
-    column[-1].set_xlabel(_plain(field))
+    column[-1].set_xlabel(plotting.plain(field))
   for axis, name in zip(axes[:, 0], objectives):
     axis.set_ylabel(_title(name, objectives))
   return figure
@@ -173,8 +155,3 @@ def _scatter(
 def _title(name: str, objectives: Mapping[str, bool]) -> str:
   better = 'higher' if objectives[name] else 'lower'
   return f'{_TITLES[name]}\n({better} is better)'
-
-
-def _plain(text: str) -> str:
-  """Keeps matplotlib from reading names as formulas."""
-  return text.replace('$', r'\$')

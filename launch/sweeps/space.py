@@ -221,22 +221,6 @@ def _text(value: Any) -> str:
   return str(value)
 
 
-def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Fields by their dotted names.
-
-  Example:
-    >>> flatten({'fit': {'seed': 3}, 'target_bpp': 0.5})
-    {'fit.seed': 3, 'target_bpp': 0.5}
-  """
-  fields = {}
-  for name, value in config.items():
-    if isinstance(value, Mapping):
-      fields |= flatten(value, f'{prefix}{name}.')
-    else:
-      fields[prefix + name] = value
-  return fields
-
-
 def check(parameters: Mapping[str, Parameter], fields: dict[str, Any]) -> None:
   """Refuses what no trial could take.
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 import csv
 import io
 import json
-import math
 import pathlib
+from typing import Any
 
 from .. import command
 from .. import table
@@ -29,6 +29,17 @@ _UNITS = {
 }
 FIGURES = tuple(_FORMATS)
 MAXIMIZED = ('psnr', 'base_psnr', 'ms_ssim')
+_COLUMNS = ('trial', 'state', *FIGURES, 'tries', 'front', 'reason')
+
+
+def directions(objectives: Sequence[str]) -> dict[str, bool]:
+  """Whether each is to be maximized.
+
+  Example:
+    >>> directions(['bytes', 'psnr'])
+    {'bytes': False, 'psnr': True}
+  """
+  return {name: name in MAXIMIZED for name in objectives}
 
 
 def say(name: str, value: float | None) -> str:
@@ -136,24 +147,57 @@ def write(folder: pathlib.Path, definition: dict, rows: list[dict]) -> None:
   fields = list(definition['space'])
   file = io.StringIO()
   writer = csv.writer(file, lineterminator='\n')
-  columns = ('trial', 'state', *FIGURES, 'tries', 'front', 'reason')
-  writer.writerow([*columns, *fields])
+  writer.writerow([*_COLUMNS, *fields])
   for row in rows:
-    cells = [row[name] for name in columns]
+    cells = [row[name] for name in _COLUMNS]
     params = [row['params'].get(name) for name in fields]
     writer.writerow(['' if x is None else x for x in cells + params])
   command.write_bytes(str(folder / 'trials.csv'), file.getvalue().encode())
 
 
-def print_table(
-    rows: Sequence[Mapping], fields: Sequence[str], objectives: Sequence[str]
-) -> None:
-  """Prints the trials, best in the first objective first, `*` on the front."""
+def check(document: Mapping[str, Any], path: str) -> None:
+  """Refuses what `write` has not written as results.json.
+
+  Args:
+    document: the JSON document.
+    path: of its file, for the message.
+
+  Raises:
+    ValueError: it is something else.
+  """
+  if document.get('version') != VERSION:
+    raise ValueError(f'{path}: not results of this version of `sweep`')
+  definition = document.get('definition')
+  lacking = {'config', 'inputs', 'space', 'sampler', 'objectives'}
+  lacking -= set(definition if isinstance(definition, dict) else ())
+  for row in document['trials']:
+    lacking |= {*_COLUMNS, 'params'} - set(row)
+  if lacking:
+    raise ValueError(f'{path}: not results of `sweep` (no {min(lacking)!r})')
+
+
+def make_table(
+    rows: Sequence[Mapping],
+    fields: Sequence[str],
+    objectives: Mapping[str, bool],
+) -> tuple[list[str], list[list[str]]]:
+  """The finished trials, best in the first objective first.
+
+  Args:
+    rows: of `make_rows`.
+    fields: that were varied.
+    objectives: whether each is to be maximized, by name.
+
+  Returns:
+    The names of the columns, and the cells of each row; those on the front
+    are marked `*`.
+  """
   header = ['trial', '', *FIGURES, *(name.split('.')[-1] for name in fields)]
+  first, is_maximized = next(iter(objectives.items()))
+  finished = [row for row in rows if row['state'] == 'finished']
+  finished.sort(key=lambda row: row[first], reverse=is_maximized)
   lines = []
-  for row in sorted(rows, key=lambda row: row[objectives[0]] or math.inf):
-    if row['state'] != 'finished':
-      continue
+  for row in finished:
     figures = [
         '-' if row[name] is None else format(row[name], form)
         for name, form in _FORMATS.items()
@@ -161,7 +205,16 @@ def print_table(
     params = [say_param(row['params'][name]) for name in fields]
     mark = '*' if row['front'] else ''
     lines.append([f'{row["trial"]:05}', mark, *figures, *params])
-  table.print_table(header, lines)
+  return header, lines
+
+
+def print_table(
+    rows: Sequence[Mapping],
+    fields: Sequence[str],
+    objectives: Mapping[str, bool],
+) -> None:
+  """Prints `make_table`, and the trials that failed."""
+  table.print_table(*make_table(rows, fields, objectives))
   for row in rows:
     if row['state'] == 'failed':
       print(f'{row["trial"]:05} failed: {row["reason"]}')

@@ -7,7 +7,6 @@ import json
 import pathlib
 import shlex
 import statistics
-import subprocess
 import time
 
 import optuna
@@ -139,18 +138,7 @@ def _run(
   """Runs a command to its end; it ends too when this function is left."""
   log.write(f'$ {shlex.join(line)}\n')
   log.flush()
-  child = children.start(line, output, log)
-  try:
-    while True:
-      beat()
-      with contextlib.suppress(subprocess.TimeoutExpired):
-        status = child.wait(lease / _BEATS_PER_LEASE)
-        break
-  except BaseException:
-    children.stop(child)
-    raise
-  finally:
-    child.stdin.close()
+  status = children.run(line, output, log, beat, lease / _BEATS_PER_LEASE)
   if status < 0:
     raise _Failed(f'ended by signal {-status}')
   if status:

@@ -18,6 +18,7 @@ import numpy as np
 from pgsvc_jax import playback
 from pgsvc_jax import render
 from pgsvc_jax import video_bitstream
+from pgsvc_jax import video_format
 from pgsvc_jax import video_media
 
 from .. import command
@@ -88,7 +89,7 @@ def write_video(
         f'{input_path}: {header.channels} channels cannot be written as video,'
         ' only as pictures, with --frame'
     )
-  form = video_media.VideoFormat(
+  form = video_format.VideoFormat(
       width=max(1, round(header.width * scale)),
       height=max(1, round(header.height * scale)),
       time_base=header.time_base,

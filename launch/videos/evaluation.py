@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_media
+from pgsvc_jax import video_format
 
 from .. import command
 from .. import table
@@ -41,7 +41,7 @@ def _open(path: str | pathlib.Path) -> Iterator[video_bitstream.VideoReader]:
 
 def _form(
     reader: video_bitstream.VideoReader, source: video_source.Source
-) -> video_media.VideoFormat:
+) -> video_format.VideoFormat:
   """The format of the originals, if they are of the size of the file."""
   header = reader.header
   if header.channels != 3:

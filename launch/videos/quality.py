@@ -24,7 +24,7 @@ from pgsvc_jax import metrics
 from pgsvc_jax import playback
 from pgsvc_jax import render
 from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_media
+from pgsvc_jax import video_format
 
 from . import source as video_source
 
@@ -170,7 +170,7 @@ def originals(
 
 
 def check_size(
-    form: video_media.VideoFormat, path: str, width: int, height: int
+    form: video_format.VideoFormat, path: str, width: int, height: int
 ) -> None:
   """Refuses originals of another size than the file.
 

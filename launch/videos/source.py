@@ -11,6 +11,7 @@ from typing import Any
 
 from absl import flags
 
+from pgsvc_jax import video_format
 from pgsvc_jax import video_media
 
 
@@ -123,13 +124,13 @@ def parse_rate(text: str) -> fractions.Fraction:
   return rate
 
 
-def parse_raw(text: str) -> video_media.RawFormat:
+def parse_raw(text: str) -> video_format.RawFormat:
   """WIDTHxHEIGHT:PIXEL_FORMAT:RATE."""
   parts = text.split(':')
   if len(parts) != 3:
     raise ValueError(f'no WIDTHxHEIGHT:PIXEL_FORMAT:RATE: {text}')
   width, height = parse_size(parts[0])
-  return video_media.RawFormat(
+  return video_format.RawFormat(
       width=width,
       height=height,
       pixel_format=parts[1],
