@@ -211,6 +211,7 @@ def _units(
           frames=form.frames,
           size=form.size,
           scales=scales,
+          coder=variant.coder,
       )
       for x, fields in zip(sources, overrides, strict=True)
   ]

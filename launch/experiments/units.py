@@ -46,6 +46,9 @@ _RESULT = 'result.json'
 _LOG = 'log.txt'
 _FILE = 'file.pgsvc'
 
+# The command that makes the file of a unit; that of GSVC holds only figures.
+CODERS = {'pgsvc': 'encode', 'gsvc': 'experiments.gsvc'}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unit:
@@ -59,6 +62,7 @@ class Unit:
     size: of a clip, WIDTHxHEIGHT.
     scales: at which each prefix of a picture is measured; empty: at its native
       size.
+    coder: of CODERS.
   """
 
   source: pathlib.Path
@@ -67,6 +71,7 @@ class Unit:
   frames: int | None = None
   size: str | None = None
   scales: tuple[float, ...] = ()
+  coder: str = 'pgsvc'
 
   @functools.cached_property
   def parsed(self) -> config_lib.EncodeConfig | config_lib.VideoConfig:
@@ -101,6 +106,7 @@ class Unit:
     source = _digest(self.source)
     decisive = [source, self.settings, self.frames, self.size]
     decisive += [self.scales] if self.scales else []
+    decisive += [self.coder] if self.coder != 'pgsvc' else []
     text = json.dumps(decisive, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f'{self.source.stem}-{digest[:12]}'
@@ -216,7 +222,7 @@ def _run(
   file = file_of(unit, folder)
   file.parent.mkdir(parents=True, exist_ok=True)
   line = command.verb_line(
-      'encode',
+      CODERS[unit.coder],
       f'--input={unit.source}',
       f'--output={file}',
       f'--num_devices={num_devices}',
@@ -262,6 +268,8 @@ def _encode(line: list[str], log: pathlib.Path, stop: threading.Event) -> None:
 
 
 def _measure(unit: Unit, file: pathlib.Path) -> list[dict]:
+  if unit.coder == 'gsvc':
+    return json.loads(file.read_bytes())['levels']
   measure = measure_video if unit.is_video else measure_picture
   return measure(file, unit)
 
