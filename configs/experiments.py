@@ -122,7 +122,8 @@ class Experiment:
     scales: of the picture, at which each prefix is shown and measured; empty:
       at its native size.
     axis: of the plot, what PSNR stands over.
-    has_bases: the base layers of the first picture are drawn side by side.
+    bases: variants whose base layers, of the first picture or clip, are drawn
+      side by side.
     tolerance_db: how far means of the same pictures may be from those recorded.
   """
 
@@ -135,7 +136,7 @@ class Experiment:
   published: tuple[str, ...] = ()
   scales: tuple[float, ...] = ()
   axis: Literal['splats', 'bpp'] = 'splats'
-  has_bases: bool = False
+  bases: tuple[str, ...] = ()
   tolerance_db: float = 0.15
 
 
@@ -296,7 +297,7 @@ def _image_table(published: str, **fields) -> Experiment:
           ),
       ),
       published=('P-GSVC', 'LIG'),
-      has_bases=True,
+      bases=tuple(variant.name for variant in _STRATEGIES),
       **fields,
   )
 
@@ -364,6 +365,7 @@ whatever the strategy, so differences are smaller than those of float fits.""",
             },
         ),
         axis='bpp',
+        bases=('joint', 'sequential', 'prune'),
         tolerance_db=0.3,
     ),
     'video_gsvc': Experiment(

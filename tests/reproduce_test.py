@@ -275,6 +275,8 @@ def test_the_smoke_form_of_every_experiment(tmp_path):
     for variant in experiment.variants:
       assert all(5 < x < 60 for x in levels_of(text, variant.name))
     bases = tmp_path / f'{name}_bases.png'
-    assert bases.exists() == experiment.has_bases
-  with Image.open(tmp_path / 'image_table_bases.png') as image:
-    assert image.width > 1500  # Five and the original.
+    assert bases.exists() == bool(experiment.bases)
+  # Five and the original; three.
+  for name, width in (('image_table', 1500), ('video', 1000)):
+    with Image.open(tmp_path / f'{name}_bases.png') as image:
+      assert width < image.width < 1.4 * width

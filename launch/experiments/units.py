@@ -5,7 +5,7 @@ every setting. So units that are there are not run again, and experiments share
 them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -297,17 +297,12 @@ def measure_picture(file: pathlib.Path, unit: Unit) -> list[dict]:
 
 def measure_video(file: pathlib.Path, unit: Unit) -> list[dict]:
   """A row for every prefix of a file; PSNR is the mean over the frames."""
-  values = {'frames': str(unit.frames)} if unit.frames else {}
-  values |= {'size': unit.size} if unit.size else {}
-  source = video_source.Source(
-      path=str(unit.source), options=video_source.parse_options(values)
-  )
+  figures = [
+      [_psnr_db(image, frame.original) for image in frame.images]
+      for frame in _frames(file, unit)
+  ]
   with open(file, 'rb') as stream:
     reader = video_bitstream.VideoReader(stream)
-    figures = [
-        [_psnr_db(image, frame.original) for image in frame.images]
-        for frame in video_quality.compare(reader, source)
-    ]
     info = video_info.describe(reader, file.stat().st_size)
   return [
       {
@@ -318,6 +313,40 @@ def measure_video(file: pathlib.Path, unit: Unit) -> list[dict]:
       }
       for row, level in zip(info['layers'], zip(*figures))
   ]
+
+
+def _frames(
+    file: pathlib.Path, unit: Unit
+) -> Iterator[video_quality.Comparison]:
+  """The frames of a video, as decoded and as they were."""
+  values = {'frames': str(unit.frames)} if unit.frames else {}
+  values |= {'size': unit.size} if unit.size else {}
+  source = video_source.Source(
+      path=str(unit.source), options=video_source.parse_options(values)
+  )
+  with open(file, 'rb') as stream:
+    reader = video_bitstream.VideoReader(stream)
+    yield from video_quality.compare(reader, source)
+
+
+def show_base(
+    unit: Unit, folder: pathlib.Path
+) -> tuple[np.ndarray, np.ndarray]:
+  """What the base layer of a unit shows, and the original; the last frame.
+
+  Args:
+    unit: there is its file.
+    folder: that was given to `run`.
+
+  Returns:
+    uint8, and float32 in [0, 1].
+  """
+  file = file_of(unit, folder)
+  if unit.is_video:
+    *_, last = _frames(file, unit)
+    return last.images[0], last.original
+  layered = bitstream.read_layers(file.read_bytes(), 1)
+  return render.render_picture(layered), media.read_picture(unit.source).pixels
 
 
 def _psnr_db(image: np.ndarray, reference: np.ndarray) -> float:
