@@ -8,6 +8,8 @@ import pytest
 
 from launch.experiments import gsvc
 from pgsvc_jax import config as config_lib
+from pgsvc_jax import metrics
+from pgsvc_jax import render
 from pgsvc_jax import types
 from tests import clips
 
@@ -27,15 +29,8 @@ def code(splats, reference, groups=3):
   codes = gsvc.Codes(reference, 40, 60, seed=0)
   for attribute in ('colors', 'cholesky', 'means'):
     for group in range(groups):
-      mine = np.arange(len(splats.means)) % groups == group
-      raw = codes.round(splats, attribute, mine)
-      rounded = codes.splats(raw, floor=0.3)
-      values = np.where(
-          mine[:, None],
-          getattr(rounded, attribute),
-          getattr(splats, attribute),
-      )
-      splats = splats._replace(**{attribute: values})
+      mine = np.arange(group, len(splats.means), groups)
+      splats = codes.round(splats, attribute, mine, floor=0.3)
   return codes, splats
 
 
@@ -114,11 +109,11 @@ def test_frames_are_followed_and_rounding_is_refused_without_steps():
   frames = clips.moving(3) / np.float32(255)
   coder = gsvc.Coder(config, *frames.shape[1:3], device=device)
   results = list(coder.encode(frames))
-  assert [sum(x.layer_sizes) for _, x in results] == [150] * 3
-  for (bits, layered), frame in zip(results, frames):
-    assert 32 * 150 + 1728 < bits < 57 * 150 + 1728
-    rendered = gsvc.render.render_picture(layered)
-    assert gsvc.metrics.psnr_db(rendered, frame) > 25
+  for coded, frame in zip(results, frames, strict=True):
+    assert coded.layered.layer_sizes == (150,)
+    assert 32 * 150 + 1728 < coded.bits < 57 * 150 + 1728
+    image = render.render_picture(coded.layered)
+    assert metrics.psnr_db(image, frame) > 25
   with pytest.raises(ValueError, match='rounding_steps'):
     gsvc.Coder(
         dataclasses.replace(config, update_rounding_steps=0),

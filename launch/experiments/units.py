@@ -47,7 +47,7 @@ _LOG = 'log.txt'
 _FILE = 'file.pgsvc'
 
 # The command that makes the file of a unit; that of GSVC holds only figures.
-CODERS = {'pgsvc': 'encode', 'gsvc': 'experiments.gsvc'}
+CODERS = {'pgsvc': 'encode', 'gsvc': 'gsvc'}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
