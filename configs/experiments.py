@@ -35,6 +35,12 @@ class Figures(Protocol):
   def gaps_db(self, variants: Sequence[str]) -> Values:
     """Between neighboring levels' curves through these files, base first."""
 
+  def bytes_percent(self, variants: Sequence[str], anchor: str) -> Values:
+    """Of a curve through files, at the PSNR of another; one a source."""
+
+  def bd_rates(self, variants: Sequence[str], anchors: Sequence[str]) -> Values:
+    """Of whole files in percent, one a source."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Variant:
@@ -46,6 +52,8 @@ class Variant:
     overrides: of fields of the config, on top of those of the form.
     shares: of the splats of the form in each layer; empty: as the form has it.
     separate: encode each prefix as a file of one layer.
+    coder: pgsvc, or gsvc, which codes a clip by the rules of GSVC
+      (`launch/experiments/gsvc.py`).
   """
 
   name: str
@@ -53,6 +61,7 @@ class Variant:
   overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   shares: tuple[float, ...] = ()
   separate: bool = False
+  coder: Literal['pgsvc', 'gsvc'] = 'pgsvc'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,10 +91,12 @@ class Claim:
 
   Attributes:
     text: what is claimed.
-    difference: from the figures, dB a prefix; empty where it does not apply.
+    difference: from the figures, a value a prefix, or a clip; empty where it
+      does not apply.
     published: what was published of it.
     above: it must be larger.
     below: it must be smaller.
+    unit: of the difference.
   """
 
   text: str
@@ -93,6 +104,7 @@ class Claim:
   published: str = ''
   above: float = 0.0
   below: float = float('inf')
+  unit: str = 'dB'
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -110,7 +122,8 @@ class Experiment:
     scales: of the picture, at which each prefix is shown and measured; empty:
       at its native size.
     axis: of the plot, what PSNR stands over.
-    has_bases: the base layers of the first picture are drawn side by side.
+    bases: variants whose base layers, of the first picture or clip, are drawn
+      side by side.
     tolerance_db: how far means of the same pictures may be from those recorded.
   """
 
@@ -123,7 +136,7 @@ class Experiment:
   published: tuple[str, ...] = ()
   scales: tuple[float, ...] = ()
   axis: Literal['splats', 'bpp'] = 'splats'
-  has_bases: bool = False
+  bases: tuple[str, ...] = ()
   tolerance_db: float = 0.15
 
 
@@ -213,6 +226,54 @@ _STRATEGIES = (
 )
 
 
+_CLIPS = ('davis_blackswan', 'davis_libby', 'bunny', 'flower')
+
+
+def _clips(**fields) -> dict[str, Form]:
+  """Forms of the four clips."""
+  return {
+      'smoke': Form(config='video.py:smoke', frames=3, limit=1),
+      'laptop': Form(
+          config='video.py:fast', names=_CLIPS, limit=4, frames=8, **fields
+      ),
+      'paper': Form(config='video.py', frames=96),
+  }
+
+
+def _rates(
+    prefix: str,
+    overrides: Mapping[str, Any],
+    noises: Sequence[float] = (0.05, 0.15, 0.4, 1.0),
+) -> tuple[Variant, ...]:
+  """Videos of several qualities."""
+  return tuple(
+      Variant(
+          name=f'{prefix}noise {noise}',
+          overrides={'image.rounding_noise': noise, **overrides},
+      )
+      for noise in noises
+  )
+
+
+_560_STEPS = {'update_steps': 240, 'update_rounding_steps': 320}
+_PREDICTED = _rates('', {})
+_PREDICTED_560 = _rates('560 steps, ', _560_STEPS, (0.02, 0.05, 0.15))
+_INTRA = _rates('intra, ', {'gop': 1})
+
+
+def _names(variants: Sequence[Variant]) -> list[str]:
+  return [variant.name for variant in variants]
+
+
+def _half_the_bytes(variants: Sequence[Variant], name: str) -> Claim:
+  return Claim(
+      text=f'each clip takes at most half the bytes of {name}, at its PSNR',
+      difference=lambda figures: figures.bytes_percent(_names(variants), name),
+      below=50.0,
+      unit='%',
+  )
+
+
 def _image_table(published: str, **fields) -> Experiment:
   return Experiment(
       variants=_STRATEGIES,
@@ -240,7 +301,7 @@ def _image_table(published: str, **fields) -> Experiment:
           ),
       ),
       published=('P-GSVC', 'LIG'),
-      has_bases=True,
+      bases=tuple(variant.name for variant in _STRATEGIES),
       **fields,
   )
 
@@ -281,6 +342,7 @@ whatever the strategy, so differences are smaller than those of float fits.""",
                 name='sequential',
                 overrides={'image.fit.strategy': 'sequential'},
             ),
+            Variant(name='prune', overrides={'image.fit.strategy': 'prune'}),
             Variant(name='single', overrides={'image.fit.strategy': 'single'}),
         ),
         claims=(
@@ -290,26 +352,69 @@ whatever the strategy, so differences are smaller than those of float fits.""",
                 published='up to +1.9',
             ),
             Claim(
+                text='low prefixes of a ranked and cut fit (prune) have holes',
+                difference=gain('joint', 'prune', slice(-1)),
+            ),
+            Claim(
                 text='layers cost less than 1.1 dB against one layer',
                 difference=gain('joint', 'single'),
                 above=-1.1,
             ),
         ),
-        forms={
-            'smoke': Form(config='video.py:smoke', frames=3, limit=1),
-            'laptop': Form(
-                config='video.py:fast',
-                names=('davis_blackswan', 'davis_horsejump'),
-                limit=2,
-                overrides={
-                    'bit_weight': 0.5,
-                    'image.fit.layer_density': (0.0127, 0.0051, 0.0051),
-                },
-                frames=8,
-                size='428x240',
+        forms=_clips(
+            size='854x480',
+            overrides={
+                'bit_weight': 0.5,
+                'image.fit.layer_density': (0.0127, 0.0051, 0.0051),
+            },
+        ),
+        axis='bpp',
+        bases=('joint', 'sequential', 'prune'),
+        tolerance_db=0.3,
+    ),
+    'video_gsvc': Experiment(
+        title='Against the coding rules of GSVC',
+        about="""\
+As many splats in every frame, coded by us (in three layers, at several values
+of `rounding_noise`) and by the rules of GSVC (one layer): independent
+differences from the frame before, positions of 16 bits a coordinate,
+covariances of 6, colors by residual vector quantization. See
+launch/experiments/gsvc.py for what was taken in favor of GSVC. Once more with
+560 steps for each predicted frame, 140 else in the laptop form.""",
+        inputs='clips',
+        variants=(
+            *_PREDICTED,
+            Variant(name='GSVC', coder='gsvc'),
+            *_PREDICTED_560,
+            Variant(name='560 steps, GSVC', coder='gsvc', overrides=_560_STEPS),
+        ),
+        claims=(
+            _half_the_bytes(_PREDICTED, 'GSVC'),
+            _half_the_bytes(_PREDICTED_560, '560 steps, GSVC'),
+        ),
+        forms=_clips(size='428x240'),
+        axis='bpp',
+        tolerance_db=0.3,
+    ),
+    'video_intra': Experiment(
+        title='Predicted frames against I-frames alone',
+        about="""\
+Files of four values of `rounding_noise`, with predicted frames and with
+I-frames only (`gop=1`): the BD-rate of whole files, of each clip.""",
+        inputs='clips',
+        variants=(*_PREDICTED, *_INTRA),
+        claims=(
+            Claim(
+                text='predicted frames save bytes: BD-rate of each clip',
+                difference=lambda figures: figures.bd_rates(
+                    _names(_PREDICTED), _names(_INTRA)
+                ),
+                above=-100.0,
+                below=0.0,
+                unit='%',
             ),
-            'paper': Form(config='video.py', frames=96),
-        },
+        ),
+        forms=_clips(size='428x240'),
         axis='bpp',
         tolerance_db=0.3,
     ),

@@ -14,7 +14,6 @@ import numpy as np
 from pgsvc_jax import bitstream
 from pgsvc_jax import media
 from pgsvc_jax import metrics
-from pgsvc_jax import render
 from pgsvc_jax import types
 
 from .reports import strips
@@ -86,28 +85,29 @@ def _draw_columns(
 
 
 def draw_bases(
-    original: pathlib.Path, files: dict[str, pathlib.Path], output: pathlib.Path
+    images: dict[str, np.ndarray],
+    reference: np.ndarray,
+    name: str,
+    output: pathlib.Path,
 ) -> None:
   """Draws the base layers that different strategies gave, and the original.
 
   Args:
-    original: the picture.
-    files: a .pgsvc file for each name.
+    images: uint8, by strategy.
+    reference: the original, float32 in [0, 1].
+    name: of the original.
     output: PNG file to write.
   """
-  reference = media.read_picture(original).pixels
-  images, titles = [], []
-  for name, file in files.items():
-    image = render.render_picture(bitstream.read_layers(file.read_bytes(), 1))
-    psnr_db = metrics.psnr_db(image / np.float32(255), reference)
-    images.append(image)
-    titles.append(f'{name}\nbase layer, {psnr_db:.2f} dB')
+  titles = [
+      f'{strategy}\nbase layer, {metrics.psnr_db(image, reference):.2f} dB'
+      for strategy, image in images.items()
+  ]
   # The crop is where they differ most from the original.
   size = max(1, min(reference.shape[:2]) // 6)
-  window = strips.worst_window(images, reference, size)
+  window = strips.worst_window(list(images.values()), reference, size)
   _draw_columns(
-      [*images, reference],
-      [*titles, f'original\n{original.name}'],
+      [*images.values(), reference],
+      [*titles, f'original\n{name}'],
       window,
       output,
   )

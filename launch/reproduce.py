@@ -211,6 +211,7 @@ def _units(
           frames=form.frames,
           size=form.size,
           scales=scales,
+          coder=variant.coder,
       )
       for x, fields in zip(sources, overrides, strict=True)
   ]
@@ -263,11 +264,9 @@ def _run(name: str, experiment, sources: list[pathlib.Path]) -> list[str]:
       if verdict.holds is False
   ]
   _write(name, experiment, figures, verdicts, differences)
-  if experiment.has_bases:
-    first = {
-        x.name: planned[x.name, sources[0]][0] for x in experiment.variants
-    }
-    _draw_bases(sources[0], first, output / f'{name}_bases.png')
+  if experiment.bases:
+    first = {x: planned[x, sources[0]][0] for x in experiment.bases}
+    _draw_bases(first, output / f'{name}_bases.png')
   if _UPDATE.value:
     known = recorded.setdefault(name, {}).setdefault(_FORM.value, {})
     figures_lib.record(figures, known)
@@ -305,15 +304,16 @@ def _make_row(
   )
 
 
-def _draw_bases(
-    source: pathlib.Path, first: dict[str, units.Unit], output: pathlib.Path
-) -> None:
-  """Draws the base layers that the variants gave of a picture."""
+def _draw_bases(first: dict[str, units.Unit], output: pathlib.Path) -> None:
+  """Draws the base layers that variants gave of a picture or clip."""
   from . import figures
 
   folder = pathlib.Path(_OUTPUT.value) / 'units'
-  files = {name: units.file_of(unit, folder) for name, unit in first.items()}
-  figures.draw_bases(source, files, output)
+  shown = {name: units.show_base(x, folder) for name, x in first.items()}
+  images = {name: image for name, (image, _) in shown.items()}
+  (_, reference), *_ = shown.values()
+  source = next(iter(first.values())).source
+  figures.draw_bases(images, reference, source.name, output)
 
 
 def _write(name: str, experiment, figures, verdicts, differences) -> None:

@@ -51,7 +51,7 @@ def test_every_variant_has_valid_settings_of_its_own(name, form):
         overrides=dict(form.overrides) | dict(variant.overrides),
     )
     assert unit.is_video == (experiment.inputs == 'clips')
-    seen.add((json.dumps(unit.settings), variant.shares))
+    seen.add((json.dumps(unit.settings), variant.shares, variant.coder))
   assert len(seen) == len(experiment.variants)
 
 
@@ -138,6 +138,31 @@ def test_the_gap_between_levels_is_that_at_equal_rate(shift):
   np.testing.assert_allclose(gaps, [shift, shift], atol=1e-9)
   with pytest.raises(ValueError, match='in common'):
     make_rates(0, rates=(0.1, 0.11)).gaps_db(['0.1', '0.11'])
+
+
+def make_files(source, **points):
+  """Whole files of one clip: (bytes, dB) by variant."""
+  return [
+      figures_lib.Row(name, source, (None,), (size,), (1.0,), (psnr_db,), 1.0)
+      for name, (size, psnr_db) in points.items()
+  ]
+
+
+def test_bytes_are_compared_at_equal_quality_clip_by_clip():
+  rows = make_files('x', low=(100, 30), high=(400, 32), other=(1000, 31))
+  rows += make_files('y', low=(100, 30), high=(400, 32), other=(1000, 25))
+  rows += make_files('z', low=(100, 30), high=(400, 32), other=(1000, 33))
+  shares = figures_lib.Figures(rows).bytes_percent(['high', 'low'], 'other')
+  np.testing.assert_allclose(shares, [20, 10, np.inf])
+
+
+def test_bd_rates_are_of_each_clip_and_guarded():
+  curve = {f'a{k}': (2**k, 30.0 + k) for k in range(4)}
+  half = {f'b{k}': (2 ** (k - 1), 30.0 + k) for k in range(4)}
+  rows = make_files('x', **curve, **half)
+  rows += make_files('y', **(curve | half | {'b3': (9, 20.0)}))
+  rates = figures_lib.Figures(rows).bd_rates(list(half), list(curve))
+  np.testing.assert_allclose(rates, [-50, np.nan])
 
 
 def test_recorded_figures_are_compared_within_the_tolerance():
@@ -250,6 +275,8 @@ def test_the_smoke_form_of_every_experiment(tmp_path):
     for variant in experiment.variants:
       assert all(5 < x < 60 for x in levels_of(text, variant.name))
     bases = tmp_path / f'{name}_bases.png'
-    assert bases.exists() == experiment.has_bases
-  with Image.open(tmp_path / 'image_table_bases.png') as image:
-    assert image.width > 1500  # Five and the original.
+    assert bases.exists() == bool(experiment.bases)
+  # Five and the original; three.
+  for name, width in (('image_table', 1500), ('video', 1000)):
+    with Image.open(tmp_path / f'{name}_bases.png') as image:
+      assert width < image.width < 1.4 * width

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import itertools
+import math
 import statistics
 
 import numpy as np
 
+from ..reports import bd_rate
 from ..reports import curves
 
 # How far, as a share, numbers of splats may differ from published ones.
@@ -75,6 +77,42 @@ class Figures:
     """The median over the pictures."""
     return statistics.median(row.seconds for row in self.of(variant))
 
+  def curves(self, variants: Sequence[str]) -> list[list[tuple[int, float]]]:
+    """(bytes, PSNR) of whole files of these variants, a list a source."""
+    points = [
+        [(row.bytes[-1], row.psnr_db[-1]) for row in self.of(name)]
+        for name in variants
+    ]
+    return [list(curve) for curve in zip(*points)]
+
+  def bytes_percent(self, variants: Sequence[str], anchor: str) -> list[float]:
+    """Bytes of whole files at the PSNR of another, in percent of its own.
+
+    Args:
+      variants: files of several rates; between them, the logarithm of bytes
+        is linear. Where all are better, the smallest counts; infinite where
+        all are worse.
+      anchor: the other.
+
+    Returns:
+      One a source.
+    """
+    shares = []
+    (anchors,) = zip(*self.curves([anchor]))
+    for curve, (size, psnr_db) in zip(self.curves(variants), anchors):
+      ours, levels = np.array(sorted(curve, key=lambda point: point[1])).T
+      at = np.exp(np.interp(psnr_db, levels, np.log(ours), right=np.inf))
+      shares.append(100 * float(at) / size)
+    return shares
+
+  def bd_rates(
+      self, variants: Sequence[str], anchors: Sequence[str]
+  ) -> list[float]:
+    """BD-rate of whole files in percent, one a source; NaN: none."""
+    pairs = zip(self.curves(anchors), self.curves(variants))
+    found = [bd_rate.bd_rate(*pair).percent for pair in pairs]
+    return [math.nan if x is None else x for x in found]
+
   def published(self, codec: str) -> dict | None:
     """The entry of published.json at the splats of the first variant."""
     totals = self.splats(self.variants[0])
@@ -132,21 +170,23 @@ class Verdict:
   Attributes:
     text: of the claim.
     published: what was published of it.
-    values: the differences here, dB.
+    values: the differences here.
     holds: whether all are in the interval; None where it does not apply.
+    unit: of the values.
   """
 
   text: str
   published: str
   values: tuple[float, ...]
   holds: bool | None
+  unit: str = 'dB'
 
 
 def judge(claim, figures: Figures) -> Verdict:
   """Compares a claim (`configs/experiments.py`) with the figures."""
   values = tuple(float(x) for x in claim.difference(figures))
-  holds = all(claim.above < x < claim.below for x in values)
-  return Verdict(claim.text, claim.published, values, holds if values else None)
+  holds = all(claim.above < x < claim.below for x in values) if values else None
+  return Verdict(claim.text, claim.published, values, holds, claim.unit)
 
 
 def record(figures: Figures, recorded: dict) -> None:

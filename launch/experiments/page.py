@@ -24,6 +24,12 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
   return _row(header) + '|---' * len(header) + '|\n' + ''.join(map(_row, rows))
 
 
+def _difference(verdict: figures_lib.Verdict) -> str:
+  form = '+.2f' if verdict.unit == 'dB' else '.0f'
+  levels = _levels(verdict.values, form)
+  return f'{levels} {verdict.unit}' if levels else '-'
+
+
 def markdown(
     experiment,
     figures: figures_lib.Figures,
@@ -76,12 +82,12 @@ def markdown(
       [
           verdict.text,
           verdict.published or '-',
-          _levels(verdict.values, '+.2f') or '-',
+          _difference(verdict),
           _MARKS[verdict.holds],
       ]
       for verdict in verdicts
   ]
-  text += '\n' + _table(['claim', 'published, dB', 'here, dB', 'holds'], claims)
+  text += '\n' + _table(['claim', 'published', 'here', 'holds'], claims)
   return f'{text}\n![PSNR of the prefixes]({plot})\n'
 
 

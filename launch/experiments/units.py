@@ -5,7 +5,7 @@ every setting. So units that are there are not run again, and experiments share
 them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import concurrent.futures
 import dataclasses
 import functools
@@ -44,6 +44,9 @@ _RESULT = 'result.json'
 _LOG = 'log.txt'
 _FILE = 'file.pgsvc'
 
+# The command that makes the file of a unit; that of GSVC holds only figures.
+CODERS = {'pgsvc': 'encode', 'gsvc': 'gsvc'}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Unit:
@@ -57,6 +60,7 @@ class Unit:
     size: of a clip, WIDTHxHEIGHT.
     scales: at which each prefix of a picture is measured; empty: at its native
       size.
+    coder: of CODERS.
   """
 
   source: pathlib.Path
@@ -65,6 +69,7 @@ class Unit:
   frames: int | None = None
   size: str | None = None
   scales: tuple[float, ...] = ()
+  coder: str = 'pgsvc'
 
   @functools.cached_property
   def parsed(self) -> config_lib.EncodeConfig | config_lib.VideoConfig:
@@ -99,6 +104,7 @@ class Unit:
     source = _digest(self.source)
     decisive = [source, self.settings, self.frames, self.size]
     decisive += [self.scales] if self.scales else []
+    decisive += [self.coder] if self.coder != 'pgsvc' else []
     text = json.dumps(decisive, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f'{self.source.stem}-{digest[:12]}'
@@ -214,7 +220,7 @@ def _run(
   file = file_of(unit, folder)
   file.parent.mkdir(parents=True, exist_ok=True)
   line = command.verb_line(
-      'encode',
+      CODERS[unit.coder],
       f'--input={unit.source}',
       f'--output={file}',
       f'--num_devices={num_devices}',
@@ -253,6 +259,8 @@ def _encode(line: list[str], log: pathlib.Path, stop: threading.Event) -> None:
 
 
 def _measure(unit: Unit, file: pathlib.Path) -> list[dict]:
+  if unit.coder == 'gsvc':
+    return json.loads(file.read_bytes())['levels']
   measure = measure_video if unit.is_video else measure_picture
   return measure(file, unit)
 
@@ -280,17 +288,12 @@ def measure_picture(file: pathlib.Path, unit: Unit) -> list[dict]:
 
 def measure_video(file: pathlib.Path, unit: Unit) -> list[dict]:
   """A row for every prefix of a file; PSNR is the mean over the frames."""
-  values = {'frames': str(unit.frames)} if unit.frames else {}
-  values |= {'size': unit.size} if unit.size else {}
-  source = video_source.Source(
-      path=str(unit.source), options=video_source.parse_options(values)
-  )
+  figures = [
+      [_psnr_db(image, frame.original) for image in frame.images]
+      for frame in _frames(file, unit)
+  ]
   with open(file, 'rb') as stream:
     reader = video_bitstream.VideoReader(stream)
-    figures = [
-        [_psnr_db(image, frame.original) for image in frame.images]
-        for frame in video_quality.compare(reader, source)
-    ]
     info = video_info.describe(reader, file.stat().st_size)
   return [
       {
@@ -301,6 +304,40 @@ def measure_video(file: pathlib.Path, unit: Unit) -> list[dict]:
       }
       for row, level in zip(info['layers'], zip(*figures))
   ]
+
+
+def _frames(
+    file: pathlib.Path, unit: Unit
+) -> Iterator[video_quality.Comparison]:
+  """The frames of a video, as decoded and as they were."""
+  values = {'frames': str(unit.frames)} if unit.frames else {}
+  values |= {'size': unit.size} if unit.size else {}
+  source = video_source.Source(
+      path=str(unit.source), options=video_source.parse_options(values)
+  )
+  with open(file, 'rb') as stream:
+    reader = video_bitstream.VideoReader(stream)
+    yield from video_quality.compare(reader, source)
+
+
+def show_base(
+    unit: Unit, folder: pathlib.Path
+) -> tuple[np.ndarray, np.ndarray]:
+  """What the base layer of a unit shows, and the original; the last frame.
+
+  Args:
+    unit: there is its file.
+    folder: that was given to `run`.
+
+  Returns:
+    uint8, and float32 in [0, 1].
+  """
+  file = file_of(unit, folder)
+  if unit.is_video:
+    *_, last = _frames(file, unit)
+    return last.images[0], last.original
+  layered = bitstream.read_layers(file.read_bytes(), 1)
+  return render.render_picture(layered), media.read_picture(unit.source).pixels
 
 
 def _psnr_db(image: np.ndarray, reference: np.ndarray) -> float:
