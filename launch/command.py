@@ -146,8 +146,9 @@ def _guarded(main: Callable[[], None]) -> None:
   caches.set_up()
   try:
     main()
-  except KeyboardInterrupt:
-    _fail('interrupted; the output was not written', 130)
+  except KeyboardInterrupt as error:
+    # Who knows better what is left, says it in the exception.
+    _fail(f'interrupted; {str(error) or "the output was not written"}', 130)
   except ModuleNotFoundError as error:
     # What is loaded on first use says its name only in the message.
     name = error.name or str(error).split("'")[1]

@@ -3,6 +3,7 @@
 from fractions import Fraction
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -17,8 +18,11 @@ from pgsvc_jax import config as config_lib
 from pgsvc_jax import flow
 from pgsvc_jax import groups
 from pgsvc_jax import playback
+from pgsvc_jax import quantize
 from pgsvc_jax import render
+from pgsvc_jax import types
 from pgsvc_jax import video_bitstream
+from pgsvc_jax import video_codec
 from pgsvc_jax import video_media
 from pgsvc_jax import video_syntax
 
@@ -59,6 +63,31 @@ def _encoded(clip):
   assert run.returncode == 0, run.stderr
   assert not clip.with_suffix('.pgsvc.part').exists()
   return output
+
+
+@pytest.fixture(name='long_video', scope='module')
+def _long_video(tmp_path_factory):
+  """A thousand frames of a few splats, and a clip of the same times."""
+  path = tmp_path_factory.mktemp('long') / 'long.pgsvc'
+  header = video_syntax.VideoHeader(
+      width=64, height=48, channels=3, num_layers=1, time_base=Fraction(1, 25)
+  )
+  splats = types.Splats(
+      means=np.full((1, 2), 24.0),
+      cholesky=np.array([[9.0, 0, 9]]),
+      colors=np.ones((1, 3)),
+  )
+  layered = types.LayeredSplats(
+      splats=splats, layer_sizes=(1,), height=48, width=64
+  )
+  packets = video_codec.encode_gop([layered] * 50, quantize.StepSizes())
+  with open(path, 'wb') as file:
+    with video_bitstream.VideoWriter(file, header) as writer:
+      for first in range(0, 1000, 50):
+        writer.add_gop(range(first, first + 50), packets, last_duration=1)
+  frame = np.zeros((48, 64, 3), np.uint8)
+  clips.write(path.with_suffix('.mkv'), [frame] * 1000)
+  return path
 
 
 def psnr_db(a, b):
@@ -133,30 +162,80 @@ def test_devices_and_processes_do_not_change_the_file(clip, encoded):
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_after_its_last_whole_group(clip, encoded):
-  output = clip.parent / 'killed.pgsvc'
-  part = clip.parent / 'killed.pgsvc.part'
-  words = [
-      *(sys.executable, '-m', 'launch.encode', f'--input={clip}'),
-      *(f'--output={output}', *SMALL),
-  ]
-  with subprocess.Popen(words, stderr=subprocess.DEVNULL) as process:
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGTERM', 'SIGKILL'])
+def test_a_stopped_run_goes_on_after_its_last_whole_group(
+    clip, encoded, tmp_path, name
+):
+  output, part = tmp_path / 'clip.pgsvc', tmp_path / 'clip.pgsvc.part'
+  words = [f'--input={clip}', f'--output={output}', *SMALL]
+  with subprocess.Popen(
+      [sys.executable, '-m', 'launch.encode', *words],
+      stderr=subprocess.PIPE,
+      text=True,
+      start_new_session=True,
+  ) as process:
     header = 200
-    while process.poll() is None:
-      if part.exists() and part.stat().st_size > header:
-        process.send_signal(signal.SIGKILL)
-        break
+    while not (part.exists() and part.stat().st_size > header):
+      assert process.poll() is None, 'faster than the signal'
       time.sleep(0.005)
-    process.wait()
-  if not output.exists():  # As long as it was not faster than the signal.
-    with open(part, 'rb') as file:
-      reader = video_bitstream.VideoReader(io.BytesIO(file.read()))
-      assert list(playback.frames(reader))[0].time == TIMES[0]
-    # Another run would write something else into this file.
-    run = launch(*words[2:3][0].split('.')[1:], *words[3:-1], '--num_devices=1')
-    assert 'goes on after' in run.stderr
-    assert run.returncode == 0, run.stderr
+    process.send_signal(getattr(signal, name))
+    _, complaint = process.communicate()
+  with pytest.raises(ProcessLookupError):  # No child is left.
+    os.killpg(process.pid, 0)
+  assert [path.name for path in tmp_path.iterdir()] == [part.name]
+  if name != 'SIGKILL':
+    assert process.returncode == 130
+    *_, line = complaint.splitlines()  # After those of the progress.
+    assert line == (
+        'encode: interrupted; the same command goes on after the last whole'
+        ' group'
+    )
+    assert 'Traceback' not in complaint
+  with open(part, 'rb') as file:
+    reader = video_bitstream.VideoReader(io.BytesIO(file.read()))
+    assert list(playback.frames(reader))[0].time == TIMES[0]
+  # Another run would write something else into this file.
+  run = launch('encode', *words[:-1], '--num_devices=1')
+  assert 'goes on after' in run.stderr
+  assert run.returncode == 0, run.stderr
   assert output.read_bytes() == encoded.read_bytes()
+
+
+@pytest.mark.parametrize(
+    'verb, name',
+    [
+        ('decode', 'SIGTERM'),
+        pytest.param('decode', 'SIGINT', marks=pytest.mark.slow),
+        pytest.param('evaluate', 'SIGINT', marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_reader_leaves_what_was_there(
+    long_video, tmp_path, verb, name
+):
+  output = tmp_path / 'out.mp4'
+  output.write_bytes(b'of an earlier run')
+  words = {
+      'decode': [f'--input={long_video}', f'--output={output}'],
+      'evaluate': [
+          f'--input={long_video}',
+          f'--reference={long_video.with_suffix(".mkv")}',
+          f'--side_by_side={output}',
+      ],
+  }
+  with subprocess.Popen(
+      [sys.executable, '-m', f'launch.{verb}', *words[verb]],
+      stderr=subprocess.PIPE,
+      text=True,
+  ) as process:
+    while len(list(tmp_path.iterdir())) < 2:  # A temporary file.
+      assert process.poll() is None, process.stderr.read()
+      time.sleep(0.005)
+    process.send_signal(getattr(signal, name))
+    _, complaint = process.communicate()
+  assert process.returncode == 130
+  assert complaint == f'{verb}: interrupted; the output was not written\n'
+  assert [path.name for path in tmp_path.iterdir()] == [output.name]
+  assert output.read_bytes() == b'of an earlier run'
 
 
 def test_an_empty_part_is_no_run(tmp_path):

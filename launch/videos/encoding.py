@@ -112,10 +112,13 @@ def encode(
 
   devices = runtime.set_up(num_devices, use_cache)
   runtime.return_freed_memory()
+  # Not when threads are done with their frames: a first one takes minutes.
+  command.leave_at_once_on_failure()
   workers = _Workers(source, config, form, devices, implementation)
-  with workers:
+  shown = _Progress(pathlib.Path(source.path).name, begin)
+  with workers, _interruptible(shown):
     if share.process_id:
-      _encode_share(workers, share, header, output)
+      _encode_share(workers, share, header, output, shown)
       return
     part = pathlib.Path(f'{output}.part')
     with _growing(part, header, restart) as writer:
@@ -127,7 +130,7 @@ def encode(
         )
       if workdir:
         _record(workdir, config, runtime.versions(), devices, done)
-      shown = _Progress(pathlib.Path(source.path).name, begin, done)
+      shown.done = done
       encoded = workers.encode(
           writer.num_gops, done, shown, share, _parts_of(output), header
       )
@@ -136,10 +139,22 @@ def encode(
         if workdir:
           with open(workdir / _FRAMES, 'a') as file:
             file.writelines(json.dumps(frame) + '\n' for frame in frames)
-      shown.end()
   os.replace(part, output)
   shutil.rmtree(_parts_of(output), ignore_errors=True)
   _say(output, shown, begin)
+
+
+@contextlib.contextmanager
+def _interruptible(shown: '_Progress') -> Iterator[None]:
+  """Ends the line of the progress, and says what an interrupted run leaves."""
+  try:
+    yield
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt(
+        'the same command goes on after the last whole group'
+    ) from None
+  finally:
+    shown.end()
 
 
 def _parts_of(output: str) -> pathlib.Path:
@@ -152,11 +167,11 @@ def _encode_share(
     share: Share,
     header: video_syntax.VideoHeader,
     output: str,
+    shown: '_Progress',
 ) -> None:
   """Encodes the groups of a process that is not process 0."""
   folder = _parts_of(output)
   folder.mkdir(exist_ok=True)
-  shown = _Progress(f'process {share.process_id}', time.perf_counter(), 0)
   for group, packets, _ in workers.encode(0, 0, shown, share, folder, header):
     if not folder.is_dir():  # Process 0 has not waited.
       return
@@ -256,9 +271,9 @@ class _Workers:
     self._pool = concurrent.futures.ThreadPoolExecutor(self._num_devices)
     return self
 
-  def __exit__(self, *unused) -> None:
+  def __exit__(self, kind: type[BaseException] | None, *unused) -> None:
     self._stop.set()
-    self._pool.shutdown(cancel_futures=True)
+    self._pool.shutdown(wait=kind is None, cancel_futures=True)
 
   def encode(
       self,
@@ -386,7 +401,7 @@ class _Workers:
         last = time.perf_counter()
         for stats in fitter.encode(pixels, seed=group.first_frame):
           if self._stop.is_set():
-            raise KeyboardInterrupt
+            raise concurrent.futures.CancelledError
           now = time.perf_counter()
           row = {
               'frame': group.first_frame + stats.index,
@@ -413,12 +428,12 @@ class _Workers:
 class _Progress:
   """Says how it goes, on standard error; called from several threads."""
 
-  def __init__(self, title: str, begin: float, done: int):
+  def __init__(self, title: str, begin: float):
     self._title = title
     self._begin = begin
     self._last = 0.0
     self._lock = threading.Lock()
-    self.done = done
+    self.done = 0  # Frames of an earlier run.
     self.rows = []
 
   def add(self, row: dict) -> None:
