@@ -117,7 +117,7 @@ def fit_for_files(
   restored = checkpointer.restored if checkpointer else None
   for i, snapshot in enumerate(restored or []):
     chosen.setdefault(i, snapshot.step_sizes)
-  results = []
+  results: list[tuple[types.LayeredSplats, fit.StepSizes]] = []
   for i, layered in enumerate(fitted):
     steps = rate.shared(chosen[i])
     results.append((rate.trim(config, layered, steps, images[i]), steps))

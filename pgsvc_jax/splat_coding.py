@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Int
 import numpy as np
 
+from pgsvc_jax import morton
 from pgsvc_jax import quantize
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def sort(
   """
   cells = symbols.positions >> cell_bits(symbols, step_sizes)
   origin = cells.min(axis=0)
-  codes = quantize.morton_codes(cells - origin)
+  codes = morton.encode(cells - origin)
   order = np.argsort(codes, kind='stable')
   return quantize.Symbols(*(x[order] for x in symbols)), origin, order
 
@@ -107,7 +108,7 @@ def encode_columns(
   """
   precision = quantize.precisions(symbols.colors)
   bits = cell_bits(symbols, step_sizes)
-  codes = quantize.morton_codes((symbols.positions >> bits) - origin)
+  codes = morton.encode((symbols.positions >> bits) - origin)
   gaps = np.diff(codes, prepend=0)
   if (gaps < 0).any():
     raise ValueError('splats are not sorted')
@@ -148,7 +149,7 @@ def decode_columns(
     return decoder.column(contexts, statistics, name)
 
   gaps = column('gap', np.zeros(num_splats, np.int64))
-  cells = quantize.from_gaps(gaps) + origin
+  cells = morton.from_gaps(gaps) + origin
   classes = column('class', np.minimum(quantize.bit_lengths(gaps), 7))
   _check_symbols(classes, quantize.CLASS_LIMIT)
   colors = []

@@ -12,7 +12,7 @@ import struct
 from jaxtyping import Float, Int
 import numpy as np
 
-from pgsvc_jax import quantize
+from pgsvc_jax import morton
 from pgsvc_jax import types
 
 VERSION = 1
@@ -61,7 +61,7 @@ def decode_packet(
   coded = decoder.column(np.tile(np.arange(columns), num_splats))
   decoder.finish()
   coded = coded.reshape(num_splats, columns)
-  positions = quantize.from_gaps(coded[:, 0]) + _ORIGIN.unpack_from(packet)
+  positions = morton.from_gaps(coded[:, 0]) + _ORIGIN.unpack_from(packet)
   return np.concatenate([positions, coded[:, 1:]], axis=1)
 
 

@@ -41,6 +41,7 @@ ARROWS = {
     'pgsvc_jax.types': set(),
     'pgsvc_jax.media': set(),
     'pgsvc_jax.memory': set(),
+    'pgsvc_jax.morton': set(),
     'pgsvc_jax.metrics': set(),
     'pgsvc_jax.quantize': {'pgsvc_jax.types'},
     'pgsvc_jax.resolution': {'pgsvc_jax.types'},
@@ -68,11 +69,13 @@ ARROWS = {
         'pgsvc_jax.video_format',
     },
     'pgsvc_jax.version1': {
+        'pgsvc_jax.morton',
         'pgsvc_jax.quantize',
         'pgsvc_jax.range_coder',
         'pgsvc_jax.types',
     },
     'pgsvc_jax.splat_coding': {
+        'pgsvc_jax.morton',
         'pgsvc_jax.quantize',
         'pgsvc_jax.range_coder',
     },

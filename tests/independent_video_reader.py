@@ -51,7 +51,7 @@ def _read_header(data: bytes) -> dict[str, int | bytes]:
       ' reserved tn td fn fd an ad'
   ).split()
   values = struct.unpack('<BBHIIBB6B6I', data[8:52])
-  header = dict(zip(names, values))
+  header: dict[str, int | bytes] = dict(zip(names, values))
   size = header['S']
   _require(data[:8] == _MAGIC and header['version'] == 3, 'header: no video')
   _require(56 <= size <= len(data), 'header: size')

@@ -6,6 +6,7 @@ from hypothesis.extra import numpy as hnp
 import numpy as np
 import pytest
 
+from pgsvc_jax import morton
 from pgsvc_jax import quantize
 from pgsvc_jax import types
 
@@ -203,8 +204,8 @@ def test_symbols_out_of_range_are_refused(field, value):
     )
 )
 def test_morton_codes_interleave_and_come_back(positions):
-  codes = quantize.morton_codes(positions)
+  codes = morton.encode(positions)
   for (x, y), code in zip(positions.tolist(), codes.tolist(), strict=True):
     bits = ''.join(b + a for a, b in zip(f'{x:024b}', f'{y:024b}', strict=True))
-    assert code == int(bits, 2) < quantize.MORTON_END
-  np.testing.assert_array_equal(quantize.from_morton_codes(codes), positions)
+    assert code == int(bits, 2) < morton.END
+  np.testing.assert_array_equal(morton.decode(codes), positions)

@@ -282,11 +282,11 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
 
   class Writer(video_media.VideoWriter):
 
-    def write(self, *args):
+    def write(self, *args, **options):
       with lock:
         live.now -= 1
 
-    def __exit__(self, *args):
+    def __exit__(self, kind, *args):
       super().__exit__(KeyboardInterrupt)  # Nothing was written.
 
   monkeypatch.setattr(render, 'scaled', counted)

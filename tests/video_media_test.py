@@ -79,16 +79,8 @@ def fill(frame, values):
   """Fills each plane of a frame with one code, or with an array of codes."""
   depth = frame.format.components[0].bits
   for plane, value in zip(frame.planes, values):
-    dtype = np.uint8 if depth == 8 else np.dtype('<u2')
-    rows = np.zeros(
-        (
-            plane.height,
-            plane.line_size // dtype().itemsize
-            if depth == 8
-            else plane.line_size // 2,
-        ),
-        dtype,
-    )
+    dtype = np.dtype('u1' if depth == 8 else '<u2')
+    rows = np.zeros((plane.height, plane.line_size // dtype.itemsize), dtype)
     rows[:, : plane.width] = np.rint(value)
     plane.update(rows.tobytes())
   return frame

@@ -184,7 +184,7 @@ def distributions(
     parameters: dict[str, space.Parameter],
 ) -> dict[str, optuna.distributions.BaseDistribution]:
   """The space in Optuna's terms."""
-  result = {}
+  result: dict[str, optuna.distributions.BaseDistribution] = {}
   for name, parameter in parameters.items():
     if isinstance(parameter, space.Choices):
       result[name] = optuna.distributions.CategoricalDistribution(

@@ -10,7 +10,7 @@ import concurrent.futures
 import contextlib
 import sys
 import time
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jaxtyping import UInt8
 import numpy as np
@@ -44,7 +44,7 @@ def ahead(items: Iterator[_T], depth: int = _DEPTH) -> Iterator[_T]:
 
   An exception in that thread is raised here, after the items before it.
   """
-  end = object()
+  end: Any = object()
   with concurrent.futures.ThreadPoolExecutor(1) as pool:
     make = lambda: pool.submit(next, items, end)
     waiting = collections.deque(make() for _ in range(depth))
