@@ -57,6 +57,11 @@ flags.declare_key_flag('config')
 _TARGET_BPP = flags.DEFINE_float(
     'target_bpp', None, 'bits per pixel of the file, as config.target_bpp'
 )
+_TARGET_KBPS = flags.DEFINE_float(
+    'target_kbps',
+    None,
+    'of a video: thousand bits a second of the file, as config.target_kbps',
+)
 _TARGET_PSNR = flags.DEFINE_float(
     'target_psnr', None, 'dB of the decoded file, as config.target_psnr'
 )
@@ -190,7 +195,8 @@ def main() -> None:
   if 'image' in _CONFIG.value:
     _encode_video()
     return
-  for name in _VIDEO.given():
+  rate_flag = [_TARGET_KBPS.name] if _TARGET_KBPS.value is not None else []
+  for name in _VIDEO.given() + rate_flag:
     raise ValueError(f'--{name} is for videos, with --config=configs/video.py')
   begin = time.perf_counter()
   config = config_lib.from_mapping(config_lib.EncodeConfig, _CONFIG.value)
@@ -245,6 +251,8 @@ def main() -> None:
 def _encode_video() -> None:
   """Encodes the one video, or the folder of its frames."""
   config = config_lib.from_mapping(config_lib.VideoConfig, _CONFIG.value)
+  if _TARGET_KBPS.value is not None:
+    config = dataclasses.replace(config, target_kbps=_TARGET_KBPS.value)
   if len(_INPUT.value) != 1:
     raise ValueError('one video at a time')
   share = encode_video.Share()
@@ -267,7 +275,8 @@ def _encode_video() -> None:
       _DISTRIBUTED,
   ):
     if flag.value:
-      raise ValueError(f'--{flag.name} is for pictures')
+      instead = '; --target_kbps is for videos' * (flag is _TARGET_BPP)
+      raise ValueError(f'--{flag.name} is for pictures{instead}')
   encode_video.encode(
       video_source.Source(path=_INPUT.value[0], options=_VIDEO.options()),
       _OUTPUT.value,

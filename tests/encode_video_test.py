@@ -264,7 +264,11 @@ def test_a_part_of_other_settings_is_not_gone_on_with(clip):
         ('--frame_rate=0', 'frame rate'),
         ('--raw=4x4:rgb24', 'PIXEL_FORMAT'),
         ('--config.gop=0', 'gop'),
-        ('--target_bpp=0.5', 'for pictures'),
+        ('--target_bpp=0.5', 'pictures; --target_kbps is for videos'),
+        ('--target_psnr=30', 'for pictures'),
+        ('--layer_bpp=0.1,0.2,0.3', 'for pictures'),
+        ('--max_seconds=9', 'for pictures'),
+        ('--target_kbps=-1', 'target_kbps must be'),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(clip, option, message):
@@ -279,6 +283,8 @@ def test_flags_of_videos_are_refused_for_pictures(tmp_path):
       'encode', f'--input={tmp_path}/a.png', '--output=/tmp/x', '--frames=2'
   )
   assert run.returncode == 1 and '--frames is for videos' in run.stderr
+  run = launch('encode', '--input=a.png', '--output=x', '--target_kbps=9')
+  assert run.returncode == 1 and '--target_kbps is for videos' in run.stderr
 
 
 def test_rates_and_formats_are_read():

@@ -12,7 +12,7 @@ that dies costs time, nothing else.
 """
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 import concurrent.futures
 import contextlib
 import dataclasses
@@ -33,12 +33,15 @@ from pgsvc_jax import config as config_lib
 from pgsvc_jax import groups
 from pgsvc_jax import schedule
 from pgsvc_jax import video_bitstream
+from pgsvc_jax import video_rate
 from pgsvc_jax import video_syntax
 
 from .. import command
 from . import source as video_source
 
 _FRAMES = 'frames.jsonl'
+# Of a rate; a file farther away says so.
+_RATE_TOLERANCE = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -131,9 +134,8 @@ def encode(
       if workdir:
         _record(workdir, config, runtime.versions(), devices, done)
       shown.done = done
-      encoded = workers.encode(
-          writer.num_gops, done, shown, share, _parts_of(output), header
-      )
+      found = workers.find(writer.num_gops, done)
+      encoded = workers.encode(found, shown, share, _parts_of(output), header)
       for group, packets, frames in encoded:
         writer.add_gop(group.times, packets, last_duration=group.last_duration)
         if workdir:
@@ -141,7 +143,7 @@ def encode(
             file.writelines(json.dumps(frame) + '\n' for frame in frames)
   os.replace(part, output)
   shutil.rmtree(_parts_of(output), ignore_errors=True)
-  _say(output, shown, begin)
+  _say(output, shown, begin, config.target_kbps)
 
 
 @contextlib.contextmanager
@@ -172,7 +174,8 @@ def _encode_share(
   """Encodes the groups of a process that is not process 0."""
   folder = _parts_of(output)
   folder.mkdir(exist_ok=True)
-  for group, packets, _ in workers.encode(0, 0, shown, share, folder, header):
+  found = workers.find(0, 0)
+  for group, packets, _ in workers.encode(found, shown, share, folder, header):
     if not folder.is_dir():  # Process 0 has not waited.
       return
     with command.replacing(str(folder / f'{group.index}.pgsvc')) as file:
@@ -277,8 +280,7 @@ class _Workers:
 
   def encode(
       self,
-      first_index: int,
-      first_frame: int,
+      found: Iterable[groups.Group],
       shown: '_Progress',
       share: Share,
       parts: pathlib.Path,
@@ -287,8 +289,7 @@ class _Workers:
     """Encodes groups as they are found.
 
     Args:
-      first_index: of the first group to encode.
-      first_frame: of it.
+      found: the groups.
       shown: takes in frames that are done.
       share: of this process; process 0 yields the groups of all.
       parts: where those of other processes are.
@@ -299,7 +300,7 @@ class _Workers:
       is known of those of other processes).
     """
     running = collections.deque()
-    for group in self._find(first_index, first_frame):
+    for group in found:
       mine = share.has(group.index)
       if not mine and share.process_id:
         continue
@@ -340,8 +341,23 @@ class _Workers:
     packets = _read_part(path, header, group)
     return (packets, []) if packets is not None else submit().result()
 
-  def _find(self, first_index: int, first_frame: int) -> Iterator[groups.Group]:
-    """The groups from there on; looking for cuts runs ahead of the fits."""
+  def find(self, first_index: int, first_frame: int) -> Iterator[groups.Group]:
+    """The groups from there on; looking for cuts runs ahead of the fits.
+
+    But for a rate: its share depends on all of them.
+    """
+    if self._config.target_kbps:
+      with self._source.open() as video:
+        every = list(groups.find_groups(video, self._config))
+      self._config, every = video_rate.plan(
+          self._config,
+          every,
+          height=self._form.height,
+          width=self._form.width,
+          time_base=self._form.time_base,
+      )
+      yield from every[first_index:]
+      return
     found = queue.Queue(2 * self._num_devices)
 
     def look() -> None:
@@ -399,7 +415,10 @@ class _Workers:
       ):
         pixels = (frame.pixels for frame in video)
         last = time.perf_counter()
-        for stats in fitter.encode(pixels, seed=group.first_frame):
+        budget = group.num_bytes and video_rate.Budget(
+            group.num_bytes, len(group.times)
+        )
+        for stats in fitter.encode(pixels, group.first_frame, budget or None):
           if self._stop.is_set():
             raise concurrent.futures.CancelledError
           now = time.perf_counter()
@@ -472,16 +491,25 @@ class _Progress:
     return ' / '.join(f'{statistics.fmean(level):.2f}' for level in levels)
 
 
-def _say(output: str, shown: _Progress, begin: float) -> None:
+def _say(
+    output: str, shown: _Progress, begin: float, target_kbps: float
+) -> None:
   with open(output, 'rb') as file:
     reader = video_bitstream.VideoReader(file)
     gops = reader.gops
     seconds = float((gops[-1].end - gops[0].start) * reader.header.time_base)
   size = os.path.getsize(output)
   spent = time.perf_counter() - begin
+  kbps = 8e-3 * size / max(seconds, 1e-9)
+  if target_kbps and abs(kbps / target_kbps - 1) > _RATE_TOLERANCE:
+    print(
+        f'{output}: {kbps:.4g} kbit/s is as near as it comes to'
+        f' {target_kbps:g}',
+        file=sys.stderr,
+    )
   line = (
       f'{output}: {size} bytes, {sum(x.num_frames for x in gops)} frames in'
-      f' {len(gops)} groups, {8e-3 * size / max(seconds, 1e-9):.0f} kbit/s'
+      f' {len(gops)} groups, {kbps:.4g} kbit/s'
   )
   if shown.rows:
     line += (
