@@ -283,7 +283,7 @@ def _encode_video() -> None:
       config,
       num_devices=_NUM_DEVICES.value,
       use_cache=caches.KEEP.value,
-      implementation=_IMPLEMENTATION.value,
+      asked_for=_asked_for(config),
       restart=_RESTART.value,
       workdir=pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None,
       share=share,
@@ -531,17 +531,26 @@ def _origin(run: _Run, job: _Job, image, initial: types.LayeredSplats | None):
   """What the run of one picture is started with."""
   from . import run_log
 
-  flag = flags.FLAGS['config']
   return run_log.Origin(
-      picture=job.picture,
+      source=job.picture,
       digest=run_log.digest(image, initial),
-      init_from=_INIT_FROM.value,
-      config=dataclasses.asdict(run.config),
-      config_file=config_flags.get_config_filename(flag),
-      overrides=config_flags.get_override_values(flag),
-      implementation=_IMPLEMENTATION.value,
       devices=run.devices,
+      **_asked_for(run.config),
   )
+
+
+def _asked_for(
+    config: config_lib.EncodeConfig | config_lib.VideoConfig,
+) -> dict[str, Any]:
+  """Of `run_log.Origin`, what the command line says."""
+  flag = flags.FLAGS['config']
+  return {
+      'init_from': _INIT_FROM.value,
+      'config': dataclasses.asdict(config),
+      'config_file': config_flags.get_config_filename(flag),
+      'overrides': config_flags.get_override_values(flag),
+      'implementation': _IMPLEMENTATION.value,
+  }
 
 
 def _estimate(run: _Run, images: list, num_devices: int) -> memory.Estimate:
@@ -599,7 +608,7 @@ def _write(
   if job.workdir:
     from . import run_log
 
-    run_log.note_finished(job.workdir, job.file, data, levels)
+    run_log.note_finished(job.workdir, job.file, levels)
   seconds = time.perf_counter() - run.begin
   for miss in _misses(run.config, header.bits_per_pixel, levels[-1], seconds):
     print(f'{job.file}: {miss}', file=sys.stderr)
