@@ -57,6 +57,11 @@ flags.declare_key_flag('config')
 _TARGET_BPP = flags.DEFINE_float(
     'target_bpp', None, 'bits per pixel of the file, as config.target_bpp'
 )
+_TARGET_KBPS = flags.DEFINE_float(
+    'target_kbps',
+    None,
+    'of a video: thousand bits a second of the file, as config.target_kbps',
+)
 _TARGET_PSNR = flags.DEFINE_float(
     'target_psnr', None, 'dB of the decoded file, as config.target_psnr'
 )
@@ -190,7 +195,8 @@ def main() -> None:
   if 'image' in _CONFIG.value:
     _encode_video()
     return
-  for name in _VIDEO.given():
+  rate_flag = [_TARGET_KBPS.name] if _TARGET_KBPS.value is not None else []
+  for name in _VIDEO.given() + rate_flag:
     raise ValueError(f'--{name} is for videos, with --config=configs/video.py')
   begin = time.perf_counter()
   config = config_lib.from_mapping(config_lib.EncodeConfig, _CONFIG.value)
@@ -245,6 +251,8 @@ def main() -> None:
 def _encode_video() -> None:
   """Encodes the one video, or the folder of its frames."""
   config = config_lib.from_mapping(config_lib.VideoConfig, _CONFIG.value)
+  if _TARGET_KBPS.value is not None:
+    config = dataclasses.replace(config, target_kbps=_TARGET_KBPS.value)
   if len(_INPUT.value) != 1:
     raise ValueError('one video at a time')
   share = encode_video.Share()
@@ -267,14 +275,15 @@ def _encode_video() -> None:
       _DISTRIBUTED,
   ):
     if flag.value:
-      raise ValueError(f'--{flag.name} is for pictures')
+      instead = '; --target_kbps is for videos' * (flag is _TARGET_BPP)
+      raise ValueError(f'--{flag.name} is for pictures{instead}')
   encode_video.encode(
       video_source.Source(path=_INPUT.value[0], options=_VIDEO.options()),
       _OUTPUT.value,
       config,
       num_devices=_NUM_DEVICES.value,
       use_cache=caches.KEEP.value,
-      implementation=_IMPLEMENTATION.value,
+      asked_for=_asked_for(config),
       restart=_RESTART.value,
       workdir=pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None,
       share=share,
@@ -522,17 +531,26 @@ def _origin(run: _Run, job: _Job, image, initial: types.LayeredSplats | None):
   """What the run of one picture is started with."""
   from . import run_log
 
-  flag = flags.FLAGS['config']
   return run_log.Origin(
-      picture=job.picture,
+      source=job.picture,
       digest=run_log.digest(image, initial),
-      init_from=_INIT_FROM.value,
-      config=dataclasses.asdict(run.config),
-      config_file=config_flags.get_config_filename(flag),
-      overrides=config_flags.get_override_values(flag),
-      implementation=_IMPLEMENTATION.value,
       devices=run.devices,
+      **_asked_for(run.config),
   )
+
+
+def _asked_for(
+    config: config_lib.EncodeConfig | config_lib.VideoConfig,
+) -> dict[str, Any]:
+  """Of `run_log.Origin`, what the command line says."""
+  flag = flags.FLAGS['config']
+  return {
+      'init_from': _INIT_FROM.value,
+      'config': dataclasses.asdict(config),
+      'config_file': config_flags.get_config_filename(flag),
+      'overrides': config_flags.get_override_values(flag),
+      'implementation': _IMPLEMENTATION.value,
+  }
 
 
 def _estimate(run: _Run, images: list, num_devices: int) -> memory.Estimate:
@@ -590,7 +608,7 @@ def _write(
   if job.workdir:
     from . import run_log
 
-    run_log.note_finished(job.workdir, job.file, data, levels)
+    run_log.note_finished(job.workdir, job.file, levels)
   seconds = time.perf_counter() - run.begin
   for miss in _misses(run.config, header.bits_per_pixel, levels[-1], seconds):
     print(f'{job.file}: {miss}', file=sys.stderr)

@@ -4,8 +4,9 @@ config.json    every setting, as resolved
 run.json       what the run was started with: command, overrides, versions,
                devices, commit, seed, digest of the input; every resumption,
                and what came out
-metrics.jsonl  a line a chunk: step, splats, loss, PSNR of each prefix, seconds
-checkpoints/   see `checkpoint.Checkpoints`
+metrics.jsonl  a line a chunk: step, splats, loss, PSNR of each prefix, seconds;
+               of a video a line a frame
+checkpoints/   see `checkpoint.Checkpoints`; not of videos
 events.*       of TensorBoard, with --tensorboard
 lock           held while a process works here
 """
@@ -63,17 +64,20 @@ class Origin:
   """What a run is started with.
 
   Attributes:
-    picture: path.
-    digest: of the pixels and of the splats to begin with.
+    source: path of the picture or video.
+    digest: of the pixels and of the splats to begin with, or of what else says
+      that it is the same source.
     init_from: path of those, if any.
     config: every setting, nested (JSON).
     config_file: with its preset.
     overrides: of single fields, on the command line.
     implementation: of the operator, if one was asked for.
     devices: of all processes.
+    packages: versions of those that only this source needs.
+    any_devices: whether the bytes are the same on any number of devices.
   """
 
-  picture: str
+  source: str
   digest: str
   init_from: str | None
   config: Mapping[str, Any]
@@ -81,6 +85,8 @@ class Origin:
   overrides: Mapping[str, Any]
   implementation: str | None
   devices: Sequence[Any]
+  packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  any_devices: bool = False
 
 
 def clear(folder: pathlib.Path) -> None:
@@ -183,13 +189,13 @@ class RunLog:
       return
     except ValueError as error:
       raise ValueError(f'{path}: {error}; --restart starts anew') from error
-    self._compare(old, now)
+    self._compare(old, now, origin)
     self._run = old
     self._resumption = {
         name: now[name] for name in ('started', 'command', 'devices', 'commit')
     }
 
-  def _compare(self, old: dict, now: dict) -> None:
+  def _compare(self, old: dict, now: dict, origin: Origin) -> None:
     if not {'digest', 'config', 'versions', 'resumed'} <= set(old):
       raise ValueError(
           f'{self.folder} has a run of another kind; --restart removes it'
@@ -199,6 +205,8 @@ class RunLog:
         name for name in {**was, **here} if was.get(name) != here.get(name)
     ]
     told = [name for name in names if name in _TOLD]
+    if origin.any_devices and 'devices' in told:
+      told.remove('devices')
     refused = [
         name
         for name in names
@@ -217,59 +225,78 @@ class RunLog:
           file=sys.stderr,
       )
 
-  def resume(self, step: int) -> None:
-    """The run begins (0), or goes on after this step; cuts what is later."""
+  def resume(self, last: int, unit: str = 'step') -> list[dict[str, Any]]:
+    """The run begins, or goes on after a step or frame; cuts what is later.
+
+    Args:
+      last: the step, 0 where it begins; or the frame, then -1.
+      unit: 'step' or 'frame', which rows of metrics.jsonl are of.
+
+    Returns:
+      The rows that are kept.
+    """
     if self.folder is None:
-      return
-    rows = []
+      return []
+    rows, lines = [], []
     text = (self.folder / _METRICS).read_text()
     for line in text.splitlines():
       try:
         row = json.loads(line)
       except ValueError:  # The process was killed while it wrote.
         continue
-      if row['step'] <= step:
-        rows.append(line)
+      if row[unit] <= last:
+        rows.append(row)
+        lines.append(line)
         self._begin = time.monotonic() - row['seconds']
-    kept = ''.join(f'{line}\n' for line in rows)
+    kept = ''.join(f'{line}\n' for line in lines)
     if kept != text:
       command.write_bytes(str(self.folder / _METRICS), kept.encode())
     if self._resumption:
-      self._run['resumed'].append(self._resumption | {'step': step})
+      self._run['resumed'].append(self._resumption | {unit: last})
       _write(self.folder / _RUN, self._run)
     if self._tensorboard:
       import tensorboardX
 
       self._events = tensorboardX.SummaryWriter(
-          str(self.folder), purge_step=step + 1
+          str(self.folder), purge_step=last + 1
       )
+    return rows
 
   def append(self, state: fit.Progress) -> None:
     """Writes the figures after a chunk."""
     if self.folder is None:
       return
-    row = dataclasses.asdict(state)
     if self._events:
       self._events.add_scalar('loss', state.loss, state.step)
       self._events.add_scalar('splats', state.num_splats, state.step)
       for layer, psnr_db in enumerate(state.psnr_db):
         self._events.add_scalar(f'psnr_db/layer_{layer}', psnr_db, state.step)
-    row['psnr_db'] = [_finite(x) for x in state.psnr_db]
-    row['seconds'] = round(time.monotonic() - self._begin, 3)
+    self.append_rows([dataclasses.asdict(state)])
+
+  def append_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Writes rows with their `psnr_db`, and the seconds so far."""
+    if self.folder is None:
+      return
+    seconds = round(time.monotonic() - self._begin, 3)
     with open(self.folder / _METRICS, 'a') as file:
-      file.write(json.dumps(row) + '\n')
+      for row in rows:
+        psnr_db = [_finite(x) for x in row['psnr_db']]
+        row = {**row, 'psnr_db': psnr_db, 'seconds': seconds}
+        file.write(json.dumps(row) + '\n')
 
 
 def note_finished(
-    folder: pathlib.Path, file: str, data: bytes, psnr_db: Sequence[float]
+    folder: pathlib.Path, name: str, psnr_db: Sequence[float]
 ) -> None:
-  """Writes into run.json what came out."""
+  """Writes into run.json which file came out."""
   run = json.loads((folder / _RUN).read_text())
+  with open(name, 'rb') as file:
+    digest = hashlib.file_digest(file, 'sha256').hexdigest()
   run['finished'] = {
       'time': _now(),
-      'file': os.path.abspath(file),
-      'bytes': len(data),
-      'sha256': hashlib.sha256(data).hexdigest(),
+      'file': os.path.abspath(name),
+      'bytes': os.path.getsize(name),
+      'sha256': digest,
       'psnr_db': [_finite(x) for x in psnr_db],
   }
   _write(folder / _RUN, run)
@@ -288,28 +315,29 @@ def _write(path: pathlib.Path, value: Mapping) -> None:
 def _describe(origin: Origin) -> dict:
   versions = runtime.versions()
   here = {name: versions.pop(name) for name in ('python', 'processor')}
+  fit = origin.config.get('image', origin.config)['fit']
   return {
       'command': machine.command_line(),
       'started': _now(),
-      'picture': os.path.abspath(origin.picture),
+      'source': os.path.abspath(origin.source),
       'digest': origin.digest,
       'init_from': origin.init_from,
       'config': json.loads(json.dumps(origin.config)),
       'config_file': origin.config_file,
       'overrides': json.loads(json.dumps(origin.overrides)),
-      'seed': origin.config['fit']['seed'],
+      'seed': fit['seed'],
       'implementation': origin.implementation,
       'devices': [str(device) for device in origin.devices],
       'platform': versions.pop('platform'),
       **here,
-      'versions': versions,
+      'versions': versions | dict(origin.packages),
       'commit': machine.commit(),
   }
 
 
 def _tell(name: str, was: dict, here: dict) -> str:
   if name == 'digest':
-    return 'the picture, or the splats to begin with, are others'
+    return 'the source, or the splats to begin with, are others'
   if name == 'devices':
     return f'{len(was[name])} devices there, {len(here[name])} here'
   name_here = name.removeprefix('versions.')

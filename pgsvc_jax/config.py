@@ -202,6 +202,10 @@ class VideoConfig:
   image: EncodeConfig = EncodeConfig(
       fit=FitConfig(num_steps=500, layer_density=(0.0064, 0.0026, 0.0026))
   )
+  # Thousand bits a second of the file, within some percent: decides the splats
+  # where `image.fit.layer_splats` is empty, and instead of
+  # `image.rounding_noise` how they are rounded. 0: no target.
+  target_kbps: float = 0.0
   # Frames from one I-frame to the next, at most.
   gop: int = 32
   # A frame begins a group where what the frame before shows of it, moved, is
@@ -229,7 +233,12 @@ class VideoConfig:
     for name in ('gop', 'update_steps', 'update_groups'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} must be at least 1')
-    for name in ('cut_ratio', 'update_rounding_steps', 'bit_weight'):
+    for name in (
+        'target_kbps',
+        'cut_ratio',
+        'update_rounding_steps',
+        'bit_weight',
+    ):
       if not 0 <= getattr(self, name) < float('inf'):
         raise ValueError(f'{name} must be at least 0 and finite')
     if not 0 < self.update_rate < float('inf'):
@@ -240,6 +249,8 @@ class VideoConfig:
       raise ValueError('dead_zone must be in [0.5, 1]')
     if self.log2_block and not 2 <= self.log2_block <= 6:
       raise ValueError('log2_block must be 0, or 2 to 6')
+    if self.target_kbps and not self.bit_weight:
+      raise ValueError('target_kbps needs a bit_weight to vary')
     if self.image.fit.layer_scales:
       raise ValueError('layer_scales are for pictures')
     for name in ('target_bpp', 'target_psnr', 'layer_bpp', 'max_seconds'):

@@ -7,11 +7,14 @@ import numpy as np
 
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import flow
+from pgsvc_jax import rate
 from pgsvc_jax import schedule
 from pgsvc_jax import video_format
 
 # Rows that frames are shrunk to, at least, before they are compared.
 _ROWS = 240
+# The quality that groups are compared at.
+_PSNR_DB = 30.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -23,12 +26,17 @@ class Group:
     first_frame: how many frames come before it.
     times: when its frames start, in ticks.
     last_duration: how long the last one lasts, in ticks.
+    complexity: about the bits a pixel that its first frame takes at some
+      quality, where there is a rate to share.
+    num_bytes: its share of the rate, if there is one (`video_rate.py`).
   """
 
   index: int
   first_frame: int
   times: tuple[int, ...]
   last_duration: int
+  complexity: float = 1.0
+  num_bytes: int | None = None
 
 
 def _shrink(pixels: np.ndarray) -> np.ndarray:
@@ -67,6 +75,7 @@ def find_groups(
   times, durations = [], []
   before = None
   index, start = first_index, first_frame
+  complexity = 1.0
 
   def group():
     return Group(
@@ -74,6 +83,7 @@ def find_groups(
         first_frame=start,
         times=tuple(times),
         last_duration=durations[-1],
+        complexity=complexity,
     )
 
   for frame in frames:
@@ -90,6 +100,8 @@ def find_groups(
         yield group()
         index, start = index + 1, start + len(times)
         times, durations = [], []
+    if not times and config.target_kbps:
+      complexity = rate.estimate_bpp(frame.pixels, _PSNR_DB)
     times.append(frame.time)
     durations.append(frame.duration)
     before = small

@@ -36,6 +36,7 @@ from pgsvc_jax import schedule as schedule_lib
 from pgsvc_jax import train
 from pgsvc_jax import types
 from pgsvc_jax import video_codec
+from pgsvc_jax import video_rate
 
 # Share of the steps before the rounding after which splats are born.
 _BIRTH = 0.25
@@ -129,34 +130,62 @@ class GopFitter:
     self._inputs = train.place([self._schedule.inputs], [device])
 
   def encode(
-      self, frames: Iterable[Float[np.ndarray, 'h w c']], seed: int = 0
+      self,
+      frames: Iterable[Float[np.ndarray, 'h w c']],
+      seed: int = 0,
+      budget: video_rate.Budget | None = None,
   ) -> Iterator[FrameStats]:
     """Encodes a group; `packets` has the result when all frames are through.
 
     Args:
       frames: in [0, 1], of the size of this fitter.
       seed: of what is random in this group.
+      budget: of the bytes of this group; None: as the settings have it.
 
     Yields:
       What became of each frame.
     """
-    self._encoder = None
-    before = None
+    self._budget = budget
+    before, waiting = None, []
     for index, frame in enumerate(frames):
       frame = np.asarray(frame, np.float32)
-      if index == 0:
-        self._begin(frame, seed)
-        born, still = sum(len(x.points) for x in self._encoder.layers), 0.0
-      else:
-        born, still = self._predict(before, frame, (seed, index))
+      waiting.append(self._encode_frame(index, before, frame, seed))
+      if budget and index == 1:
+        while budget.is_off(*(sum(x.sizes) for x in waiting)):
+          waiting = [
+              self._encode_frame(0, None, before, seed),
+              self._encode_frame(1, before, frame, seed),
+          ]
       before = frame
-      yield FrameStats(
-          index=index,
-          sizes=tuple(sizes[-1] for sizes in self._encoder.sizes),
-          psnr_db=self._psnr_db(frame),
-          born=born,
-          still=still,
-      )
+      if budget and index == 0:
+        continue  # The second may show that it was a wrong one.
+      if budget:
+        used = sum(map(len, self.packets()))
+        budget.spend(index, used, sum(waiting[-1].sizes))
+      yield from waiting
+      waiting = []
+    yield from waiting
+
+  def _encode_frame(
+      self,
+      index: int,
+      before: Float[np.ndarray, 'h w c'] | None,
+      frame: Float[np.ndarray, 'h w c'],
+      seed: int,
+  ) -> FrameStats:
+    """Codes a frame after the one before it; None: it is the first."""
+    if before is None:
+      self._begin(frame, seed)
+      born, still = sum(len(x.points) for x in self._encoder.layers), 0.0
+    else:
+      born, still = self._predict(before, frame, (seed, index))
+    return FrameStats(
+        index=index,
+        sizes=tuple(sizes[-1] for sizes in self._encoder.sizes),
+        psnr_db=self._psnr_db(frame),
+        born=born,
+        still=still,
+    )
 
   def packets(self) -> list[bytes]:
     """The packets of the group just encoded, one a layer."""
@@ -165,18 +194,20 @@ class GopFitter:
   def _begin(self, frame: Float[np.ndarray, 'h w c'], seed: int) -> None:
     """Fits and codes the first frame."""
     height, width, channels = frame.shape
+    image_config = self._config.image
+    if self._budget:
+      bpp = self._budget.first_bytes * 8 / (height * width)
+      image_config = dataclasses.replace(image_config, target_bpp=bpp)
     chosen = []
 
     def choose(_, layered, error):
-      chosen.append(
-          rate.choose_step_sizes(self._config.image, layered, error, frame)
-      )
+      chosen.append(rate.choose_step_sizes(image_config, layered, error, frame))
       return chosen[0]
 
     (layered,) = fit.fit_pictures(
         [frame],
         dataclasses.replace(
-            self._config.image.fit, seed=self._config.image.fit.seed + seed
+            image_config.fit, seed=image_config.fit.seed + seed
         ),
         step_sizes=choose,
         devices=[self._device],
@@ -205,6 +236,9 @@ class GopFitter:
   ) -> tuple[int, float]:
     """Fits and codes a later frame; returns splats born and the share still."""
     config, encoder = self._config, self._encoder
+    if self._budget:
+      bit_weight = config.bit_weight * self._budget.cost
+      config = dataclasses.replace(config, bit_weight=bit_weight)
     channels = frame.shape[2]
     if config.log2_block:
       encoder.move(flow.motion_field(before, frame, config.log2_block))

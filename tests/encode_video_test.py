@@ -1,6 +1,7 @@
 """Videos: encoded by processes, group by group, and decoded again."""
 
 from fractions import Fraction
+import hashlib
 import io
 import json
 import os
@@ -132,7 +133,8 @@ def test_a_video_comes_back_with_its_frames_and_times(encoded):
 
 
 def test_the_record_of_a_run_is_of_its_frames(encoded):
-  lines = (encoded.parent / 'work' / 'frames.jsonl').read_text().splitlines()
+  folder = encoded.parent / 'work'
+  lines = (folder / 'metrics.jsonl').read_text().splitlines()
   rows = [json.loads(line) for line in lines]
   assert [row['frame'] for row in rows] == list(range(8))
   assert ''.join(row['kind'] for row in rows) == 'IPPIIPPI'
@@ -142,6 +144,24 @@ def test_the_record_of_a_run_is_of_its_frames(encoded):
   heads = packets - sum(sum(row['bytes']) for row in rows)
   # Of four GOPs of two layers: 9 bytes, and one or two a frame.
   assert 0 < heads <= 4 * 2 * (9 + 3 * 2)
+  run = json.loads((folder / 'run.json').read_text())
+  assert run['seed'] == 0 and run['overrides']
+  assert {'av', 'jax', 'opencv'} <= set(run['versions'])
+  data = encoded.read_bytes()
+  assert run['finished']['sha256'] == hashlib.sha256(data).hexdigest()
+  means = np.mean([row['psnr_db'] for row in rows], axis=0)
+  np.testing.assert_allclose(run['finished']['psnr_db'], means)
+  config = json.loads((folder / 'config.json').read_text())
+  assert config['image']['fit']['layer_splats'] == [60, 30]
+
+
+def test_a_folder_of_another_run_is_refused(clip, encoded):
+  words = [f'--input={clip}', f'--workdir={encoded.parent / "work"}', *SMALL]
+  output = encoded.parent / 'again.pgsvc'
+  run = launch('encode', *words, f'--output={output}', '--config.gop=2')
+  assert run.returncode == 1
+  assert 'has another run: config.gop is 3 there, 2 here' in run.stderr
+  assert not list(encoded.parent.glob('again*'))
 
 
 def test_devices_and_processes_do_not_change_the_file(clip, encoded):
@@ -168,6 +188,8 @@ def test_a_stopped_run_goes_on_after_its_last_whole_group(
 ):
   output, part = tmp_path / 'clip.pgsvc', tmp_path / 'clip.pgsvc.part'
   words = [f'--input={clip}', f'--output={output}', *SMALL]
+  work = tmp_path.parent / f'work-{name}'
+  words.insert(0, f'--workdir={work}')
   with subprocess.Popen(
       [sys.executable, '-m', 'launch.encode', *words],
       stderr=subprocess.PIPE,
@@ -199,6 +221,10 @@ def test_a_stopped_run_goes_on_after_its_last_whole_group(
   assert 'goes on after' in run.stderr
   assert run.returncode == 0, run.stderr
   assert output.read_bytes() == encoded.read_bytes()
+  lines = (work / 'metrics.jsonl').read_text().splitlines()
+  assert [json.loads(line)['frame'] for line in lines] == list(range(8))
+  (resumed,) = json.loads((work / 'run.json').read_text())['resumed']
+  assert resumed['frame'] in (2, 3, 6)  # The last of a group.
 
 
 @pytest.mark.parametrize(
@@ -264,7 +290,11 @@ def test_a_part_of_other_settings_is_not_gone_on_with(clip):
         ('--frame_rate=0', 'frame rate'),
         ('--raw=4x4:rgb24', 'PIXEL_FORMAT'),
         ('--config.gop=0', 'gop'),
-        ('--target_bpp=0.5', 'for pictures'),
+        ('--target_bpp=0.5', 'pictures; --target_kbps is for videos'),
+        ('--target_psnr=30', 'for pictures'),
+        ('--layer_bpp=0.1,0.2,0.3', 'for pictures'),
+        ('--max_seconds=9', 'for pictures'),
+        ('--target_kbps=-1', 'target_kbps must be'),
     ],
 )
 def test_options_that_make_no_sense_are_one_line(clip, option, message):
@@ -279,6 +309,8 @@ def test_flags_of_videos_are_refused_for_pictures(tmp_path):
       'encode', f'--input={tmp_path}/a.png', '--output=/tmp/x', '--frames=2'
   )
   assert run.returncode == 1 and '--frames is for videos' in run.stderr
+  run = launch('encode', '--input=a.png', '--output=x', '--target_kbps=9')
+  assert run.returncode == 1 and '--target_kbps is for videos' in run.stderr
 
 
 def test_rates_and_formats_are_read():

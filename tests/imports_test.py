@@ -183,9 +183,11 @@ ARROWS = {
     'pgsvc_jax.groups': {
         'pgsvc_jax.config',
         'pgsvc_jax.flow',
+        'pgsvc_jax.rate',
         'pgsvc_jax.schedule',
         'pgsvc_jax.video_format',
     },
+    'pgsvc_jax.video_rate': {'pgsvc_jax.config', 'pgsvc_jax.groups'},
     'pgsvc_jax.video_fit': {
         'pallas_kernels',
         'pgsvc_jax.config',
@@ -201,6 +203,7 @@ ARROWS = {
         'pgsvc_jax.train',
         'pgsvc_jax.types',
         'pgsvc_jax.video_codec',
+        'pgsvc_jax.video_rate',
     },
     'pgsvc_jax.encoder': {
         'pgsvc_jax.checkpoint',

@@ -12,12 +12,14 @@ that dies costs time, nothing else.
 """
 
 import collections
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import concurrent.futures
 import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -27,18 +29,21 @@ import statistics
 import sys
 import threading
 import time
+from typing import Any
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import groups
 from pgsvc_jax import schedule
 from pgsvc_jax import video_bitstream
+from pgsvc_jax import video_rate
 from pgsvc_jax import video_syntax
 
 from .. import command
 from . import source as video_source
 
-_FRAMES = 'frames.jsonl'
+# Of a rate; a file farther away says so.
+_RATE_TOLERANCE = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +70,7 @@ def encode(
     *,
     num_devices: int,
     use_cache: bool,
-    implementation: str | None,
+    asked_for: Mapping[str, Any],
     restart: bool,
     workdir: pathlib.Path | None,
     share: Share = Share(),
@@ -78,9 +83,9 @@ def encode(
     config: the settings.
     num_devices: to use; 0: all.
     use_cache: whether compiled code is kept between runs.
-    implementation: of the operator; None: the best.
+    asked_for: of `run_log.Origin`, what the command line says.
     restart: do not go on with what is there of an earlier run.
-    workdir: for config.json, run.json and frames.jsonl, if any.
+    workdir: for the files of `run_log`, if any.
     share: of the groups that this process takes.
   """
   begin = time.perf_counter()
@@ -108,40 +113,54 @@ def encode(
   )
 
   # Only now: --help, wrong settings and bad videos need not wait for JAX.
+  from .. import run_log
   from .. import runtime
 
   devices = runtime.set_up(num_devices, use_cache)
   runtime.return_freed_memory()
   # Not when threads are done with their frames: a first one takes minutes.
   command.leave_at_once_on_failure()
-  workers = _Workers(source, config, form, devices, implementation)
+  workers = _Workers(source, config, form, devices, asked_for['implementation'])
   shown = _Progress(pathlib.Path(source.path).name, begin)
   with workers, _interruptible(shown):
     if share.process_id:
       _encode_share(workers, share, header, output, shown)
       return
     part = pathlib.Path(f'{output}.part')
-    with _growing(part, header, restart) as writer:
-      done = writer.num_frames
-      if done:
-        print(
-            f'{part}: goes on after {done} frames in {writer.num_gops} groups',
-            file=sys.stderr,
-        )
+    if workdir and restart:
+      run_log.clear(workdir)
+    origin = run_log.Origin(
+        source=source.path,
+        digest=_source_digest(source),
+        devices=devices,
+        packages=_packages(),
+        any_devices=True,
+        **asked_for,
+    )
+    with run_log.open_log(workdir, origin, tensorboard=False) as log:
+      with _growing(part, header, restart) as writer:
+        done = writer.num_frames
+        if done:
+          print(
+              f'{part}: goes on after {done} frames in {writer.num_gops}'
+              ' groups',
+              file=sys.stderr,
+          )
+        rows = log.resume(done - 1, unit='frame')
+        shown.done = done
+        found = workers.find(writer.num_gops, done)
+        encoded = workers.encode(found, shown, share, _parts_of(output), header)
+        for group, packets, frames in encoded:
+          writer.add_gop(
+              group.times, packets, last_duration=group.last_duration
+          )
+          log.append_rows(frames)
+          rows += frames
+      os.replace(part, output)
       if workdir:
-        _record(workdir, config, runtime.versions(), devices, done)
-      shown.done = done
-      encoded = workers.encode(
-          writer.num_gops, done, shown, share, _parts_of(output), header
-      )
-      for group, packets, frames in encoded:
-        writer.add_gop(group.times, packets, last_duration=group.last_duration)
-        if workdir:
-          with open(workdir / _FRAMES, 'a') as file:
-            file.writelines(json.dumps(frame) + '\n' for frame in frames)
-  os.replace(part, output)
+        run_log.note_finished(workdir, output, _levels(rows))
   shutil.rmtree(_parts_of(output), ignore_errors=True)
-  _say(output, shown, begin)
+  _say(output, shown, begin, config.target_kbps)
 
 
 @contextlib.contextmanager
@@ -172,7 +191,8 @@ def _encode_share(
   """Encodes the groups of a process that is not process 0."""
   folder = _parts_of(output)
   folder.mkdir(exist_ok=True)
-  for group, packets, _ in workers.encode(0, 0, shown, share, folder, header):
+  found = workers.find(0, 0)
+  for group, packets, _ in workers.encode(found, shown, share, folder, header):
     if not folder.is_dir():  # Process 0 has not waited.
       return
     with command.replacing(str(folder / f'{group.index}.pgsvc')) as file:
@@ -194,39 +214,38 @@ def _read_part(
     return None
 
 
-def _record(workdir, config, versions, devices, done: int) -> None:
-  """Writes what the run is, and keeps of its frames those in the file."""
-  workdir.mkdir(parents=True, exist_ok=True)
-  run = {
-      'command': sys.argv,
-      'versions': versions,
-      'devices': [str(device) for device in devices],
-  }
-  (workdir / 'run.json').write_text(json.dumps(run, indent=2))
-  settings = json.dumps(dataclasses.asdict(config), indent=2)
-  (workdir / 'config.json').write_text(settings)
-  frames = workdir / _FRAMES
-  lines = frames.read_text().splitlines(True)[:done] if done else []
-  frames.write_text(''.join(lines))
+def _packages() -> dict[str, str]:
+  """Versions of what reads videos and finds motion."""
+  import cv2
+
+  versions = {'opencv': cv2.__version__}
+  if importlib.util.find_spec('av'):  # A folder of frames goes without.
+    versions['av'] = importlib.metadata.version('av')
+  return versions
+
+
+def _digest(*parts: Any) -> str:
+  text = json.dumps(parts, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _source_digest(source: video_source.Source) -> str:
+  """Says whether it is the same source; reading all of it would take long."""
+  stat = os.stat(source.path)
+  return _digest(
+      os.path.abspath(source.path),
+      stat.st_size,
+      stat.st_mtime_ns,
+      sorted(source.options.items(), key=str),
+  )
 
 
 def _metadata(
     source: video_source.Source, config: config_lib.VideoConfig
 ) -> bytes:
   """What a run must have in common with one that it goes on with."""
-  stat = os.stat(source.path)
-  settings = json.dumps(
-      [
-          os.path.abspath(source.path),
-          stat.st_size,
-          stat.st_mtime_ns,
-          sorted(source.options.items(), key=str),
-          dataclasses.asdict(config),
-      ],
-      default=str,
-  )
-  digest = hashlib.sha256(settings.encode()).hexdigest()[:16]
-  return json.dumps({'run': digest}).encode()
+  digest = _digest(_source_digest(source), dataclasses.asdict(config))
+  return json.dumps({'run': digest[:16]}).encode()
 
 
 @contextlib.contextmanager
@@ -277,8 +296,7 @@ class _Workers:
 
   def encode(
       self,
-      first_index: int,
-      first_frame: int,
+      found: Iterable[groups.Group],
       shown: '_Progress',
       share: Share,
       parts: pathlib.Path,
@@ -287,8 +305,7 @@ class _Workers:
     """Encodes groups as they are found.
 
     Args:
-      first_index: of the first group to encode.
-      first_frame: of it.
+      found: the groups.
       shown: takes in frames that are done.
       share: of this process; process 0 yields the groups of all.
       parts: where those of other processes are.
@@ -299,7 +316,7 @@ class _Workers:
       is known of those of other processes).
     """
     running = collections.deque()
-    for group in self._find(first_index, first_frame):
+    for group in found:
       mine = share.has(group.index)
       if not mine and share.process_id:
         continue
@@ -340,8 +357,23 @@ class _Workers:
     packets = _read_part(path, header, group)
     return (packets, []) if packets is not None else submit().result()
 
-  def _find(self, first_index: int, first_frame: int) -> Iterator[groups.Group]:
-    """The groups from there on; looking for cuts runs ahead of the fits."""
+  def find(self, first_index: int, first_frame: int) -> Iterator[groups.Group]:
+    """The groups from there on; looking for cuts runs ahead of the fits.
+
+    But for a rate: its share depends on all of them.
+    """
+    if self._config.target_kbps:
+      with self._source.open() as video:
+        every = list(groups.find_groups(video, self._config))
+      self._config, every = video_rate.plan(
+          self._config,
+          every,
+          height=self._form.height,
+          width=self._form.width,
+          time_base=self._form.time_base,
+      )
+      yield from every[first_index:]
+      return
     found = queue.Queue(2 * self._num_devices)
 
     def look() -> None:
@@ -399,7 +431,10 @@ class _Workers:
       ):
         pixels = (frame.pixels for frame in video)
         last = time.perf_counter()
-        for stats in fitter.encode(pixels, seed=group.first_frame):
+        budget = group.num_bytes and video_rate.Budget(
+            group.num_bytes, len(group.times)
+        )
+        for stats in fitter.encode(pixels, group.first_frame, budget or None):
           if self._stop.is_set():
             raise concurrent.futures.CancelledError
           now = time.perf_counter()
@@ -410,7 +445,7 @@ class _Workers:
               'psnr_db': list(stats.psnr_db),
               'born': stats.born,
               'still': stats.still,
-              'seconds': now - last,
+              'frame_seconds': now - last,
           }
           last = now
           rows.append(row)
@@ -468,20 +503,34 @@ class _Progress:
 
   def levels(self) -> str:
     """Mean PSNR of each prefix."""
-    levels = zip(*(row['psnr_db'] for row in self.rows))
-    return ' / '.join(f'{statistics.fmean(level):.2f}' for level in levels)
+    return ' / '.join(f'{level:.2f}' for level in _levels(self.rows))
 
 
-def _say(output: str, shown: _Progress, begin: float) -> None:
+def _levels(rows: Iterable[Mapping[str, Any]]) -> list[float]:
+  """Mean PSNR of each prefix, over frames."""
+  levels = zip(*(row['psnr_db'] for row in rows))
+  return [statistics.fmean(level) for level in levels]
+
+
+def _say(
+    output: str, shown: _Progress, begin: float, target_kbps: float
+) -> None:
   with open(output, 'rb') as file:
     reader = video_bitstream.VideoReader(file)
     gops = reader.gops
     seconds = float((gops[-1].end - gops[0].start) * reader.header.time_base)
   size = os.path.getsize(output)
   spent = time.perf_counter() - begin
+  kbps = 8e-3 * size / max(seconds, 1e-9)
+  if target_kbps and abs(kbps / target_kbps - 1) > _RATE_TOLERANCE:
+    print(
+        f'{output}: {kbps:.4g} kbit/s is as near as it comes to'
+        f' {target_kbps:g}',
+        file=sys.stderr,
+    )
   line = (
       f'{output}: {size} bytes, {sum(x.num_frames for x in gops)} frames in'
-      f' {len(gops)} groups, {8e-3 * size / max(seconds, 1e-9):.0f} kbit/s'
+      f' {len(gops)} groups, {kbps:.4g} kbit/s'
   )
   if shown.rows:
     line += (
