@@ -6,12 +6,9 @@ import dataclasses
 import functools
 import math
 import pickle
-import time
-from typing import TypeVar
 import zlib
 
 import jax
-from jax.experimental import multihost_utils
 from jaxtyping import Float
 import numpy as np
 
@@ -20,6 +17,8 @@ from pgsvc_jax import bands
 from pgsvc_jax import checkpoint
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import initialize
+from pgsvc_jax import pace as pace_lib
+from pgsvc_jax import processes
 from pgsvc_jax import quantize
 from pgsvc_jax import resolution
 from pgsvc_jax import rounding
@@ -57,7 +56,6 @@ class Progress:
 
 # Of all layers, or one of each.
 StepSizes = quantize.StepSizes | Sequence[quantize.StepSizes]
-_T = TypeVar('_T')
 
 # (picture, its fit before rounding, squared error) -> step sizes.
 ChooseStepSizes = Callable[[int, types.LayeredSplats, float], StepSizes]
@@ -206,7 +204,7 @@ def fit_pictures(
   if not num_bands:
     raise ValueError(f'{len(devices)} devices for {len(images)} pictures')
   devices = devices[: num_bands * len(images)]
-  if _spread(devices):
+  if processes.are_several(devices):
     if deadline is not None:
       raise ValueError('a deadline is for one process')
     # What chooses step sizes cannot be compared; process 0 has the last word.
@@ -216,7 +214,7 @@ def fit_pictures(
         [zlib.crc32(pickle.dumps(x)) for x in starts],
         checkpointer is not None,
     )
-    _require_agreement(images, pixel_weights, settings, len(devices))
+    processes.require_agreement(images, pixel_weights, settings, len(devices))
 
   error_fn = error_fn or functools.partial(
       pallas_kernels.composite_error, implementation=implementation
@@ -250,7 +248,7 @@ def fit_pictures(
     state, cut = _place(fits, devices), _place_bands(fits, devices)
   births = [x for x in schedule.births if x.step >= first_step]
   roundings = [x for x in schedule.roundings if x.step >= first_step]
-  pace = _Pace(deadline, schedule.num_steps)
+  pace = pace_lib.Pace(deadline, schedule.num_steps)
   step = first_step
   while step < schedule.num_steps:
     while births and births[0].step <= step:
@@ -360,38 +358,6 @@ class _Fit:
   errors: np.ndarray | None = None
 
 
-class _Pace:
-  """Leaves out steps, the same share everywhere, so that a fit ends in time."""
-
-  def __init__(self, deadline: float | None, num_steps: int):
-    self._deadline = deadline
-    self._num_steps = num_steps
-    self._chunks = 0
-    self._begin = 0.0
-    self._position = 0.0
-
-  def next_step(self, step: int, chunk_steps: int) -> int:
-    """Where to go on after the chunk that ended before `step`."""
-    now = time.perf_counter()
-    if self._deadline is None:
-      return step
-    if not self._chunks:  # The first one compiles.
-      self._begin, self._chunks, self._position = now, 1, step
-      return step
-    # Of all chunks so far, for births take time too.
-    seconds = (now - self._begin) / self._chunks
-    self._chunks += 1
-    affordable = max((self._deadline - now) / seconds, 0.5)
-    left = self._num_steps - step
-    # Where the last chunk began; the fraction is kept, so that they add up.
-    start = step - chunk_steps
-    slack = chunk_steps / 2
-    start = min(max(self._position, start - slack), start + slack)
-    self._position = start + max(chunk_steps, left / affordable)
-    chunks = round(self._position / chunk_steps)
-    return min(self._num_steps, max(step, chunks * chunk_steps))
-
-
 def _check_pixel_weights(
     pixel_weights: list[np.ndarray], shapes: list[tuple[int, ...]]
 ) -> None:
@@ -496,8 +462,8 @@ def _restore(
   if checkpointer is None:
     return 0
   snapshots = checkpointer.restore()
-  if _spread(devices):
-    snapshots = _from_first_process(snapshots)
+  if processes.are_several(devices):
+    snapshots = processes.object_of_first(snapshots)
   if snapshots is None:
     return 0
   for x, snapshot in zip(fits, snapshots):
@@ -512,15 +478,6 @@ def _restore(
     else:  # Of another number of devices.
       _cut(x)
   return snapshots[0].step
-
-
-def _from_first_process(value: _T) -> _T:
-  """What process 0 has, in all: any Python object."""
-  data = np.frombuffer(pickle.dumps(value), np.uint8)
-  with jax.transfer_guard('allow'):
-    size = multihost_utils.broadcast_one_to_all(np.int32(len(data)))
-    data = np.resize(data, int(size))
-    return pickle.loads(multihost_utils.broadcast_one_to_all(data).tobytes())
 
 
 def _figures(
@@ -609,33 +566,6 @@ def _place_bands(fits: list[_Fit], devices: Sequence[jax.Device]) -> train.Band:
   return train.place(cut, devices)
 
 
-def _spread(devices: Sequence[jax.Device]) -> bool:
-  """Whether the devices belong to several processes."""
-  return len({device.process_index for device in devices}) > 1
-
-
-def _require_agreement(
-    images: list, pixel_weights: list, settings: tuple, num_devices: int
-) -> None:
-  """Compares the fit with that of the other processes.
-
-  Different programs would wait for each other forever, and bands of different
-  pictures would make one.
-
-  Raises:
-    ValueError: the other processes fit something else; in all of them.
-  """
-  if len(images) > 1:
-    raise ValueError('several processes fit one picture at a time')
-  text = f'{images[0].shape} {settings} {num_devices}'.encode()
-  digest = zlib.crc32(images[0].tobytes(), zlib.crc32(text))
-  digest = np.uint32(zlib.crc32(pixel_weights[0].tobytes(), digest))
-  with jax.transfer_guard('allow'):  # It places its arrays implicitly.
-    digests = multihost_utils.process_allgather(digest)
-  if len(np.unique(digests)) > 1:
-    raise ValueError('the processes do not have the same picture and settings')
-
-
 def _fetch_into(fits: list[_Fit], state, renders, grid: int) -> None:
   """Brings states and bands rendered on a grid to the host, in one transfer."""
   fetched = train.fetch((state, renders), len(fits))
@@ -659,13 +589,10 @@ def _give_births(
   with concurrent.futures.ThreadPoolExecutor(len(fits)) as pool:
     give = lambda x: _give_birth(x, birth, schedule, initializer, seed)
     list(pool.map(give, fits))
-  if _spread(devices):
+  if processes.are_several(devices):
     # Other machines may round differently: all take what the first one has.
     (x,) = fits
-    with jax.transfer_guard('allow'):
-      x.state, edges = multihost_utils.broadcast_one_to_all(
-          (x.state, np.int32(x.edges))
-      )
+    x.state, edges = processes.arrays_of_first((x.state, np.int32(x.edges)))
     x.edges = [int(edge) for edge in edges]
 
 
@@ -678,11 +605,10 @@ def _round(
   """Rounds one attribute of one group of splats in every picture."""
   for x, state in zip(fits, states):
     x.state = x.rounder.round(state, event)
-  if _spread(devices):
+  if processes.are_several(devices):
     # As with births.
     (x,) = fits
-    with jax.transfer_guard('allow'):
-      x.state = multihost_utils.broadcast_one_to_all(x.state)
+    x.state = processes.arrays_of_first(x.state)
 
 
 def _give_birth(

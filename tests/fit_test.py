@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import time
-import types as python_types
 
 import jax
 from jax import numpy as jnp
@@ -176,34 +175,6 @@ def test_every_layer_is_rounded_with_its_own_steps():
     np.testing.assert_array_equal(np.sort(array, 0), np.sort(other, 0))
   with pytest.raises(ValueError, match='1 step sizes for 2 layers'):
     fit.fit_picture(scene(), config, step_sizes=steps[:1])
-
-
-def paced(budget, chunk_seconds, num_steps, monkeypatch):
-  """The steps at which chunks begin when each takes so long."""
-  now = [100.0]
-  clock = python_types.SimpleNamespace(perf_counter=lambda: now[0])
-  monkeypatch.setattr(fit, 'time', clock)
-  pace = fit._Pace(100.0 + budget, num_steps)
-  starts, step = [], 0
-  while step < num_steps:
-    starts.append(step)
-    now[0] += chunk_seconds
-    step = pace.next_step(step + 10, 10)
-  return starts, now[0] - 100.0
-
-
-@pytest.mark.parametrize('budget', [2.0, 5.0, 7.7, 9.9])
-def test_a_pace_leaves_out_steps_evenly(budget, monkeypatch):
-  starts, seconds = paced(budget, 0.1, 1000, monkeypatch)
-  assert budget - 0.3 < seconds < budget + 0.15
-  gaps = np.diff(starts)[2:]
-  assert gaps.max() - gaps.min() <= 10
-  assert starts[-1] >= 1000 - 10 - gaps.max()
-
-
-def test_a_pace_with_time_enough_leaves_out_nothing(monkeypatch):
-  starts, _ = paced(10.5, 0.1, 1000, monkeypatch)
-  assert starts == list(range(0, 1000, 10))
 
 
 def test_a_fit_out_of_time_has_all_splats_and_is_rounded():
