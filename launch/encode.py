@@ -11,13 +11,8 @@ With --workdir, a run that was ended, however it was, goes on where its last
 checkpoint is when the same command is given again (docs/running.md).
 """
 
-import collections
-from collections.abc import Iterator, Sequence
-import contextlib
 import dataclasses
-import functools
 import pathlib
-import statistics
 import sys
 import time
 from typing import Any
@@ -25,18 +20,11 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import media
-from pgsvc_jax import memory
-from pgsvc_jax import quantize
-from pgsvc_jax import rate
-from pgsvc_jax import resolution
-from pgsvc_jax import schedule
-from pgsvc_jax import types
 
 from . import caches
 from . import command
+from .pictures import jobs as jobs_lib
 from .videos import encoding as encode_video
 from .videos import source as video_source
 
@@ -146,49 +134,6 @@ _IMPLEMENTATION = flags.DEFINE_string(
     'default: the best for the device',
 )
 
-# Of rates, and of dB; a file farther away says so.
-_RATE_TOLERANCE = 0.05
-_PSNR_TOLERANCE = 0.15
-# Of --max_seconds, for what comes after the steps, and what else may happen: a
-# share, for each pixel, and in all.
-_SPARE_SHARE = 0.02
-_PIXEL_SECONDS = 3e-6
-_LAST_SECONDS = 0.3
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Job:
-  """One picture and the file it becomes.
-
-  Attributes:
-    picture: path.
-    file: path.
-    workdir: for the records of the run, if any.
-  """
-
-  picture: str
-  file: str
-  workdir: pathlib.Path | None
-
-
-@dataclasses.dataclass
-class _Run:
-  """What all pictures of a run share.
-
-  Attributes:
-    config: the settings.
-    devices: of all processes.
-    leads: whether this process writes and says anything.
-    failures: of pictures, so far.
-    begin: of the pictures that are fitted now; at first, of the run.
-  """
-
-  config: config_lib.EncodeConfig
-  devices: list
-  leads: bool
-  failures: '_Failures'
-  begin: float
-
 
 def main() -> None:
   """Reads, fits, writes, and says what each layer holds."""
@@ -204,16 +149,16 @@ def main() -> None:
   _check_process_flags(config)
   if (_RESTART.value or _TENSORBOARD.value) and not _WORKDIR.value:
     raise ValueError('--restart and --tensorboard are for runs with --workdir')
-  jobs = _list_jobs(_INPUT.value, _OUTPUT.value, _WORKDIR.value)
+  jobs = jobs_lib.list_jobs(_INPUT.value, _OUTPUT.value, _WORKDIR.value)
   alone = not (_DISTRIBUTED.value or _COORDINATOR.value)
   if alone:
-    _check_outputs(jobs)
+    jobs_lib.check_outputs(jobs, _OUTPUT.value)
   # What is no picture need not wait for JAX, nor for the others.
   shapes = {}
-  failures = _Failures(fatal=len(jobs) == 1 or not alone)
+  failures = jobs_lib.Failures(fatal=len(jobs) == 1 or not alone)
   for job in jobs:
     with failures.of(job):
-      read = _read(job.picture)
+      read = jobs_lib.read(job.picture)
       shapes[job] = read.pixels.shape
       for note in read.notes:
         print(f'{job.picture}: {note}', file=sys.stderr)
@@ -231,7 +176,7 @@ def main() -> None:
   runtime.return_freed_memory()
   leads = runtime.is_leader()
   if leads and not alone:
-    _check_outputs(jobs)
+    jobs_lib.check_outputs(jobs, _OUTPUT.value)
   # Pictures fitted at a time have as many splats, which a quality decides.
   parallel = 'bands' if config.target_psnr else _PARALLEL.value
   parallel = parallel if alone else 'bands'
@@ -240,9 +185,22 @@ def main() -> None:
 
     for job in jobs:
       run_log.clear(job.workdir)
-  run = _Run(config, devices, leads, failures, begin)
-  for group in _group_jobs(shapes, len(devices), parallel):
-    _encode(run, group)
+  from .pictures import encoding
+
+  run = encoding.Run(
+      config=config,
+      devices=devices,
+      leads=leads,
+      failures=failures,
+      begin=begin,
+      init_from=_INIT_FROM.value,
+      implementation=_IMPLEMENTATION.value,
+      asked_for=_asked_for(config),
+      checkpoint_every=_CHECKPOINT_EVERY.value,
+      tensorboard=_TENSORBOARD.value,
+  )
+  for group in jobs_lib.group_jobs(shapes, len(devices), parallel):
+    encoding.encode(run, group)
     run.begin = time.perf_counter()
   if failures.count:
     raise ValueError(f'{failures.count} of {len(jobs)} pictures failed')
@@ -329,216 +287,6 @@ def _check_process_flags(config: config_lib.EncodeConfig) -> None:
     raise ValueError('max_seconds is for one process')
 
 
-def _list_jobs(
-    inputs: Sequence[str], output: str, workdir: str | None
-) -> list[_Job]:
-  """What becomes what; folders stand for the files in them, without hidden."""
-  pictures = []
-  for name in inputs:
-    path = pathlib.Path(name)
-    if path.is_dir():
-      pictures += sorted(
-          str(file)
-          for file in path.iterdir()
-          if file.is_file() and not file.name.startswith('.')
-      )
-    else:
-      pictures.append(name)
-  if inputs == pictures and len(pictures) == 1:
-    folder = pathlib.Path(workdir) if workdir else None
-    return [_Job(picture=pictures[0], file=output, workdir=folder)]
-  if not pictures:
-    raise ValueError(f'no pictures in {", ".join(inputs)}')
-  jobs = []
-  for picture in pictures:
-    stem = pathlib.Path(picture).stem
-    jobs.append(
-        _Job(
-            picture=picture,
-            file=str(pathlib.Path(output) / f'{stem}.pgsvc'),
-            workdir=pathlib.Path(workdir) / stem if workdir else None,
-        )
-    )
-  ((file, times),) = collections.Counter(x.file for x in jobs).most_common(1)
-  if times > 1:
-    raise ValueError(f'{times} pictures would become {file}')
-  return jobs
-
-
-def _check_outputs(jobs: list[_Job]) -> None:
-  """Refuses what cannot be written, before long work is done for it."""
-  folder = pathlib.Path(_OUTPUT.value)
-  if jobs[0].file == _OUTPUT.value or folder.is_dir():
-    for job in jobs:
-      command.check_output(job.file)
-  elif folder.exists():
-    raise OSError(f'cannot write into {folder}: it is no folder')
-  else:
-    command.check_output(_OUTPUT.value)
-
-
-# A single picture is read once; of many, none is kept until its turn.
-@functools.lru_cache(maxsize=1)
-def _read(picture: str) -> media.Picture:
-  return media.read_picture(picture)
-
-
-def _group_jobs(
-    shapes: dict[_Job, tuple[int, ...]], num_devices: int, parallel: str
-) -> list[list[_Job]]:
-  """Which pictures are fitted at a time, as --parallel says."""
-  by_shape = collections.defaultdict(list)
-  for job, shape in shapes.items():
-    by_shape[shape].append(job)
-  groups = []
-  for same in by_shape.values():
-    for first in range(0, len(same), num_devices):
-      group = same[first : first + num_devices]
-      together = parallel == 'batch' or (
-          parallel == 'auto' and len(group) == num_devices
-      )
-      groups += [group] if together else [[job] for job in group]
-  return groups
-
-
-class _Failures:
-  """Pictures that could not be encoded: counted and said, or raised."""
-
-  def __init__(self, fatal: bool):
-    self.count = 0
-    self._fatal = fatal
-
-  def note(self, job: _Job, error: Exception) -> None:
-    """To be called where the error is handled."""
-    if self._fatal:
-      raise error
-    self.count += 1
-    message = command.explain(error)
-    named = job.picture in message or job.file in message
-    command.complain(message if named else f'{job.picture}: {message}')
-
-  @contextlib.contextmanager
-  def of(self, job: _Job) -> Iterator[None]:
-    """Notes what goes wrong in the block."""
-    try:
-      yield
-    except command.USER_ERRORS as error:
-      self.note(job, error)
-
-
-def _encode(run: _Run, jobs: list[_Job]) -> None:
-  """Fits pictures of one size at the same time, and writes their files."""
-  try:
-    fitted, first_step = _fit(run, jobs)
-  except command.USER_ERRORS as error:
-    if len(jobs) == 1:
-      run.failures.note(jobs[0], error)
-      return
-    # One picture may be the reason: the others get their files.
-    command.complain(f'{command.explain(error)}; now one by one')
-    for job in jobs:
-      _encode(run, [job])
-    return
-  if run.leads:
-    for job, (layered, steps) in zip(jobs, fitted):
-      with run.failures.of(job):
-        _write(run, job, layered, steps, first_step)
-
-
-def _fit(
-    run: _Run, jobs: list[_Job]
-) -> tuple[list[tuple[types.LayeredSplats, Any]], float]:
-  """Returns what to write, and when the first steps were done."""
-  import jax
-
-  from pgsvc_jax import encoder
-  from pgsvc_jax import fit
-
-  from . import checkpoints
-  from . import progress
-  from . import run_log
-  from . import runtime
-
-  images = [_read(job.picture).pixels for job in jobs]
-  here = [x for x in run.devices if x.process_index == jax.process_index()]
-  with command.about(jobs[0].picture):
-    line = runtime.require_memory(_estimate(run, images, len(here)), here)
-  if run.leads:
-    print(line, file=sys.stderr)
-  initial = [_read_initial(job) for job in jobs] if _INIT_FROM.value else None
-  title = pathlib.Path(jobs[0].picture).name
-  if len(jobs) > 1:
-    title += f' and {len(jobs) - 1} more'
-  first_step = 0.0
-
-  with contextlib.ExitStack() as stack:
-    logs = []
-    if run.leads and _WORKDIR.value:
-      for i, job in enumerate(jobs):
-        origin = _origin(run, job, images[i], initial and initial[i])
-        log = run_log.open_log(job.workdir, origin, _TENSORBOARD.value)
-        logs.append(stack.enter_context(log))
-    saver = stack.enter_context(
-        checkpoints.Saver(
-            logs, dataclasses.asdict(run.config), _CHECKPOINT_EVERY.value
-        )
-    )
-    show = None
-    if run.leads:
-      show = stack.enter_context(progress.reporter(title))
-
-    def report(states: list[fit.Progress]) -> None:
-      nonlocal first_step
-      first_step = first_step or time.perf_counter()
-      if show:
-        show(_mean(states))
-      for log, state in zip(logs, states):
-        log.append(state)
-
-    deadline = None
-    if run.config.max_seconds:
-      pixels = sum(image[..., 0].size for image in images)
-      seconds = run.config.max_seconds * (1 - _SPARE_SHARE)
-      seconds -= _PIXEL_SECONDS * pixels + _LAST_SECONDS
-      deadline = run.begin + seconds
-    # A transfer that nobody asked for would stop the devices at every step.
-    stack.enter_context(jax.transfer_guard('disallow'))
-    try:
-      fitted = encoder.fit_for_files(
-          images,
-          run.config,
-          devices=run.devices,
-          implementation=_IMPLEMENTATION.value,
-          report=report,
-          initial=initial,
-          deadline=deadline,
-          checkpointer=saver if _WORKDIR.value else None,
-      )
-    except fit.DivergenceError as error:
-      rest = saver.last_good()
-      raise type(error)('; '.join(filter(None, [str(error), rest]))) from error
-  return fitted, first_step
-
-
-def _read_initial(job: _Job) -> types.LayeredSplats:
-  from . import checkpoints
-
-  stem = pathlib.Path(job.picture).stem
-  return checkpoints.read_initial(_INIT_FROM.value, stem)
-
-
-def _origin(run: _Run, job: _Job, image, initial: types.LayeredSplats | None):
-  """What the run of one picture is started with."""
-  from . import run_log
-
-  return run_log.Origin(
-      source=job.picture,
-      digest=run_log.digest(image, initial),
-      devices=run.devices,
-      **_asked_for(run.config),
-  )
-
-
 def _asked_for(
     config: config_lib.EncodeConfig | config_lib.VideoConfig,
 ) -> dict[str, Any]:
@@ -551,103 +299,6 @@ def _asked_for(
       'overrides': config_flags.get_override_values(flag),
       'implementation': _IMPLEMENTATION.value,
   }
-
-
-def _estimate(run: _Run, images: list, num_devices: int) -> memory.Estimate:
-  """The memory of this process while it fits these pictures."""
-  height, width, channels = images[0].shape
-  sizes = rate.layer_splats(run.config, images[0])
-  sizes = sizes or schedule.layer_sizes(run.config.fit, height, width)
-  return memory.estimate_fit(
-      height,
-      width,
-      channels,
-      sizes,
-      num_devices=num_devices,
-      num_pictures=len(images),
-      platform=run.devices[0].platform,
-      implementation=_IMPLEMENTATION.value,
-      compiles=caches.is_empty(),
-      layer_scales=run.config.fit.layer_scales,
-  )
-
-
-def _mean(states: list) -> Any:
-  """The progress of several pictures as one: means over the pictures."""
-  levels = zip(*(state.psnr_db for state in states))
-  return dataclasses.replace(
-      states[0],
-      loss=statistics.fmean(state.loss for state in states),
-      psnr_db=tuple(statistics.fmean(level) for level in levels),
-  )
-
-
-def _write(
-    run: _Run,
-    job: _Job,
-    layered: types.LayeredSplats,
-    step_sizes: quantize.StepSizes | tuple[quantize.StepSizes, ...],
-    first_step: float,
-) -> None:
-  """Writes a file and says what it holds."""
-  from pgsvc_jax import metrics
-  from pgsvc_jax import render
-
-  pixels = _read(job.picture).pixels
-  data = bitstream.write(layered, step_sizes)
-  header = bitstream.read_header(data)
-  # Of the bytes, not of the fit: what anyone who decodes them will see.
-  images = render.render_levels(bitstream.read_layers(data))
-  levels = [
-      metrics.psnr_db(x, resolution.downsample(pixels, *x.shape[:2]))
-      for x in images
-  ]
-  if job.file != _OUTPUT.value:
-    pathlib.Path(_OUTPUT.value).mkdir(exist_ok=True)
-  command.write_bytes(job.file, data)
-  if job.workdir:
-    from . import run_log
-
-    run_log.note_finished(job.workdir, job.file, levels)
-  seconds = time.perf_counter() - run.begin
-  for miss in _misses(run.config, header.bits_per_pixel, levels[-1], seconds):
-    print(f'{job.file}: {miss}', file=sys.stderr)
-  since = ''
-  if first_step:
-    since = f' first steps after {first_step - run.begin:.1f} s,'
-  print(
-      f'{job.file}: {len(data)} bytes, layers end at'
-      f' {", ".join(map(str, header.truncation_points))};'
-      f' {header.bits_per_pixel[-1]:.3f} bpp; decoded'
-      f' {" / ".join(f"{x:.2f}" for x in levels)} dB;{since}'
-      f' all in {seconds:.1f} s',
-      file=sys.stderr,
-  )
-
-
-def _misses(
-    config: config_lib.EncodeConfig,
-    bits_per_pixel: Sequence[float],
-    psnr_db: float,
-    seconds: float,
-) -> Iterator[str]:
-  """What was asked for and not reached, a line each."""
-  targets = config.layer_bpp or (config.target_bpp,)
-  # Of one target, that is the whole file.
-  for layer, target in enumerate(targets, len(bits_per_pixel) - len(targets)):
-    reached = bits_per_pixel[layer]
-    if target and abs(reached / target - 1) > _RATE_TOLERANCE:
-      yield f'{reached:.3f} bpp is as near as it comes to {target:g}'
-  if config.target_psnr and abs(psnr_db - config.target_psnr) > _PSNR_TOLERANCE:
-    more = ''
-    if psnr_db < config.target_psnr:
-      more = '; more splats (--config.fit.layer_splats) or steps may do'
-    yield (
-        f'{psnr_db:.2f} dB is as near as this fit comes to'
-        f' {config.target_psnr:g}{more}'
-    )
-  if config.max_seconds and seconds > config.max_seconds:
-    yield f'took {seconds:.1f} s, more than {config.max_seconds:g}'
 
 
 def _default_config(inputs: list[str]) -> str:

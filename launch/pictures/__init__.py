@@ -1,0 +1,1 @@
+"""What `launch.encode` is made of, for pictures."""
