@@ -384,7 +384,7 @@ def test_two_processes_go_on_from_the_checkpoint_of_the_first(
   statuses, said = finish(
       start_two([picture] * 2, [output] * 2, f'--workdir={folder}')
   )
-  assert 0 not in statuses and 'has another run: the picture' in said[0]
+  assert 0 not in statuses and 'has another run: the source' in said[0]
 
 
 @pytest.mark.slow
