@@ -180,18 +180,10 @@ def fit_pictures(
     >>> [layered.layer_sizes for layered in fit_pictures(images, config)]
     [(3, 2)]
   """
-  shape = np.shape(images[0])
-  if len(shape) != 3 or 0 in shape:
-    raise ValueError(f'a picture is [h, w, c]: {shape=}')
-  if any(np.shape(image) != shape for image in images):
-    raise ValueError(f'pictures of several sizes: {set(map(np.shape, images))}')
-  images = [np.asarray(image, np.float32) for image in images]
-  height, width, channels = shape
+  images = _checked_images(images)
+  pixel_weights = _checked_weights(pixel_weights, images)
+  shape = height, width, channels = images[0].shape
   starts = [_start(x, config, shape) for x in initial or [None] * len(images)]
-  if pixel_weights is None:
-    pixel_weights = [np.ones((height, width), np.float32)] * len(images)
-  pixel_weights = [np.asarray(x, np.float32) for x in pixel_weights]
-  _check_pixel_weights(pixel_weights, [image.shape[:2] for image in images])
   schedule = schedule_lib.make_schedule(
       config,
       height,
@@ -279,10 +271,7 @@ def fit_pictures(
       )
       for middle in range(step + 1, done + 1):
         before, errors = one(before, inputs, cut)
-        states = _figures(fits, errors, schedule, middle)
-        for x, picture in zip(fits, states):
-          if _has_diverged(x, picture):
-            raise DivergenceError(_explain(x, picture, schedule))
+        _require_sound(fits, _figures(fits, errors, schedule, middle), schedule)
       raise DivergenceError(f'the fit diverged before step {done}')
     for x, picture in zip(fits, states):
       x.lowest_loss = min(x.lowest_loss, picture.loss)
@@ -358,9 +347,25 @@ class _Fit:
   errors: np.ndarray | None = None
 
 
-def _check_pixel_weights(
-    pixel_weights: list[np.ndarray], shapes: list[tuple[int, ...]]
-) -> None:
+def _checked_images(
+    images: Sequence[Float[np.ndarray, 'h w c']],
+) -> list[Float[np.ndarray, 'h w c']]:
+  shape = np.shape(images[0])
+  if len(shape) != 3 or 0 in shape:
+    raise ValueError(f'a picture is [h, w, c]: {shape=}')
+  if any(np.shape(image) != shape for image in images):
+    raise ValueError(f'pictures of several sizes: {set(map(np.shape, images))}')
+  return [np.asarray(image, np.float32) for image in images]
+
+
+def _checked_weights(
+    pixel_weights: Sequence[Float[np.ndarray, 'h w']] | None,
+    images: list[Float[np.ndarray, 'h w c']],
+) -> list[Float[np.ndarray, 'h w']]:
+  shapes = [image.shape[:2] for image in images]
+  if pixel_weights is None:
+    return [np.ones(shape, np.float32) for shape in shapes]
+  pixel_weights = [np.asarray(x, np.float32) for x in pixel_weights]
   if [weights.shape for weights in pixel_weights] != shapes:
     raise ValueError(
         f'pixel weights {[x.shape for x in pixel_weights]} do not fit {shapes}'
@@ -368,6 +373,7 @@ def _check_pixel_weights(
   for weights in pixel_weights:
     if not (weights.min() >= 0 and 0 < weights.sum() < np.inf):
       raise ValueError('pixel weights must be finite, at least 0, not all 0')
+  return pixel_weights
 
 
 def _start(
@@ -500,6 +506,15 @@ def _worst_loss(x: _Fit) -> float:
 
 def _has_diverged(x: _Fit, progress: Progress) -> bool:
   return not progress.loss <= _worst_loss(x)  # It may be no number.
+
+
+def _require_sound(
+    fits: list[_Fit], states: list[Progress], schedule: schedule_lib.Schedule
+) -> None:
+  """Raises `DivergenceError` where a fit has diverged."""
+  for x, progress in zip(fits, states):
+    if _has_diverged(x, progress):
+      raise DivergenceError(_explain(x, progress, schedule))
 
 
 def _explain(
