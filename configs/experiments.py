@@ -258,7 +258,24 @@ def _rates(
 _560_STEPS = {'update_steps': 240, 'update_rounding_steps': 320}
 _PREDICTED = _rates('', {})
 _PREDICTED_560 = _rates('560 steps, ', _560_STEPS, (0.02, 0.05, 0.15))
-_INTRA = _rates('intra, ', {'gop': 1})
+
+# I-frames reach lower rates best with fewer splats.
+_INTRA = (
+    *(
+        Variant(
+            name=f'intra, 1/{part} of the splats',
+            overrides={
+                'gop': 1,
+                'image.rounding_noise': 0.4,
+                'image.fit.layer_density': tuple(
+                    x / part for x in (0.0064, 0.0026, 0.0026)
+                ),
+            },
+        )
+        for part in (4, 2)
+    ),
+    *_rates('intra, ', {'gop': 1}, (0.4, 0.15)),
+)
 
 
 def _names(variants: Sequence[Variant]) -> list[str]:
@@ -399,8 +416,9 @@ launch/experiments/gsvc.py for what was taken in favor of GSVC. Once more with
     'video_intra': Experiment(
         title='Predicted frames against I-frames alone',
         about="""\
-Files of four values of `rounding_noise`, with predicted frames and with
-I-frames only (`gop=1`): the BD-rate of whole files, of each clip.""",
+Files of four values of `rounding_noise`, with predicted frames, and files of
+I-frames only (`gop=1`), of several numbers of splats and values of
+`rounding_noise`: the BD-rate of whole files, of each clip.""",
         inputs='clips',
         variants=(*_PREDICTED, *_INTRA),
         claims=(

@@ -64,14 +64,14 @@ _RECORDED = flags.DEFINE_string(
 _UPDATE = flags.DEFINE_bool(
     'update',
     False,
-    'put the figures into --recorded, and into docs/results.md of this source'
-    ' tree',
+    'put the figures into --recorded, and into docs/ of this source tree',
 )
 _LIST = flags.DEFINE_bool('list', False, 'say which experiments there are')
 flags.declare_key_flag('cache')
 
-_DOCUMENT = command.CONFIGS.parent / 'docs' / 'results.md'
-_PLOTS = _DOCUMENT.parent / 'experiments'
+_DOCUMENTS = command.CONFIGS.parent / 'docs'
+_DOCUMENT = {'pictures': 'results.md', 'clips': 'results_video.md'}
+_PLOTS = _DOCUMENTS / 'experiments'
 _SAMPLE_SHAPE = (64, 96)
 
 
@@ -96,7 +96,7 @@ def main() -> None:
           f'{name} has no form {_FORM.value},'
           f' only {", ".join(table[name].forms)}'
       )
-  if _UPDATE.value and (_FORM.value == 'smoke' or not _DOCUMENT.exists()):
+  if _UPDATE.value and (_FORM.value == 'smoke' or not _DOCUMENTS.exists()):
     raise ValueError('--update needs a source tree, and a form that tells')
   _require_plots()
   pathlib.Path(_OUTPUT.value).mkdir(parents=True, exist_ok=True)
@@ -339,11 +339,12 @@ def _write(name: str, experiment, figures, verdicts, differences) -> None:
   if _UPDATE.value:
     _PLOTS.mkdir(exist_ok=True)
     command.write_bytes(str(_PLOTS / f'{name}.png'), plot)
-    link = page.relative(_PLOTS / f'{name}.png', _DOCUMENT)
+    results = _DOCUMENTS / _DOCUMENT[experiment.inputs]
+    link = page.relative(_PLOTS / f'{name}.png', results)
     text = page.markdown(*parts, _command(name, experiment), link)
-    whole = _DOCUMENT.read_text(encoding='utf-8')
+    whole = results.read_text(encoding='utf-8')
     whole = page.replace_section(whole, name, experiment.title, text)
-    command.write_bytes(str(_DOCUMENT), whole.encode())
+    command.write_bytes(str(results), whole.encode())
 
 
 def _command(name: str, experiment) -> str:
