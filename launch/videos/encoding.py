@@ -431,10 +431,8 @@ class _Workers:
       ):
         pixels = (frame.pixels for frame in video)
         last = time.perf_counter()
-        budget = group.num_bytes and video_rate.Budget(
-            group.num_bytes, len(group.times)
-        )
-        for stats in fitter.encode(pixels, group.first_frame, budget or None):
+        budget = video_rate.budget(group)
+        for stats in fitter.encode(pixels, group.first_frame, budget):
           if self._stop.is_set():
             raise concurrent.futures.CancelledError
           now = time.perf_counter()
