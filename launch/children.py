@@ -67,7 +67,7 @@ def run(
       beat()
       with contextlib.suppress(subprocess.TimeoutExpired):
         return child.wait(seconds)
-  except BaseException:
+  except BaseException:  # Ctrl-C too: nobody would wait for the child.
     stop(child)
     raise
   finally:

@@ -163,7 +163,7 @@ def _guarded(main: Callable[[], None]) -> None:
       traceback.print_exc()
       _leave(1)
     _fail(explain(error))
-  except Exception:
+  except Exception:  # A defect.
     if not _leaves_at_once:
       raise
     traceback.print_exc()
@@ -258,7 +258,7 @@ def replacing(path: str) -> Iterator[BinaryIO]:
     os.umask(mask)
     os.chmod(name, 0o666 & ~mask)
     os.replace(name, target)
-  except BaseException as error:
+  except BaseException as error:  # Ctrl-C too: nothing half-written is left.
     pathlib.Path(name).unlink(missing_ok=True)
     if isinstance(error, OSError):
       raise OSError(f'cannot write {path}: {error.strerror}') from error

@@ -143,7 +143,7 @@ def _check(name: str, function: Callable[[], str]) -> dict:
     detail = function()
   except NotImplementedError:
     raise
-  except Exception as error:
+  except Exception as error:  # Of any type: to find out is the purpose.
     return _failure(name, error, time.perf_counter() - begin)
   return {
       'name': name,

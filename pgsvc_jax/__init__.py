@@ -16,9 +16,11 @@ A picture to bytes and back; any prefix of the layers is a picture:
 >>> pgsvc_jax.psnr_db(base, picture) < pgsvc_jax.psnr_db(full, picture)
 True
 
-The same in its parts: `fit_picture` makes `LayeredSplats`, `write` makes a
-file of them, `read_layers` reads it, `render_picture` shows them. `composite`
-is the differentiable operator below, for programs of your own.
+A video likewise: `encode_video` takes frames, `decode_video` gives them.
+
+A picture in parts: `fit_picture` makes `LayeredSplats`, `write` makes a file of
+them, `read_layers` reads it, `render_picture` shows them. `composite` is the
+differentiable operator below, for programs of your own.
 """
 
 import lazy_loader

@@ -6,6 +6,7 @@ from .bitstream import read_layers as read_layers
 from .bitstream import write as write
 from .config import EncodeConfig as EncodeConfig
 from .config import FitConfig as FitConfig
+from .config import VideoConfig as VideoConfig
 from .decoder import decode as decode
 from .encoder import encode as encode
 from .fit import DivergenceError as DivergenceError
@@ -23,3 +24,5 @@ from .render import render_picture as render_picture
 from .render import render_prefixes as render_prefixes
 from .types import LayeredSplats as LayeredSplats
 from .types import Splats as Splats
+from .video_decoder import decode_video as decode_video
+from .video_encoder import encode_video as encode_video

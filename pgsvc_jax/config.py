@@ -196,7 +196,12 @@ class EncodeConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class VideoConfig:
-  """What decides the bytes of a video, with its frames."""
+  """What decides the bytes of a video, with its frames.
+
+  Example:
+    >>> VideoConfig(gop=24, target_kbps=300).image.fit.num_steps
+    500
+  """
 
   # Of the first frame of each group; all frames have its splats and steps.
   image: EncodeConfig = EncodeConfig(

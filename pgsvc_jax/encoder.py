@@ -60,7 +60,7 @@ def encode(
     2
   """
   ((layered, step_sizes),) = fit_for_files(
-      [_in_unit_range(image)],
+      [in_unit_range(image)],
       config or config_lib.EncodeConfig(),
       devices=devices,
       implementation=implementation,
@@ -124,7 +124,16 @@ def fit_for_files(
   return results
 
 
-def _in_unit_range(image: np.ndarray) -> np.ndarray:
+def in_unit_range(image: np.ndarray) -> np.ndarray:
+  """The picture as floats in [0, 1]; uint8 is divided by 255.
+
+  Raises:
+    ValueError: it is of another type or range.
+
+  Example:
+    >>> in_unit_range(np.uint8([[[0, 255]]]))
+    array([[[0., 1.]]], dtype=float32)
+  """
   image = np.asarray(image)
   if image.dtype == np.uint8:
     return image / np.float32(255)

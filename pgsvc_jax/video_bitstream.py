@@ -29,6 +29,7 @@ from pgsvc_jax import video_syntax
 _END_MARK = video_syntax.ENTRY_SIZE.pack(0)
 # GOPs, bytes of all their entries.
 _DIRECTORY = struct.Struct('<II')
+_NOTHING_WHOLE = 'the file ends before the base layer of its first GOP does'
 
 
 def _located(gop: video_syntax.GopEntry, offset: int) -> video_syntax.GopEntry:
@@ -301,6 +302,8 @@ class VideoReader:
     """
     while len(self._gops) <= index and self._walk():
       pass
+    if not self._gops:
+      raise bitstream.BitstreamError(_NOTHING_WHOLE)
     if not 0 <= index < len(self._gops):
       raise bitstream.BitstreamError(
           f'GOP {index} is not there, the file has {len(self._gops)}'
@@ -361,6 +364,8 @@ class VideoReader:
     for gop in self:
       if 0 <= frame < gop.first_frame + gop.num_frames:
         return gop.index
+    if not self._gops:
+      raise bitstream.BitstreamError(_NOTHING_WHOLE)
     raise bitstream.BitstreamError(f'frame {frame} is not in the file')
 
   def playable(
@@ -387,6 +392,8 @@ class VideoReader:
           f' {self.header.num_layers}'
       )
     available = self.available_layers(first_gop)
+    if not available and first_gop == 0:
+      raise bitstream.BitstreamError(_NOTHING_WHOLE)
     if available < (num_layers or 1):
       raise bitstream.BitstreamError(
           f'GOP {first_gop}: {num_layers or 1} layers asked for, the file is'

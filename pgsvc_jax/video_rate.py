@@ -98,6 +98,18 @@ def plan(
   ]
 
 
+def budget(group: groups_lib.Group) -> 'Budget | None':
+  """To encode a group with; None where there is no rate.
+
+  Example:
+    >>> budget(groups_lib.Group(
+    ...     index=0, first_frame=0, times=(0,), last_duration=1))
+  """
+  if group.num_bytes is None:
+    return None
+  return Budget(group.num_bytes, len(group.times))
+
+
 class Budget:
   """The bytes of a group, as they are spent.
 

@@ -7,7 +7,9 @@ a change for every user: say it in CHANGELOG.md, then
 """
 
 import ast
+import dataclasses
 import inspect
+import io
 import pathlib
 import subprocess
 import sys
@@ -19,6 +21,7 @@ import pytest
 
 import pallas_kernels
 import pgsvc_jax
+from pgsvc_jax import video_bitstream
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / 'tests' / 'golden' / 'api.txt'
@@ -121,9 +124,10 @@ import pallas_kernels
 from typing import assert_type
 assert_type(pgsvc_jax.encode(np.zeros((1, 1, 1))), bytes)
 assert_type(pgsvc_jax.read_layers(b''), pgsvc_jax.LayeredSplats)
+assert_type(pgsvc_jax.encode_video(np.zeros((1, 1, 1, 1))), bytes)
 pgsvc_jax.FitConfig(num_steps=3)
 assert_type(pallas_kernels.default_implementations('cpu'), tuple[str, ...])
-pgsvc_jax.decode('a path')  # Wrong: line 10, and all that follow.
+pgsvc_jax.decode('a path')  # Wrong: line 11, and all that follow.
 pgsvc_jax.FitConfig(num_steps='3')
 pgsvc_jax.no_such_name
 """)
@@ -145,7 +149,7 @@ pgsvc_jax.no_such_name
       for line in result.stdout.splitlines()
       if 'program.py:' in line
   ]
-  assert lines == [10, 11, 12], result.stdout + result.stderr
+  assert lines == [11, 12, 13], result.stdout + result.stderr
 
 
 # ---- encode and decode -------------------------------------------------------
@@ -236,6 +240,110 @@ def test_the_command_writes_the_same_packets(tmp_path, data):
   def packets(data):
     return data[pgsvc_jax.read_header(data).header_size :]
 
+  assert packets(file.read_bytes()) == packets(data)
+
+
+# ---- encode_video and decode_video -------------------------------------------
+VIDEO_CONFIG = pgsvc_jax.VideoConfig(
+    image=CONFIG,
+    gop=3,
+    update_steps=20,
+    update_rounding_steps=30,
+)
+
+
+def clip():
+  return [np.roll(scene(), k, axis=1) for k in range(4)]
+
+
+@pytest.fixture(scope='module')
+def video():
+  return pgsvc_jax.encode_video(
+      iter(clip()), VIDEO_CONFIG, frame_rate=30, metadata=b'{}'
+  )
+
+
+def test_frames_go_to_bytes_and_back(video):
+  header = video_bitstream.VideoReader(io.BytesIO(video)).header
+  assert (header.metadata, header.frame_rate) == (b'{}', 30)
+  for num_layers, least in ((1, 20), (2, 22)):
+    frames = pgsvc_jax.decode_video(video, num_layers)
+    for frame, original in zip(frames, clip(), strict=True):
+      assert pgsvc_jax.psnr_db(frame, original) > least
+
+
+def test_frames_can_be_chosen(video):
+  whole = list(pgsvc_jax.decode_video(video))
+  part = pgsvc_jax.decode_video(io.BytesIO(video), first_frame=1, num_frames=2)
+  np.testing.assert_array_equal(list(part), whole[1:3])
+  small = list(pgsvc_jax.decode_video(video, scale=0.5))
+  assert [x.shape for x in small] == [(12, 20, 3)] * 4
+
+
+def test_a_cut_video_gives_the_groups_that_are_whole(video):
+  second = video_bitstream.VideoReader(io.BytesIO(video)).gop(1)
+  assert second.first_frame == 3
+  cut = video[: second.packet_offsets[0]]
+  np.testing.assert_array_equal(
+      list(pgsvc_jax.decode_video(cut)),
+      list(pgsvc_jax.decode_video(video, num_frames=3)),
+  )
+
+
+@pytest.mark.parametrize(
+    ('frames', 'message'),
+    [
+        ([], 'at least a frame'),
+        (np.zeros((2, 4, 4)), r'frames are \[h, w, c\]'),
+        ([np.zeros((4, 4, 3)), np.zeros((4, 5, 3))], 'all of one size'),
+        (np.zeros((2, 4, 4, 3), np.uint16), 'not uint16'),
+    ],
+)
+def test_what_is_no_video_is_refused(frames, message):
+  with pytest.raises(ValueError, match=message):
+    pgsvc_jax.encode_video(frames, VIDEO_CONFIG)
+
+
+def test_a_picture_is_no_video(data, video):
+  with pytest.raises(pgsvc_jax.BitstreamError, match='picture'):
+    pgsvc_jax.decode_video(data)
+  with pytest.raises(pgsvc_jax.BitstreamError, match='video'):
+    pgsvc_jax.decode(video)
+  with pytest.raises(ValueError, match='max_pixels=100'):
+    pgsvc_jax.decode_video(video, max_pixels=100)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('target_kbps', [0, 400])
+def test_the_command_writes_the_same_packets_of_a_video(tmp_path, target_kbps):
+  folder, file = tmp_path / 'frames', tmp_path / 'clip.pgsvc'
+  folder.mkdir()
+  for k, frame in enumerate(clip()):
+    pgsvc_jax.write_picture(folder / f'{k}.png', frame)
+  config = dataclasses.replace(VIDEO_CONFIG, target_kbps=target_kbps)
+  subprocess.run(
+      [
+          *(sys.executable, '-m', 'launch.encode', '--frame_rate=24'),
+          *(f'--input={folder}', f'--output={file}', '--num_devices=2'),
+          *('--config=configs/video.py', f'--target_kbps={target_kbps}'),
+          *(
+              f'--config.{name}={getattr(config, name)}'
+              for name in ('gop', 'update_steps', 'update_rounding_steps')
+          ),
+          *(
+              f'--config.image.fit.{name}={getattr(CONFIG.fit, name)}'
+              for name in SETTINGS
+          ),
+      ],
+      cwd=ROOT,
+      check=True,
+  )
+
+  def packets(data):
+    reader = video_bitstream.VideoReader(io.BytesIO(data))
+    return [reader.packets(gop.index, 2) for gop in reader]
+
+  data = pgsvc_jax.encode_video(clip(), config)
   assert packets(file.read_bytes()) == packets(data)
 
 

@@ -209,6 +209,24 @@ ARROWS = {
         'pgsvc_jax.video_codec',
         'pgsvc_jax.video_rate',
     },
+    'pgsvc_jax.video_decoder': {
+        'pgsvc_jax.playback',
+        'pgsvc_jax.render',
+        'pgsvc_jax.resolution',
+        'pgsvc_jax.video_bitstream',
+    },
+    'pgsvc_jax.video_encoder': {
+        'pallas_kernels',
+        'pgsvc_jax.config',
+        'pgsvc_jax.encoder',
+        'pgsvc_jax.groups',
+        'pgsvc_jax.schedule',
+        'pgsvc_jax.video_bitstream',
+        'pgsvc_jax.video_fit',
+        'pgsvc_jax.video_format',
+        'pgsvc_jax.video_rate',
+        'pgsvc_jax.video_syntax',
+    },
     'pgsvc_jax.encoder': {
         'pgsvc_jax.checkpoint',
         'pallas_kernels',
@@ -307,7 +325,9 @@ def test_commands_start_without_the_slow_imports(name):
 
 
 def test_decoding_loads_no_training_stack():
-  loaded = loaded_after('import pgsvc_jax; pgsvc_jax.decode')
+  loaded = loaded_after(
+      'import pgsvc_jax; pgsvc_jax.decode, pgsvc_jax.decode_video'
+  )
   assert 'pgsvc_jax.render' in loaded
   assert not loaded & TRAINING_STACK
 
@@ -319,4 +339,6 @@ def test_public_names_load_on_first_use():
       'import pgsvc_jax\n'
       'for name in pgsvc_jax.__all__: getattr(pgsvc_jax, name)'
   )
-  assert 'pgsvc_jax.fit' in loaded
+  assert {'pgsvc_jax.fit', 'pgsvc_jax.video_encoder'} <= loaded
+  # They are extras.
+  assert not loaded & {'av', 'cv2'}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pgsvc_jax import bitstream
+from pgsvc_jax import playback
 from pgsvc_jax import quantize
 from pgsvc_jax import types
 from pgsvc_jax import video_bitstream
@@ -376,9 +377,16 @@ def test_what_is_not_there_is_refused(data):
     with pytest.raises(ValueError, match=message):
       extract(data, **arguments)
   time = write()
-  with pytest.raises(bitstream.BitstreamError, match='GOP 0 is not there'):
-    extract(time[:header_size])
   first = reader_of(time).gop(0)
+  for end in (header_size, header_size + 17, first.packet_offsets[1] - 1):
+    message = 'ends before the base layer of its first GOP'
+    with pytest.raises(bitstream.BitstreamError, match=message):
+      extract(time[:end])
+    for position in ('0', '0s'):
+      with pytest.raises(bitstream.BitstreamError, match=message):
+        reader = reader_of(time[:end])
+        first_frame = playback.frame_at(reader, position)
+        next(playback.frames(reader, first_frame=first_frame))
   cut = time[: first.packet_offsets[2]]
   with pytest.raises(bitstream.BitstreamError, match='GOP 0: 3 layers asked'):
     extract(cut, num_layers=3)

@@ -99,7 +99,7 @@ def open_study(storage: str, name: str, definition: Definition) -> optuna.Study:
       if is_last or isinstance(error, ImportError):
         why = str(error.__cause__ or error).splitlines()[0]
         raise ValueError(f'cannot open {_public(storage)}: {why}') from error
-      time.sleep(0.2 * (i + 1))
+      time.sleep(0.2 * (i + 1))  # Another worker makes the tables.
   check_definition(study, definition)
   return study
 

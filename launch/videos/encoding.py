@@ -44,6 +44,9 @@ from . import source as video_source
 
 # Of a rate; a file farther away says so.
 _RATE_TOLERANCE = 0.05
+# For the file of another process, which may be on another host: there is no one
+# to wake this one up.
+_SECONDS_BETWEEN_LOOKS = 0.2
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -353,7 +356,7 @@ class _Workers:
       packets = _read_part(path, header, group)
       if packets is not None:
         return packets, []
-      time.sleep(0.2)
+      time.sleep(_SECONDS_BETWEEN_LOOKS)
     packets = _read_part(path, header, group)
     return (packets, []) if packets is not None else submit().result()
 
@@ -388,7 +391,7 @@ class _Workers:
             if not self._put(found, group):
               return
         self._put(found, None)
-      except Exception as error:  # Raised where the groups are waited for.
+      except Exception as error:  # Of any type: it is raised again below.
         self._put(found, error)
 
     threading.Thread(target=look, daemon=True).start()
@@ -431,10 +434,8 @@ class _Workers:
       ):
         pixels = (frame.pixels for frame in video)
         last = time.perf_counter()
-        budget = group.num_bytes and video_rate.Budget(
-            group.num_bytes, len(group.times)
-        )
-        for stats in fitter.encode(pixels, group.first_frame, budget or None):
+        budget = video_rate.budget(group)
+        for stats in fitter.encode(pixels, group.first_frame, budget):
           if self._stop.is_set():
             raise concurrent.futures.CancelledError
           now = time.perf_counter()
