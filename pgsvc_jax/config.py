@@ -223,16 +223,22 @@ class VideoConfig:
   # Parts that the splats are rounded in, of each attribute.
   update_groups: int = 3
   # Factor of the step sizes of Adam, before the rounding.
-  update_rate: float = 0.3
+  update_rate: float = 0.15
   # Share of the splats of a layer that die and are born anew in each frame.
   turnover: float = 0.03
   # Squared error that a bit of a change is worth, in units of that which the
   # change of one number of a splat by one step adds.
   bit_weight: float = 1.0
+  # Octaves by which bits weigh less (or more) for every dB that the frame
+  # before is below (or above) the mean of the predicted frames of its group, so
+  # that quality sinks less along it; 0: the same weight in all frames.
+  quality_hold: float = 2.0
   # Changes below so many steps round to none.
   dead_zone: float = 0.6
   # log2 of the pixels across a block of the motion field; 0: no motion.
   log2_block: int = 5
+  # Steps in which the motion field is fitted to the frame; 0: as the flow is.
+  motion_steps: int = 40
 
   def __post_init__(self):
     for name in ('gop', 'update_steps', 'update_groups'):
@@ -243,6 +249,8 @@ class VideoConfig:
         'cut_ratio',
         'update_rounding_steps',
         'bit_weight',
+        'quality_hold',
+        'motion_steps',
     ):
       if not 0 <= getattr(self, name) < float('inf'):
         raise ValueError(f'{name} must be at least 0 and finite')

@@ -1,7 +1,8 @@
 """Fits and codes groups of pictures, frame by frame, in a closed loop.
 
 The first frame of a group is fitted as any picture is. Every later one starts
-from the splats of the frame before *as decoded*, moved by a motion field:
+from the splats of the frame before *as decoded*, moved by a motion field that
+was fitted to that:
 
   1. some splats die: those that show least; as many are born at the peaks of
      what is missing;
@@ -18,9 +19,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
 import math
+import statistics
 
 import jax
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 import numpy as np
 
 import pallas_kernels
@@ -29,6 +31,7 @@ from pgsvc_jax import fit
 from pgsvc_jax import flow
 from pgsvc_jax import initialize
 from pgsvc_jax import lattice as lattice_lib
+from pgsvc_jax import motion_fit
 from pgsvc_jax import quantize
 from pgsvc_jax import rate
 from pgsvc_jax import render
@@ -43,6 +46,9 @@ _BIRTH = 0.25
 
 # Squared error of a value that no fit has.
 _WORST_ERROR = 100.0
+
+# Octaves that the weight of bits may depart from what is asked for.
+_MOST_HELD = 1.5
 
 # Which columns of points an attribute is made of; colors last.
 _COLUMNS = {
@@ -127,6 +133,12 @@ class GopFitter:
         self._fit_config, self._schedule, [device], error_fn
     )
     self._render = train.make_render([device], implementation)
+    self._field_fitter = motion_fit.FieldFitter(
+        sum(self._schedule.layer_sizes),
+        config.motion_steps,
+        device=device,
+        implementation=implementation,
+    )
     self._inputs = train.place([self._schedule.inputs], [device])
 
   def encode(
@@ -175,14 +187,18 @@ class GopFitter:
   ) -> FrameStats:
     """Codes a frame after the one before it; None: it is the first."""
     if before is None:
+      self._predicted_db = []
       self._begin(frame, seed)
       born, still = sum(len(x.points) for x in self._encoder.layers), 0.0
     else:
       born, still = self._predict(before, frame, (seed, index))
+    psnr_db = self._psnr_db(frame)
+    if index:
+      self._predicted_db.append(psnr_db[-1])
     return FrameStats(
         index=index,
         sizes=tuple(sizes[-1] for sizes in self._encoder.sizes),
-        psnr_db=self._psnr_db(frame),
+        psnr_db=psnr_db,
         born=born,
         still=still,
     )
@@ -236,19 +252,23 @@ class GopFitter:
   ) -> tuple[int, float]:
     """Fits and codes a later frame; returns splats born and the share still."""
     config, encoder = self._config, self._encoder
-    if self._budget:
-      bit_weight = config.bit_weight * self._budget.cost
-      config = dataclasses.replace(config, bit_weight=bit_weight)
     channels = frame.shape[2]
+    # A budget steers the weight by itself.
+    weight = (
+        config.bit_weight * self._budget.cost
+        if self._budget
+        else held_weight(config, self._predicted_db)
+    )
+    bit_error = weight * _step_error(encoder.step_sizes)
     if config.log2_block:
-      encoder.move(flow.motion_field(before, frame, config.log2_block))
+      encoder.move(self._motion_field(before, frame, bit_error))
     rng = np.random.default_rng((config.image.fit.seed, *seed))
     dead = [
         _choose_dead(layer, steps, config.turnover, *self._shape)
         for layer, steps in zip(encoder.layers, encoder.step_sizes)
     ]
     update = _Prediction(self._schedule.layer_sizes, encoder, dead, channels)
-    state = update.state(config.bit_weight)
+    state = update.state(bit_error)
     edges = [0, self._shape[0]]
     cut = train.place(train.make_bands(frame, edges), [self._device])
     placed = train.place([state], [self._device])
@@ -282,6 +302,24 @@ class GopFitter:
         float((changes == 0).all(axis=1).mean()) if len(changes) else 0.0,
     )
 
+  def _motion_field(
+      self,
+      before: Float[np.ndarray, 'h w c'],
+      frame: Float[np.ndarray, 'h w c'],
+      bit_error: float,
+  ) -> Int[np.ndarray, 'rows cols 2']:
+    """The field that moves the splats to a frame."""
+    log2_block, encoder = self._config.log2_block, self._encoder
+    vectors = flow.motion_field(before, frame, log2_block)
+    if not self._config.motion_steps:
+      return vectors
+    layered = video_codec.layered(
+        encoder.layers, encoder.step_sizes, *self._shape
+    )
+    return self._field_fitter.refine(
+        vectors, log2_block, layered.splats, frame, bit_error
+    )
+
   def _psnr_db(self, frame: Float[np.ndarray, 'h w c']) -> tuple[float, ...]:
     """Of each prefix as a decoder shows it, but for the rounding to 8 bits."""
     height, width, channels = frame.shape
@@ -295,6 +333,26 @@ class GopFitter:
         for level in levels
     ]
     return tuple(-10 * math.log10(max(error, 1e-12)) for error in errors)
+
+
+def held_weight(
+    config: config_lib.VideoConfig, predicted_db: Sequence[float]
+) -> float:
+  """What bits weigh in the next frame, given the PSNR of those before."""
+  if not predicted_db:
+    return config.bit_weight
+  above = predicted_db[-1] - statistics.fmean(predicted_db)
+  octaves = config.quality_hold * above
+  return config.bit_weight * 2 ** min(max(octaves, -_MOST_HELD), _MOST_HELD)
+
+
+def _step_error(step_sizes: Sequence[quantize.StepSizes]) -> float:
+  """Squared error that one step of any number of a splat adds.
+
+  See `quantize.py`.
+  """
+  step = min(x.color for x in step_sizes) * quantize.STEP_UNIT
+  return math.pi * step**2
 
 
 def _check(
@@ -383,14 +441,12 @@ class _Prediction:
     """What is predicted."""
     return self.origin + self.points * self.unit
 
-  def state(self, bit_weight: float) -> train.TrainState:
-    """Where the fit of the frame starts (NumPy)."""
+  def state(self, bit_error: float) -> train.TrainState:
+    """Where the fit of the frame starts (NumPy); what a bit is worth."""
     channels = self.points.shape[1] - lattice_lib.COLORS
     state = train.create_train_state(len(self.points), channels)
     predicted = lattice_lib.values(self.coordinates)
     alive = self.survivors[:, np.newaxis]
-    # What one step of any number of a splat adds (`quantize.py`).
-    step = min(x.color for x in self.step_sizes) * quantize.STEP_UNIT
     return state.replace(
         params=types.Splats(
             *(np.where(alive, *x) for x in zip(predicted, state.params))
@@ -399,7 +455,7 @@ class _Prediction:
         anchor=train.Anchor(
             np.float32(self.coordinates),
             np.where(alive, 1 / self.unit, 0).astype(np.float32),
-            np.float32(bit_weight * math.pi * step**2),
+            np.float32(bit_error),
         ),
     )
 

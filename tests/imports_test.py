@@ -184,6 +184,11 @@ ARROWS = {
         'pgsvc_jax.warm_start',
     },
     'pgsvc_jax.flow': {'pgsvc_jax.motion'},
+    'pgsvc_jax.motion_fit': {
+        'pallas_kernels',
+        'pgsvc_jax.motion',
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.groups': {
         'pgsvc_jax.config',
         'pgsvc_jax.flow',
@@ -199,6 +204,7 @@ ARROWS = {
         'pgsvc_jax.flow',
         'pgsvc_jax.initialize',
         'pgsvc_jax.lattice',
+        'pgsvc_jax.motion_fit',
         'pgsvc_jax.quantize',
         'pgsvc_jax.rate',
         'pgsvc_jax.render',

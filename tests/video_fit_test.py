@@ -97,6 +97,19 @@ def test_without_motion_it_is_dearer_or_worse(frames, encoded):
   assert 6 * bits + moved.psnr_db[-1] - still[1].psnr_db[-1] > 1
 
 
+def test_bits_weigh_less_after_a_frame_that_lost():
+  config = config_lib.VideoConfig(bit_weight=2.0, quality_hold=1.0)
+  weight = lambda predicted_db: video_fit.held_weight(config, predicted_db)
+  assert weight([]) == weight([30.0]) == 2.0
+  # 0.5 dB below the mean, half an octave; and above it.
+  assert weight([31.0, 30.0]) == pytest.approx(2.0 / 2**0.5)
+  assert weight([30.0, 31.0]) == pytest.approx(2.0 * 2**0.5)
+  # A frame that is much worse does not take all bits.
+  assert weight([60.0, 20.0]) > 0.5
+  loose = dataclasses.replace(config, quality_hold=0.0)
+  assert video_fit.held_weight(loose, [31.0, 30.0]) == 2.0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     'strategy', ['all_levels', 'sequential', 'prune', 'single']
