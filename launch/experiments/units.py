@@ -56,6 +56,7 @@ class Unit:
     source: the picture or clip.
     config: file in configs/, with its preset.
     overrides: of its fields.
+    start: frames of a clip to leave out.
     frames: of a clip, at most.
     size: of a clip, WIDTHxHEIGHT.
     scales: at which each prefix of a picture is measured; empty: at its native
@@ -66,6 +67,7 @@ class Unit:
   source: pathlib.Path
   config: str
   overrides: Mapping[str, Any]
+  start: int = 0
   frames: int | None = None
   size: str | None = None
   scales: tuple[float, ...] = ()
@@ -105,14 +107,25 @@ class Unit:
     decisive = [source, self.settings, self.frames, self.size]
     decisive += [self.scales] if self.scales else []
     decisive += [self.coder] if self.coder != 'pgsvc' else []
+    decisive += [self.start] if self.start else []
     text = json.dumps(decisive, sort_keys=True)
     digest = hashlib.sha256(text.encode()).hexdigest()
     return f'{self.source.stem}-{digest[:12]}'
+
+  @property
+  def originals(self) -> video_source.Source:
+    """The frames of a clip that are encoded."""
+    values = {'start': self.start, 'frames': self.frames, 'size': self.size}
+    given = {name: str(value) for name, value in values.items() if value}
+    return video_source.Source(
+        path=str(self.source), options=video_source.parse_options(given)
+    )
 
   def encode_flags(self) -> list[str]:
     """Of `encode`, but for input and output."""
     flags = [f'--config={command.CONFIGS / self.config}']
     flags += [f'--config.{name}={x}' for name, x in self.overrides.items()]
+    flags += [f'--start={self.start}'] if self.start else []
     flags += [f'--frames={self.frames}'] if self.frames else []
     return flags + ([f'--size={self.size}'] if self.size else [])
 
@@ -310,14 +323,9 @@ def _frames(
     file: pathlib.Path, unit: Unit
 ) -> Iterator[video_quality.Comparison]:
   """The frames of a video, as decoded and as they were."""
-  values = {'frames': str(unit.frames)} if unit.frames else {}
-  values |= {'size': unit.size} if unit.size else {}
-  source = video_source.Source(
-      path=str(unit.source), options=video_source.parse_options(values)
-  )
   with open(file, 'rb') as stream:
     reader = video_bitstream.VideoReader(stream)
-    yield from video_quality.compare(reader, source)
+    yield from video_quality.compare(reader, unit.originals)
 
 
 def show_base(
