@@ -6,8 +6,8 @@ python -m launch.predicted --clips=FOLDER --output=FOLDER --size=854x480 \
 Encodes the first frames of every clip as one group of pictures, and some of
 those frames by themselves too, at several densities of splats and roundings.
 The bytes of a predicted frame, motion field included, are compared with those
-that an I-frame of its PSNR would have: between the best of the I-frames,
-straight lines of PSNR over the logarithm of bytes; nothing is said beyond them.
+that an I-frame of its PSNR would have: straight lines of PSNR over log(bytes)
+between I-frames that no other one beats in both; nothing is said beyond them.
 Every file is an ordinary `encode`, decoded again; what is there is not encoded
 again. Writes OUTPUT/predicted.json and prints a table in Markdown.
 """
@@ -79,21 +79,14 @@ def intra_bytes(points: Sequence[CodedFrame], psnr_db: float) -> float | None:
     >>> round(intra_bytes(points, 32.0))
     200
   """
-  hull = []
+  best = []
   for point in sorted(points, key=lambda x: (x.bytes, -x.psnr_db)):
-    x, y = math.log(point.bytes), point.psnr_db
-    if hull and y <= hull[-1][1]:
-      continue
-    # The upper hull: whatever lies below a line between two others is left out.
-    while len(hull) > 1:
-      (x0, y0), (x1, y1) = hull[-2:]
-      if (y1 - y0) * (x - x0) > (y - y0) * (x1 - x0):
-        break
-      hull.pop()
-    hull.append((x, y))
-  if not hull or not hull[0][1] <= psnr_db <= hull[-1][1]:
+    if not best or point.psnr_db > best[-1].psnr_db:
+      best.append(point)
+  if not best or not best[0].psnr_db <= psnr_db <= best[-1].psnr_db:
     return None
-  return math.exp(np.interp(psnr_db, *reversed(tuple(zip(*hull)))))
+  sizes = np.log([x.bytes for x in best])
+  return math.exp(np.interp(psnr_db, [x.psnr_db for x in best], sizes))
 
 
 def _coded_frames(unit: units.Unit, folder: pathlib.Path) -> list[CodedFrame]:

@@ -15,16 +15,17 @@ def coded(*pairs):
 
 
 def test_equal_psnr_is_between_the_best_i_frames():
-  # 2 dB an octave; one that is dearer and no better, one below the line.
-  points = coded((100, 30.0), (400, 34.0), (420, 33.0), (200, 31.0))
+  # 2 dB an octave; one of them is dearer and no better.
+  points = coded((100, 30.0), (400, 34.0), (420, 33.0))
   for psnr_db, size in [(30.0, 100), (31.0, 100 * 2**0.5), (34.0, 400)]:
     assert predicted.intra_bytes(points, psnr_db) == pytest.approx(size)
     assert predicted.intra_bytes(points[::-1], psnr_db) == pytest.approx(size)
 
 
-def test_a_better_point_in_between_counts():
-  points = coded((100, 30.0), (400, 34.0), (200, 33.0))
-  assert predicted.intra_bytes(points, 33.0) == pytest.approx(200)
+def test_neighbors_alone_count():
+  points = coded((100, 30.0), (400, 34.0), (200, 31.0))
+  assert predicted.intra_bytes(points, 31.0) == pytest.approx(200)
+  assert predicted.intra_bytes(points, 32.5) == pytest.approx(200 * 2**0.5)
 
 
 def test_nothing_is_said_beyond_the_i_frames():
