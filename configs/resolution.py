@@ -5,13 +5,15 @@
   python -m launch.decode --input=FILE.pgsvc --output=SMALL.png --layers=1
 
 The first `layers` decode to the size that their highest layer was fitted at,
-`--scale` gives any other. Kodak pictures get 550 + 1690 + 6720 splats: as many
-for a pixel at every size.
+`--scale` gives any other. Kodak pictures get 249 + 1245 + 7471 splats: with
+each size, six times as many. More of them in the lower layers show more at
+small sizes, and cost the levels above.
 
 Presets: smoke (a test), fast (500 steps), medium (2,000 steps, the default),
-slow (6,000 steps); mixed is medium with two layers of quality for each of two
-sizes. Any other ladder: --config.fit.layer_scales and --config.fit.layer_splats
-(or layer_density). Expected figures stand in docs/resolution.md.
+slow (6,000 steps), and half as many more for each smaller size; mixed is medium
+with two layers of quality for each of two sizes. Any other ladder:
+--config.fit.layer_scales and --config.fit.layer_splats (or layer_density).
+Expected figures stand in docs/resolution.md.
 """
 
 import dataclasses
@@ -36,18 +38,17 @@ def get_config(preset: str = 'medium') -> config_dict.ConfigDict:
   config = config_dict.ConfigDict(dataclasses.asdict(config_lib.EncodeConfig()))
   config.fit.num_steps = _STEPS[preset]
   config.fit.layer_scales = (0.25, 0.5, 1.0)
-  config.fit.layer_density = (0.0014, 0.0043, 0.0171)
-  # Every level is rendered at every step anyway. Against `joint`, 0.1 to 0.3 dB
-  # more at the lower levels and 0.2 dB less at the top.
+  config.fit.layer_density = (0.000633, 0.003167, 0.019)
+  # Every level is rendered at every step anyway.
   config.fit.strategy = 'all_levels'
   config.fit.lower_weight = 1.0
   # The splats of a small base, too, are to be born in several parts.
-  config.fit.num_births = 72
+  config.fit.num_births = 108
   if preset == 'mixed':
     config.fit.layer_scales = (0.5, 0.5, 1.0, 1.0)
-    config.fit.layer_density = (0.0028, 0.0028, 0.0086, 0.0086)
+    config.fit.layer_density = (0.0019, 0.0019, 0.0095, 0.0095)
   if preset == 'fast':
-    config.fit.num_births = 36
+    config.fit.num_births = 54
   if preset == 'smoke':
     config.fit.layer_density = (0.001, 0.001, 0.002)
     config.fit.rounding_steps = 0

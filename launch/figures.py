@@ -1,5 +1,6 @@
 """Pictures of a run, for people who would rather look than read."""
 
+from collections.abc import Sequence
 import json
 import pathlib
 
@@ -10,15 +11,21 @@ matplotlib.use('agg')
 from matplotlib import collections as mpl_collections
 from matplotlib import pyplot as plt
 import numpy as np
+from PIL import Image
 
 from pgsvc_jax import bitstream
 from pgsvc_jax import media
 from pgsvc_jax import metrics
+from pgsvc_jax import render
 from pgsvc_jax import types
 
 from .reports import strips
 
 _DPI = 80
+
+# Of the largest picture of `draw_scales`, and between pictures, pixels.
+_STRIP_HEIGHT = 288
+_STRIP_GAP = 8
 
 
 def _window(height: int, width: int) -> tuple[slice, slice]:
@@ -111,6 +118,33 @@ def draw_bases(
       window,
       output,
   )
+
+
+def draw_scales(
+    layered: types.LayeredSplats,
+    scales: Sequence[float],
+    output: pathlib.Path,
+) -> None:
+  """Draws a picture at several scales side by side, pixel by pixel.
+
+  Args:
+    layered: the picture; made smaller where the largest would be too high.
+    scales: rising.
+    output: PNG file to write.
+  """
+  layered = render.scaled(
+      layered, min(1, _STRIP_HEIGHT / scales[-1] / layered.height)
+  )
+  images = [
+      render.render_picture(render.scaled(layered, scale)) for scale in scales
+  ]
+  width = sum(image.shape[1] + _STRIP_GAP for image in images) - _STRIP_GAP
+  strip = Image.new('RGB', (width, len(images[-1])), 'white')
+  left = 0
+  for image in map(Image.fromarray, images):
+    strip.paste(image, (left, strip.height - image.height))
+    left += image.width + _STRIP_GAP
+  strip.save(output, optimize=True)
 
 
 def draw_how_it_works(

@@ -17,7 +17,6 @@ VERBS = {
     'sweep': 'try settings over any field of the config, on many workers',
     'reproduce': 'run experiments again and compare with published figures',
     'predicted': 'compare predicted frames with I-frames of their quality',
-    'ladder': 'compare layers of several sizes with separate fits',
 }
 
 

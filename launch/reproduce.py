@@ -10,7 +10,8 @@ file is an ordinary `encode` in a folder of its own, OUTPUT/units/NAME; what is
 there is not encoded again, so the same command goes on where it was ended.
 Figures are of the files as decoded again. Writes OUTPUT/EXPERIMENT.json, .md
 and .png, of some experiments the base layers of the first picture side by side
-(EXPERIMENT_bases.png), prints the table, and ends with status 1 where a claim
+(EXPERIMENT_bases.png) or that picture at several scales
+(EXPERIMENT_scales.png), prints the table, and ends with status 1 where a claim
 does not hold or a mean is farther from the recorded one than the tolerance.
 """
 
@@ -24,6 +25,7 @@ import time
 from absl import flags
 import numpy as np
 
+from pgsvc_jax import bitstream
 from pgsvc_jax import media
 from pgsvc_jax import resolution
 from pgsvc_jax import schedule
@@ -112,10 +114,12 @@ def main() -> None:
 def _require_plots() -> None:
   # Slow to import; now is the time to say that it is missing.
   try:
+    import skimage  # noqa: F401
+
     from .experiments import figures  # noqa: F401
     from .experiments import page  # noqa: F401
   except ModuleNotFoundError as error:
-    if error.name not in ('bjontegaard', 'matplotlib'):
+    if error.name not in ('bjontegaard', 'matplotlib', 'skimage'):
       raise
     raise ValueError(
         f"needs {error.name}: pip install 'pgsvc_jax[report]'"
@@ -264,6 +268,9 @@ def _run(name: str, experiment, sources: list[pathlib.Path]) -> list[str]:
       if verdict.holds is False
   ]
   _write(name, experiment, figures, verdicts, differences)
+  if experiment.shown:
+    first = planned[experiment.variants[0].name, sources[0]][0]
+    _draw_scales(first, experiment.shown, output / f'{name}_scales.png')
   if experiment.bases:
     first = {x: planned[x, sources[0]][0] for x in experiment.bases}
     _draw_bases(first, output / f'{name}_bases.png')
@@ -301,7 +308,18 @@ def _make_row(
       bpp=bpp,
       psnr_db=column('psnr_db'),
       seconds=sum(result['seconds'] for result in found),
+      shift=column('shift') if 'shift' in levels[0] else (),
   )
+
+
+def _draw_scales(
+    unit: units.Unit, scales: tuple[float, ...], output: pathlib.Path
+) -> None:
+  """Draws a picture at several scales."""
+  from . import figures
+
+  file = units.file_of(unit, pathlib.Path(_OUTPUT.value) / 'units')
+  figures.draw_scales(bitstream.read_layers(file.read_bytes()), scales, output)
 
 
 def _draw_bases(first: dict[str, units.Unit], output: pathlib.Path) -> None:

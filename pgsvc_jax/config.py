@@ -57,6 +57,10 @@ class FitConfig:
   incremental: bool = True
   # Optimisation steps, each over the whole picture.
   num_steps: int = 2000
+  # Steps more for each coarser size of `layer_scales`, as a share of num_steps,
+  # before the splats of the next size are born: they cost little. Not with
+  # `sequential`, and only if `incremental`.
+  coarse_steps: float = 0.5
   # Steps per compiled scan: births, progress and checks happen in between.
   chunk_steps: int = 10
   # Share of the steps after which all splats are born.
@@ -118,6 +122,8 @@ class FitConfig:
     for name in ('num_steps', 'chunk_steps', 'num_births', 'rounding_groups'):
       if getattr(self, name) < 1:
         raise ValueError(f'{name} must be at least 1')
+    if not 0 <= self.coarse_steps < float('inf'):
+      raise ValueError('coarse_steps must be at least 0 and finite')
     for name in ('growth_fraction', 'lower_weight', 'final_rate'):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f'{name} must be in [0, 1]')

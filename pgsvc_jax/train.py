@@ -212,7 +212,8 @@ def make_train_step(
   The loss is sum_k level_weights[k] |R_k - target|^2, summed over pixels and
   channels; with the weights of `schedule.make_schedule` this is P-GSVC's joint
   loss. Each prefix is rendered on its own grid, one pass for each grid. To be
-  called where the axis `AXIS` is bound.
+  called where the axis `AXIS` is bound. While only coarse levels have weight,
+  the finer grids are not rendered, and their errors are 0.
 
   Args:
     config: the settings.
@@ -232,7 +233,7 @@ def make_train_step(
   first_levels = np.cumsum([len(x.layer_sizes) for x in grids[:-1]], dtype=int)
 
   def step(state, inputs, band):
-    def grid_loss(params, grid, part, level_weights):
+    def grid_loss(grid, part, level_weights, params):
       shown = jax.tree.map(
           lambda x: x[: grid.num_splats], (params, state.active)
       )
@@ -247,7 +248,14 @@ def make_train_step(
     def loss_fn(params):
       weights = jnp.split(inputs.level_weights, first_levels)
       parts = zip(grids, (*band.coarser, band), weights, strict=True)
-      losses, errors = zip(*(grid_loss(params, *part) for part in parts))
+      coarsest, *finer = (functools.partial(grid_loss, *x) for x in parts)
+      results = [coarsest(params)]
+      for first, grid, loss in zip(first_levels, grids[1:], finer):
+        nothing = jnp.zeros(()), jnp.zeros(len(grid.layer_sizes))
+        needed = inputs.level_weights[first:].any()
+        skip = lambda _, nothing=nothing: nothing
+        results.append(lax.cond(needed, loss, skip, params))
+      losses, errors = zip(*results)
       loss = functools.reduce(jnp.add, losses)
       if state.anchor is not None:
         # Once for all bands, whose gradients are summed.

@@ -8,11 +8,16 @@ import re
 import numpy as np
 from PIL import Image
 import pytest
+import scipy.ndimage
 
+from launch import figures as figures_png
 from launch.experiments import figures as figures_lib
 from launch.experiments import page
 from launch.experiments import units
 import pgsvc_jax
+from pgsvc_jax import media
+from pgsvc_jax import resolution
+from pgsvc_jax import types
 from tests import launch_test
 
 TABLE = units.load_module('experiments')
@@ -117,6 +122,53 @@ def test_means_are_over_the_pictures():
   figures = figures_lib.Figures([row, other])
   assert figures.psnr_db('a') == [32] and figures.bpp('a') == [1]
   assert figures.seconds('a') == 4 and figures.splats('a') == [2]
+
+
+def test_a_claim_may_be_about_shifts():
+  row = figures_lib.Row('a', 'x', (1,), (1,), (1.0,), (30.0,), 1.0, (0.01,))
+  other = dataclasses.replace(row, source='y', shift=(0.03,))
+  figures = figures_lib.Figures([row, other])
+  np.testing.assert_allclose(figures.shifts('a'), [0.02])
+  claim = TABLE.Claim(
+      text='', difference=lambda x: x.shifts('a'), below=0.01, unit='pixels'
+  )
+  verdict = figures_lib.judge(claim, figures)
+  assert verdict.holds is False and '0.02 pixels' in page.markdown(
+      EXPERIMENTS['resolution'], figures, [verdict], {}, '', ''
+  )
+  assert make_figures(a=(1, 2)).shifts('a') == []
+
+
+def test_a_shift_is_found_in_pixels():
+  """Means over 8 x 8 pixels, of pictures that lie 2 pixels apart.
+
+  The measure falls short of a quarter: the pictures differ at their edges.
+  """
+  noise = np.random.default_rng(0).uniform(size=(520, 520, 1))
+  large = scipy.ndimage.gaussian_filter(noise, (4, 4, 0))
+  large = ((large - large.min()) / np.ptp(large)).astype(np.float32)
+  target = resolution.downsample(large[:512, 2:514], 64, 64)
+  moved = resolution.downsample(large[:512, :512], 64, 64)
+  assert units.find_shift(media.to_uint8(target), target) == 0
+  assert 0.15 < units.find_shift(media.to_uint8(moved), target) < 0.25
+
+
+def test_scales_are_drawn_side_by_side(tmp_path):
+  layered = types.LayeredSplats(
+      splats=types.Splats(
+          np.float32([[30, 20]]), np.float32([[9, 0, 9]]), np.ones((1, 3))
+      ),
+      layer_sizes=(1,),
+      height=40,
+      width=60,
+  )
+  figures_png.draw_scales(layered, (0.25, 1, 2), tmp_path / 'scales.png')
+  with Image.open(tmp_path / 'scales.png') as image:
+    assert image.size == (15 + 60 + 120 + 2 * 8, 80)
+    columns = np.asarray(image).astype(int)
+  # Bottoms are level; the splat is in the middle of each.
+  assert (columns[:70, :15] == 255).all() and columns[79, :15].max() < 100
+  assert columns[75, 7, 0] > 200 and columns[60, 53, 0] > 200
 
 
 def make_rates(shift, rates=(0.1, 0.2, 0.4, 0.8)):
@@ -274,8 +326,11 @@ def test_the_smoke_form_of_every_experiment(tmp_path):
     assert text in done.stdout
     for variant in experiment.variants:
       assert all(5 < x < 60 for x in levels_of(text, variant.name))
-    bases = tmp_path / f'{name}_bases.png'
-    assert bases.exists() == bool(experiment.bases)
+    for kind, there in (
+        ('bases', experiment.bases),
+        ('scales', experiment.shown),
+    ):
+      assert (tmp_path / f'{name}_{kind}.png').exists() == bool(there)
   # Five and the original; three.
   for name, width in (('image_table', 1500), ('video', 1000)):
     with Image.open(tmp_path / f'{name}_bases.png') as image:

@@ -1,5 +1,6 @@
 """Layers of several sizes: grids, anti-aliasing, the fit, files, commands."""
 
+import collections
 import dataclasses
 import json
 import subprocess
@@ -28,7 +29,7 @@ from pgsvc_jax import types
 CONFIG = config_lib.FitConfig(
     layer_splats=(60, 100, 200),
     layer_scales=(0.25, 0.5, 1),
-    num_steps=160,
+    num_steps=120,
     num_births=12,
 )
 
@@ -265,8 +266,8 @@ def psnrs(layered):
 
 def test_every_level_fits_the_picture_of_its_size(ladder):
   assert ladder.layer_shapes == ((20, 28), (40, 56), (80, 112))
-  # Measured: 28.2, 30.4 and 31.6 dB.
-  assert (np.array(psnrs(ladder)) > (27.2, 29.4, 30.6)).all()
+  # Measured: 29.5, 31.4 and 31.5 dB.
+  assert (np.array(psnrs(ladder)) > (28.5, 30.4, 30.5)).all()
   # What is fitted is what is decoded.
   seen = []
   config = dataclasses.replace(CONFIG, num_steps=20)
@@ -340,6 +341,27 @@ def test_bands_of_coarse_grids_hold_every_row_once():
       np.testing.assert_allclose(total, weights.sum(), rtol=1e-5)
 
 
+def test_a_grid_is_rendered_from_its_turn_on():
+  heights = []
+
+  def error_fn(*arrays, **options):
+    height = arrays[3].shape[0]
+    jax.debug.callback(lambda: heights.append(height))
+    return pallas_kernels.composite_error(*arrays, **options)
+
+  config = dataclasses.replace(CONFIG, num_steps=20, chunk_steps=5)
+  fit.fit_picture(
+      astronaut(40, 40),
+      config,
+      devices=jax.local_devices()[:1],
+      error_fn=error_fn,
+  )
+  jax.effects_barrier()
+  counts = collections.Counter(heights).most_common()
+  assert [count for _, count in counts] == [40, 30, 20]
+  assert counts == sorted(counts)
+
+
 def test_pruned_layers_get_their_sizes():
   config = dataclasses.replace(CONFIG, strategy='prune', num_steps=10)
   layered = fit.fit_picture(astronaut(40, 40), config)
@@ -407,26 +429,3 @@ def test_commands_know_native_sizes(ladder, tmp_path):
     expected = metrics.psnr_db(image, target)
     np.testing.assert_allclose(row['psnr_db'], expected, atol=0.01)
   assert 'width  height' in run('info', input=file)
-
-
-@pytest.mark.slow
-def test_the_comparison_with_separate_files(tmp_path):
-  for name, seed in (('a', 0), ('b', 12)):
-    image = np.uint8(np.round(astronaut(60 + seed, 80) * 255))
-    Image.fromarray(image).save(tmp_path / f'{name}.png')
-  flags = {
-      'pictures': tmp_path,
-      'output': tmp_path / 'out',
-      'config': 'configs/resolution.py:smoke',
-      'config.fit.layer_splats': '(20,30,50)',
-  }
-  printed = run('ladder', **flags)
-  assert len(printed.splitlines()) == 5
-  rows = json.loads((tmp_path / 'out' / 'results.json').read_text())
-  assert [row['width'] for row in rows] == [20, 40, 80] * 2
-  assert {row['splats'] for row in rows} <= set(range(101))
-  for row in rows:
-    assert row['psnr_db'] > 12 and row['separate_psnr_db'] > 12
-  with Image.open(tmp_path / 'out' / 'scales.png') as image:
-    assert image.size == (20 + 40 + 80 + 120 + 160 + 4 * 8, 120)
-  assert run('ladder', **flags) == printed  # taken from the files

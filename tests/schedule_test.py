@@ -97,6 +97,44 @@ def test_all_levels_weighs_every_prefix_at_every_step():
   np.testing.assert_array_equal(weights, [[0.5, 0.5, 1]] * len(weights))
 
 
+SIZES = {'layer_scales': (0.5, 1.0, 1.0), 'strategy': 'all_levels'}
+
+
+def test_every_size_has_its_turn():
+  """A coarse grid has half as many steps, then the next one is born."""
+  plan = make(**SIZES)
+  assert plan.num_steps == 300
+  steps = {
+      name: [b.step for b in plan.births if low <= b.first < high]
+      for name, low, high in (('coarse', 0, 50), ('fine', 50, 90))
+  }
+  assert min(steps['coarse']) == 0 and max(steps['coarse']) == 60
+  assert min(steps['fine']) == 100 and max(steps['fine']) == 220
+  weights, rates = plan.inputs
+  # 0.5 ** 0.75, and the default of `lower_weight`.
+  np.testing.assert_allclose(
+      weights[[0, 299]], [[0.595, 0, 0], [0.297, 0.5, 1]], atol=1e-3
+  )
+  assert (weights[:100] == weights[0]).all() and weights[100:, 1].all()
+  # Layers begin at the full rate and end together.
+  assert (rates[[0, 100], [0, 1]] == 1).all() and rates[100, 0] < 0.8
+  np.testing.assert_allclose(rates[-1], 0.01, atol=1e-3)
+  assert make(**SIZES, coarse_steps=0.0).num_steps == 200
+
+
+@pytest.mark.parametrize(
+    'changes', [{'strategy': 'sequential'}, {'incremental': False}]
+)
+def test_layers_without_turns_have_no_more_steps(changes):
+  assert make(**SIZES | changes).num_steps == 200
+
+
+def test_splats_that_are_there_need_no_turn():
+  config = dataclasses.replace(CONFIG, **SIZES)
+  plan = schedule.make_schedule(config, 32, 32, filled=(50, 20, 0))
+  assert plan.num_steps == 200 and plan.births[0].first == 70
+
+
 def test_sequential_trains_one_layer_at_a_time_for_the_same_time():
   plan = make(strategy='sequential', num_steps=300)
   rates, weights = plan.inputs.layer_rates, plan.inputs.level_weights

@@ -27,6 +27,7 @@ class Row:
     bpp: the same in bits a pixel.
     psnr_db: of the prefix as decoded.
     seconds: of encoding.
+    shift: pixels between each prefix and the picture; empty: not measured.
   """
 
   variant: str
@@ -36,6 +37,7 @@ class Row:
   bpp: tuple[float, ...]
   psnr_db: tuple[float, ...]
   seconds: float
+  shift: tuple[float, ...] = ()
 
 
 class Figures:
@@ -66,6 +68,10 @@ class Figures:
   def bpp(self, variant: str) -> list[float]:
     """Bits a pixel of each prefix."""
     return self.mean(variant, 'bpp')
+
+  def shifts(self, variant: str) -> list[float]:
+    """Pixels between each prefix and the picture; empty: not measured."""
+    return self.mean(variant, 'shift')
 
   def splats(self, variant: str) -> list[int] | None:
     """Splats of each prefix, rounded; None of videos."""

@@ -25,7 +25,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _difference(verdict: figures_lib.Verdict) -> str:
-  form = '+.2f' if verdict.unit == 'dB' else '.0f'
+  form = {'dB': '+.2f', '%': '.0f'}.get(verdict.unit, '.2f')
   levels = _levels(verdict.values, form)
   return f'{levels} {verdict.unit}' if levels else '-'
 

@@ -295,7 +295,11 @@ def measure_picture(file: pathlib.Path, unit: Unit) -> list[dict]:
   rows = []
   for row, image in zip(table.describe(data)['layers'], images):
     kept = {name: row[name] for name in ('splats', 'bytes', 'bpp')}
-    rows.append(kept | {'psnr_db': _psnr_db(image, reference)})
+    target = resolution.downsample(reference, *image.shape[:2])
+    kept['psnr_db'] = metrics.psnr_db(image, target)
+    if unit.scales:
+      kept['shift'] = find_shift(image, target)
+    rows.append(kept)
   return rows
 
 
@@ -346,6 +350,24 @@ def show_base(
     return last.images[0], last.original
   layered = bitstream.read_layers(file.read_bytes(), 1)
   return render.render_picture(layered), media.read_picture(unit.source).pixels
+
+
+def find_shift(image: np.ndarray, target: np.ndarray) -> float:
+  """Pixels between a picture and the original, by phase correlation.
+
+  Args:
+    image: uint8.
+    target: of the same size, float32 in [0, 1].
+
+  Returns:
+    The larger of both axes, in hundredths.
+  """
+  from skimage import registration
+
+  shift, _, _ = registration.phase_cross_correlation(
+      target.mean(-1), image.mean(-1) / 255, upsample_factor=100
+  )
+  return float(np.abs(shift).max())
 
 
 def _psnr_db(image: np.ndarray, reference: np.ndarray) -> float:
