@@ -203,8 +203,9 @@ def make_schedule(
   Layers come one after the other; while layers 0..m exist, `joint` weighs the
   full prefix m with 1 and one lower prefix, step by step in turn, with
   `lower_weight` (P-GSVC's joint, incremental, cyclic training); `cycle` and
-  `incremental` have variants of that. Where layers have grids of their own, each
-  coarser grid first gets `coarse_steps` before the next one's splats are born.
+  `incremental` have variants of that. Where layers have grids of their own,
+  each coarser grid first gets `coarse_steps` before the next one's splats are
+  born.
 
   Args:
     config: the settings.
