@@ -27,6 +27,7 @@ from . import command
 from .pictures import jobs as jobs_lib
 from .videos import encoding as encode_video
 from .videos import source as video_source
+from .videos import workers as video_workers
 
 _INPUT = flags.DEFINE_multi_string(
     'input',
@@ -213,13 +214,13 @@ def _encode_video() -> None:
     config = dataclasses.replace(config, target_kbps=_TARGET_KBPS.value)
   if len(_INPUT.value) != 1:
     raise ValueError('one video at a time')
-  share = encode_video.Share()
+  share = video_workers.Share()
   if (_NUM_PROCESSES.value, _PROCESS_ID.value) != (None, None):
     if None in (_NUM_PROCESSES.value, _PROCESS_ID.value):
       raise ValueError('--num_processes and --process_id: both or none')
     if _PROCESS_ID.value >= _NUM_PROCESSES.value:
       raise ValueError('--process_id counts from 0')
-    share = encode_video.Share(
+    share = video_workers.Share(
         num_processes=_NUM_PROCESSES.value, process_id=_PROCESS_ID.value
     )
   for flag in (
