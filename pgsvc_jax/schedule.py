@@ -23,8 +23,8 @@ _WARM_RATE = 0.1
 
 # The mean squared error of a level counts by this power of its size, so that no
 # level loses much more than the others against a fit of its own: at 1/4, 1/2
-# and 1, 0.1, 0.6, 0.6 dB with equal weights, 0.2, 0.4, 0.6 dB with these (float
-# fits of 4 Kodak pictures at half their size, 500 steps).
+# and 1, 0.2, 0.5, 0.5 dB with these weights, 0.1, 0.6, 0.5 with 0.5, 0.5, 1 (16
+# Kodak pictures, 500 steps).
 _SIZE_POWER = 0.75
 
 # Steps for which the cycle `epoch` stays with a prefix. (A single picture has
