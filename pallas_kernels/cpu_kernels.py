@@ -54,6 +54,11 @@ _njit = functools.partial(
     numba.njit,
     cache=True,
     nogil=True,
+    # Else every compiled function brings copies of those that it calls, each
+    # optimized by itself, and which copy is called depends on what was loaded
+    # before: the process that compiles would round otherwise than the next one,
+    # which finds the handlers in the cache.
+    forceinline=True,
     # No 'nnan' and 'ninf': a splat with NaN or infinite parameters must not be
     # undefined behaviour. 'arcp' stays out so that 1 / x is exact.
     fastmath={'nsz', 'contract', 'reassoc', 'afn'},

@@ -236,9 +236,9 @@ class VideoConfig:
   # change of one number of a splat by one step adds.
   bit_weight: float = 1.0
   # Octaves by which bits weigh less (or more) for every dB that the frame
-  # before is below (or above) the mean of the predicted frames of its group, so
-  # that quality sinks less along it; 0: the same weight in all frames.
-  quality_hold: float = 0.7
+  # before is below (or above) the first predicted one of its group, so that
+  # quality sinks less along it; 0: the same weight in all frames.
+  quality_hold: float = 1.0
   # Changes below so many steps round to none.
   dead_zone: float = 0.6
   # log2 of the pixels across a block of the motion field; 0: no motion.

@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
 import functools
 import math
-import statistics
 
 import jax
 from jaxtyping import Bool, Float, Int
@@ -48,7 +47,7 @@ _BIRTH = 0.25
 _WORST_ERROR = 100.0
 
 # Octaves that the weight of bits may depart from what is asked for.
-_MOST_HELD = 1.5
+_MOST_HELD = 3.0
 
 # Which columns of points an attribute is made of; colors last.
 _COLUMNS = {
@@ -341,7 +340,7 @@ def held_weight(
   """What bits weigh in the next frame, given the PSNR of those before."""
   if not predicted_db:
     return config.bit_weight
-  above = predicted_db[-1] - statistics.fmean(predicted_db)
+  above = predicted_db[-1] - predicted_db[0]
   octaves = config.quality_hold * above
   return config.bit_weight * 2 ** min(max(octaves, -_MOST_HELD), _MOST_HELD)
 

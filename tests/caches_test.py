@@ -119,3 +119,41 @@ def test_real_commands_keep_all_or_nothing(tmp_path, flag):
       ('-m', 'launch.decode', f'--input={file}', f'--output={picture}', flag),
   ):
     assert run(tmp_path, *command) == kept
+
+
+_COMPOSITE = """
+import numpy as np, jax, pallas_kernels
+
+rng = np.random.default_rng(0)
+uniform = lambda *shape: rng.random(shape, np.float32)
+means = 48 * uniform(300, 2)
+cholesky = np.stack([uniform(300) + 1, uniform(300), uniform(300) + 1], -1)
+colors = uniform(300, 3) - 0.5
+
+def error(*splats):
+  return pallas_kernels.composite_error(
+      *splats, uniform(48, 48, 3), np.ones((48, 48), np.float32),
+      np.ones(2, np.float32), layer_sizes=(100, 200))[0]
+
+def energy(*splats):
+  images = pallas_kernels.composite(
+      *splats, layer_sizes=(100, 200), height=48, width=48)
+  return (images**2).sum()
+
+for function in error, energy:
+  print(*(np.asarray(x).tobytes().hex() for x in jax.value_and_grad(
+      function, (0, 1, 2))(means, cholesky, colors)[1]))
+"""
+
+
+@pytest.mark.slow
+def test_the_run_that_compiles_computes_what_later_ones_do(tmp_path):
+  environment = os.environ | {'NUMBA_CACHE_DIR': str(tmp_path)}
+  first, second = (
+      subprocess.check_output(
+          [sys.executable, '-c', _COMPOSITE], cwd=ROOT, env=environment
+      )
+      for _ in range(2)
+  )
+  assert len(first) > 1000
+  assert first == second
