@@ -177,6 +177,7 @@ def test_default_implementations_suit_the_shape():
   assert names['thumbnail'] == [*names['kodak-9k'], 'reference']
 
 
+@pytest.mark.slow
 def test_tune_measures_variants_in_the_interpreter():
   shape = workloads.Shape(height=20, width=24, layer_sizes=(3, 2))
   names, tunings = zip(*tune.variants(), strict=True)

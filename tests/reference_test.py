@@ -4,9 +4,12 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_the_reference_shows_names_settings_and_modules(tmp_path):
   subprocess.run(
       [sys.executable, '-W', 'error', 'docs/reference.py', str(tmp_path)],
