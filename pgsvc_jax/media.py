@@ -273,7 +273,7 @@ def errors(action: str, path: str | os.PathLike[str]) -> Iterator[None]:
     yield
   except (MediaError, ModuleNotFoundError):
     raise
-  except Exception as error:
+  except Exception as error:  # Of files, libraries raise nearly anything.
     message = f'cannot {action} {os.fspath(path)}: {reason(error)}'
     raise MediaError(_one_line(message)) from error
 
