@@ -22,7 +22,7 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
-from pgsvc_jax import bitstream
+from pgsvc_jax.codec import bitstream
 
 from . import caches
 from . import children

@@ -18,12 +18,12 @@ import time
 from absl import flags
 import numpy as np
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import media
-from pgsvc_jax import playback
 from pgsvc_jax import render
 from pgsvc_jax import resolution
-from pgsvc_jax import video_bitstream
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.video import container
+from pgsvc_jax.video import playback
 
 from . import caches
 from . import command
@@ -64,7 +64,7 @@ flags.declare_key_flag('cache')
 
 def _start_decoder() -> None:
   """Loads compiled code: half a second of start-up, part of no time."""
-  from pgsvc_jax import range_coder
+  from pgsvc_jax.codec import range_coder
 
   range_coder.Decoder(b'').column(np.zeros(0, np.int64))
 
@@ -81,7 +81,7 @@ def main() -> None:
   if command.is_video(_INPUT.value):
     with open(_INPUT.value, 'rb') as file:
       with command.about(_INPUT.value):
-        reader = video_bitstream.VideoReader(file)
+        reader = container.VideoReader(file)
       _decode_video(reader)
     return
   for flag in (_START, _FRAMES, _FRAME):
@@ -103,7 +103,7 @@ def _prepare(height: int, width: int) -> None:
   _start_decoder()
 
 
-def _decode_video(reader: video_bitstream.VideoReader) -> None:
+def _decode_video(reader: container.VideoReader) -> None:
   scale = 1.0 if _SCALE.value is None else _SCALE.value
   header = reader.header
   _prepare(*resolution.scaled_shape(header.height, header.width, scale))

@@ -13,11 +13,11 @@ from matplotlib import pyplot as plt
 import numpy as np
 from PIL import Image
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import media
 from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
 
 from .reports import strips
 

@@ -8,7 +8,7 @@ import time
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from pgsvc_jax import fit
+from pgsvc_jax.training import fit
 
 
 @contextlib.contextmanager

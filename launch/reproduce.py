@@ -25,10 +25,10 @@ import time
 from absl import flags
 import numpy as np
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import media
 from pgsvc_jax import resolution
-from pgsvc_jax import schedule
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.training import schedule
 
 from . import caches
 from . import command

@@ -28,8 +28,8 @@ from typing import Any
 from jaxtyping import Float
 import numpy as np
 
-from pgsvc_jax import fit
 from pgsvc_jax import types
+from pgsvc_jax.training import fit
 
 from . import command
 from . import machine

@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from typing import Any, Literal, TypeVar, get_args
 
-from pgsvc_jax import quantize
+from pgsvc_jax.codec import quantize
 
 _T = TypeVar('_T')
 

@@ -9,14 +9,14 @@ from jaxtyping import Float, UInt8
 import numpy as np
 
 import pallas_kernels
-from pgsvc_jax import bitstream
-from pgsvc_jax import checkpoint
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import fit
-from pgsvc_jax import initialize
-from pgsvc_jax import rate
-from pgsvc_jax import train
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import rate
+from pgsvc_jax.training import checkpoint
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import initialize
+from pgsvc_jax.training import train
 
 
 def encode(

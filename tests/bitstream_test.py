@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from pgsvc_jax import bitstream
-from pgsvc_jax import morton
-from pgsvc_jax import quantize
-from pgsvc_jax import range_coder
-from pgsvc_jax import splat_coding
 from pgsvc_jax import types
-from pgsvc_jax import version1
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import morton
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import range_coder
+from pgsvc_jax.codec import splat_coding
+from pgsvc_jax.codec import version1
 
 SETTINGS = hypothesis.settings(
     max_examples=100, derandomize=True, deadline=None, database=None
@@ -553,7 +553,7 @@ def test_decoder_needs_neither_the_training_stack_nor_numba(numba):
 import sys
 sys.modules.update(dict.fromkeys({blocked}))
 import hashlib, pathlib
-from pgsvc_jax import bitstream
+from pgsvc_jax.codec import bitstream
 data = pathlib.Path({str(GOLDEN)!r}).read_bytes()
 splats = bitstream.read_layers(data).splats
 digest = hashlib.sha256(b''.join(array.tobytes() for array in splats))

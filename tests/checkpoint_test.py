@@ -17,16 +17,16 @@ import pytest
 
 from launch import checkpoints
 from launch import run_log
-from pgsvc_jax import checkpoint
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import fit
 from pgsvc_jax import metrics
-from pgsvc_jax import quantize
 from pgsvc_jax import render
-from pgsvc_jax import schedule
-from pgsvc_jax import train
 from pgsvc_jax import types
-from pgsvc_jax import warm_start
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.training import checkpoint
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import schedule
+from pgsvc_jax.training import train
+from pgsvc_jax.training import warm_start
 
 ROOT = pathlib.Path(__file__).parents[1]
 

@@ -16,13 +16,13 @@ import zlib
 import numpy as np
 import pytest
 
-from pgsvc_jax import bitstream
-from pgsvc_jax import motion
-from pgsvc_jax import playback
-from pgsvc_jax import quantize
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_codec
-from pgsvc_jax import video_syntax
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.video import container
+from pgsvc_jax.video import frame_coding
+from pgsvc_jax.video import motion
+from pgsvc_jax.video import playback
+from pgsvc_jax.video import syntax
 from tests import hostile_test
 from tests import independent_decoder
 from tests import independent_video_reader
@@ -45,7 +45,7 @@ HEADER_BITS = (8, 8, 16, 32, 32, 8, 8, *[8] * 6, *[32] * 6)
 def make_packets(rng, num_frames, sizes, channels, height, width):
   """A GOP in which splats are born, move, change and die."""
   steps = quantize.StepSizes()
-  encoder = video_codec.GopEncoder(
+  encoder = frame_coding.GopEncoder(
       [steps] * len(sizes), height=height, width=width, channels=channels
   )
   field = motion.field_shape(height, width, 4)
@@ -58,7 +58,7 @@ def make_packets(rng, num_frames, sizes, channels, height, width):
       shape = np.sum(~dead), layer.points.shape[1]
       born = hostile_test.make_layer(rng, n >> frame, channels)
       updates.append(
-          video_codec.births(born, steps)._replace(
+          frame_coding.births(born, steps)._replace(
               dead=dead, changes=rng.integers(-1, 2, shape)
           )
       )
@@ -247,7 +247,7 @@ def open_video(data):
   except independent_decoder.FormatError:
     truth = None
   try:
-    reader = video_bitstream.VideoReader(io.BytesIO(data))
+    reader = container.VideoReader(io.BytesIO(data))
     gops = reader.gops
   except bitstream.BitstreamError:
     assert truth is None
@@ -289,15 +289,15 @@ def assert_copies(reader):
   """Extraction and reordering, of what the checksums allow."""
   layers = reader.available_layers(0)
   first = io.BytesIO()
-  count = video_bitstream.extract(reader, first)
+  count = container.extract(reader, first)
   copied, gops = open_video(first.getvalue())
   assert copied.is_complete and len(gops) == count
   assert copied.header.num_layers == layers
   there, back = io.BytesIO(), io.BytesIO()
-  other = video_syntax.PacketOrder(1 - reader.header.order)
-  video_bitstream.reorder(copied, there, other)
+  other = syntax.PacketOrder(1 - reader.header.order)
+  container.reorder(copied, there, other)
   again, _ = open_video(there.getvalue())
-  video_bitstream.reorder(again, back, reader.header.order)
+  container.reorder(again, back, reader.header.order)
   assert back.getvalue() == first.getvalue()
   for k, gop in enumerate(gops):
     assert again.packets(k, layers) == reader.packets(k, layers)
@@ -397,7 +397,7 @@ def test_what_a_header_claims_is_not_allocated(order):
 
 def test_many_small_gops_cost_little_memory():
   """The most entries that bytes may claim."""
-  header = video_syntax.VideoHeader(
+  header = syntax.VideoHeader(
       width=1,
       height=1,
       channels=1,
@@ -405,12 +405,12 @@ def test_many_small_gops_cost_little_memory():
       time_base=fractions.Fraction(1, 24),
   )
   file = io.BytesIO()
-  with video_bitstream.VideoWriter(file, header) as writer:
+  with container.VideoWriter(file, header) as writer:
     for k in range(5000):
       writer.add_gop([k], [b''], last_duration=1)
   size = len(file.getvalue())
   tracemalloc.start()
-  reader = video_bitstream.VideoReader(file)
+  reader = container.VideoReader(file)
   assert len(reader.gops) == 5000
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()

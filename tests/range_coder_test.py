@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 import numpy as np
 import pytest
 
-from pgsvc_jax import range_coder
+from pgsvc_jax.codec import range_coder
 
 SETTINGS = hypothesis.settings(
     max_examples=200, derandomize=True, deadline=None, database=None

@@ -15,16 +15,16 @@ import skimage.data
 import skimage.registration
 
 import pallas_kernels
-from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import fit
 from pgsvc_jax import metrics
-from pgsvc_jax import quantize
 from pgsvc_jax import render
 from pgsvc_jax import resolution
-from pgsvc_jax import schedule as schedule_lib
-from pgsvc_jax import train
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import schedule as schedule_lib
+from pgsvc_jax.training import train
 
 CONFIG = config_lib.FitConfig(
     layer_splats=(60, 100, 200),

@@ -12,14 +12,14 @@ from PIL import Image
 import pytest
 
 from launch.videos import decoding as decode_video
-from pgsvc_jax import playback
-from pgsvc_jax import quantize
 from pgsvc_jax import render
 from pgsvc_jax import types
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_codec
-from pgsvc_jax import video_media
-from pgsvc_jax import video_syntax
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.video import container
+from pgsvc_jax.video import frame_coding
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import playback
+from pgsvc_jax.video import syntax
 from tests import launch_test
 
 HEIGHT, WIDTH = 36, 50
@@ -48,23 +48,23 @@ def make_frame(k):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp('video')
-  header = video_syntax.VideoHeader(
+  header = syntax.VideoHeader(
       width=WIDTH,
       height=HEIGHT,
       channels=3,
       num_layers=2,
       time_base=fractions.Fraction(1, 20),
       frame_rate=fractions.Fraction(10),
-      color=video_syntax.ColorTags(primaries=1, transfer=1, matrix=1),
+      color=syntax.ColorTags(primaries=1, transfer=1, matrix=1),
   )
   frames = map(make_frame, itertools.count())
   with (
       open(path / 'clip.pgsvc', 'wb') as file,
-      video_bitstream.VideoWriter(file, header) as writer,
+      container.VideoWriter(file, header) as writer,
   ):
     for times, last in zip(TIMES, LAST):
       gop = list(itertools.islice(frames, len(times)))
-      packets = video_codec.encode_gop(gop, quantize.StepSizes())
+      packets = frame_coding.encode_gop(gop, quantize.StepSizes())
       writer.add_gop(times, packets, last_duration=last)
   return path
 
@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
 def expected(folder, name='clip.pgsvc', **kwargs):
   """[(time, duration, picture)], decoded in this process."""
   with open(folder / name, 'rb') as file:
-    frames = playback.frames(video_bitstream.VideoReader(file), **kwargs)
+    frames = playback.frames(container.VideoReader(file), **kwargs)
     return [
         (f.time, f.duration, render.render_picture(f.layered)) for f in frames
     ]
@@ -129,7 +129,7 @@ def test_decode_of_one_frame_gives_a_picture(folder):
 def test_a_cut_video_decodes_to_what_is_whole(folder):
   data = (folder / 'clip.pgsvc').read_bytes()
   with open(folder / 'clip.pgsvc', 'rb') as file:
-    gop = video_bitstream.VideoReader(file).gop(1)
+    gop = container.VideoReader(file).gop(1)
   (folder / 'cut.pgsvc').write_bytes(data[: gop.packet_offsets[1] + 1])
   result = run('decode', folder, 'cut.pgsvc', 'cut')
   assert result.stderr.startswith('7 frames, 1 or 2 of 2 layers')
@@ -257,7 +257,7 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
   """However slow the writer is."""
   live = Live()
   lock = threading.Lock()
-  header = video_syntax.VideoHeader(
+  header = syntax.VideoHeader(
       width=4,
       height=4,
       channels=3,
@@ -266,10 +266,10 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
   )
   with (
       open(tmp_path / 'long.pgsvc', 'wb') as file,
-      video_bitstream.VideoWriter(file, header) as writer,
+      container.VideoWriter(file, header) as writer,
   ):
     frame = dataclasses.replace(make_frame(0), layer_sizes=(40,))
-    packets = video_codec.encode_gop([frame] * 30, quantize.StepSizes())
+    packets = frame_coding.encode_gop([frame] * 30, quantize.StepSizes())
     for k in range(4):
       writer.add_gop(range(30 * k, 30 * k + 30), packets, last_duration=1)
   scaled = render.scaled
@@ -293,7 +293,7 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
   monkeypatch.setattr(video_media, 'VideoWriter', Writer)
   with open(tmp_path / 'long.pgsvc', 'rb') as file:
     decode_video.write_video(
-        video_bitstream.VideoReader(file),
+        container.VideoReader(file),
         'long.pgsvc',
         str(tmp_path / 'frames'),
         num_layers=None,

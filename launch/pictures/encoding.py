@@ -12,18 +12,18 @@ from typing import Any
 import jax
 
 import pallas_kernels
-from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import encoder
-from pgsvc_jax import fit
 from pgsvc_jax import memory
 from pgsvc_jax import metrics
-from pgsvc_jax import quantize
-from pgsvc_jax import rate
 from pgsvc_jax import render
 from pgsvc_jax import resolution
-from pgsvc_jax import schedule
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import rate
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import schedule
 
 from .. import caches
 from .. import checkpoints

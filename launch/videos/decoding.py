@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from jaxtyping import UInt8
 import numpy as np
 
-from pgsvc_jax import playback
 from pgsvc_jax import render
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_format
-from pgsvc_jax import video_media
+from pgsvc_jax.video import container
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import playback
+from pgsvc_jax.video import stream_format
 
 from .. import command
 
@@ -58,7 +58,7 @@ def _to_rgb(image: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 'h w 3']:
 
 
 def write_video(
-    reader: video_bitstream.VideoReader,
+    reader: container.VideoReader,
     input_path: str,
     output_path: str,
     *,
@@ -89,7 +89,7 @@ def write_video(
         f'{input_path}: {header.channels} channels cannot be written as video,'
         ' only as pictures, with --frame'
     )
-  form = video_format.VideoFormat(
+  form = stream_format.VideoFormat(
       width=max(1, round(header.width * scale)),
       height=max(1, round(header.height * scale)),
       time_base=header.time_base,

@@ -12,8 +12,8 @@ import statistics
 import sys
 import tempfile
 
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_format
+from pgsvc_jax.video import container
+from pgsvc_jax.video import stream_format
 
 from .. import command
 from .. import table
@@ -34,14 +34,14 @@ def has_ffmpeg() -> bool:
 
 
 @contextlib.contextmanager
-def _open(path: str | pathlib.Path) -> Iterator[video_bitstream.VideoReader]:
+def _open(path: str | pathlib.Path) -> Iterator[container.VideoReader]:
   with open(path, 'rb') as file, command.about(str(path)):
-    yield video_bitstream.VideoReader(file)
+    yield container.VideoReader(file)
 
 
 def _form(
-    reader: video_bitstream.VideoReader, source: video_source.Source
-) -> video_format.VideoFormat:
+    reader: container.VideoReader, source: video_source.Source
+) -> stream_format.VideoFormat:
   """The format of the originals, if they are of the size of the file."""
   header = reader.header
   if header.channels != 3:
@@ -53,7 +53,7 @@ def _form(
 
 
 def _clip(
-    reader: video_bitstream.VideoReader,
+    reader: container.VideoReader,
     source: video_source.Source,
     path: pathlib.Path,
     is_written: bool,
@@ -86,7 +86,7 @@ def _clip(
 
 
 def _measure(
-    reader: video_bitstream.VideoReader,
+    reader: container.VideoReader,
     name: str,
     source: video_source.Source,
     *,
@@ -244,7 +244,7 @@ def check_anchors(names: Sequence[str]) -> None:
 
 def _picture(
     entry: operating_points.Entry,
-    reader: video_bitstream.VideoReader,
+    reader: container.VideoReader,
     select: dict[str, str],
     clip: video_anchors.Clip,
     output: pathlib.Path,
@@ -384,6 +384,6 @@ def evaluate_folders(
   return document
 
 
-def _seconds(reader: video_bitstream.VideoReader) -> list[Fraction]:
+def _seconds(reader: container.VideoReader) -> list[Fraction]:
   base = reader.header.time_base
   return [time * base for time in video_quality.frame_times(reader)]

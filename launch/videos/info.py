@@ -2,12 +2,12 @@
 
 import itertools
 
-from pgsvc_jax import video_bitstream
+from pgsvc_jax.video import container
 
 from .. import table
 
 
-def describe(reader: video_bitstream.VideoReader, file_bytes: int) -> dict:
+def describe(reader: container.VideoReader, file_bytes: int) -> dict:
   """What header and entries tell; no packet is read.
 
   Args:

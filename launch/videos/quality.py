@@ -21,10 +21,10 @@ from jaxtyping import Float, UInt8
 import numpy as np
 
 from pgsvc_jax import metrics
-from pgsvc_jax import playback
 from pgsvc_jax import render
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_format
+from pgsvc_jax.video import container
+from pgsvc_jax.video import playback
+from pgsvc_jax.video import stream_format
 
 from . import source as video_source
 
@@ -170,7 +170,7 @@ def originals(
 
 
 def check_size(
-    form: video_format.VideoFormat, path: str, width: int, height: int
+    form: stream_format.VideoFormat, path: str, width: int, height: int
 ) -> None:
   """Refuses originals of another size than the file.
 
@@ -184,12 +184,12 @@ def check_size(
     )
 
 
-def frame_times(reader: video_bitstream.VideoReader) -> list[int]:
+def frame_times(reader: container.VideoReader) -> list[int]:
   """When the frames start of all GOPs that have at least a base layer."""
   return [time for gop, _ in reader.playable(1) for time in gop.times]
 
 
-def num_layers(reader: video_bitstream.VideoReader) -> int:
+def num_layers(reader: container.VideoReader) -> int:
   """Layers that all GOPs with at least a base layer have."""
   return min(layers for _, layers in reader.playable())
 
@@ -214,7 +214,7 @@ def _draw(frames: Iterator[playback.Frame]) -> _Drawn:
 
 
 def compare(
-    reader: video_bitstream.VideoReader, source: video_source.Source
+    reader: container.VideoReader, source: video_source.Source
 ) -> Iterator[Comparison]:
   """Decodes every prefix by itself, in step with the originals.
 
@@ -252,23 +252,21 @@ def compare(
     )
 
 
-def frame_bytes(
-    reader: video_bitstream.VideoReader, layer: int
-) -> Iterator[int]:
+def frame_bytes(reader: container.VideoReader, layer: int) -> Iterator[int]:
   """Bytes of each frame in the packets of a layer.
 
   The head of a packet counts for its first frame.
   """
-  from pgsvc_jax import video_codec  # Numba: only where it is needed.
+  from pgsvc_jax.video import frame_coding  # Numba: only where it is needed.
 
   for gop, _ in reader.playable(1):
     packet = reader.packet(gop.index, layer)
-    sizes = video_codec.frame_sizes(packet, gop.num_frames)
+    sizes = frame_coding.frame_sizes(packet, gop.num_frames)
     yield len(packet) - sum(sizes[1:])
     yield from sizes[1:]
 
 
-def prefix_bytes(reader: video_bitstream.VideoReader) -> list[list[int]]:
+def prefix_bytes(reader: container.VideoReader) -> list[list[int]]:
   """Bytes of each frame in every prefix, from the base up."""
   layers = [list(frame_bytes(reader, k)) for k in range(num_layers(reader))]
   return [

@@ -8,8 +8,8 @@ from PIL import ImageDraw
 from PIL import ImageFont
 
 from pgsvc_jax import media
-from pgsvc_jax import video_format
-from pgsvc_jax import video_media
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import stream_format
 
 from . import quality as video_quality
 
@@ -34,7 +34,7 @@ class Writer:
   """
 
   def __init__(
-      self, path: str, form: video_format.VideoFormat, rates: list[float]
+      self, path: str, form: stream_format.VideoFormat, rates: list[float]
   ):
     self._rates = rates
     # Sides are even, for 4:2:0.
@@ -43,7 +43,7 @@ class Writer:
     self._padding = ((0, height % 2), (0, width % 2), (0, 0))
     self._file = video_media.VideoWriter(
         path,
-        video_format.VideoFormat(
+        stream_format.VideoFormat(
             width=width + width % 2,
             height=height + height % 2,
             time_base=form.time_base,
