@@ -559,7 +559,7 @@ splats = bitstream.read_layers(data).splats
 digest = hashlib.sha256(b''.join(array.tobytes() for array in splats))
 print(digest.hexdigest())
 """
-  root = pathlib.Path(bitstream.__file__).parents[1]
+  root = pathlib.Path(__file__).parents[1]
   result = subprocess.run(
       [sys.executable, '-c', code],
       cwd=root,
