@@ -211,6 +211,7 @@ ARROWS = {
         'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.config',
         'pgsvc_jax.render',
+        'pgsvc_jax.resolution',
         'pgsvc_jax.training.fit',
         'pgsvc_jax.training.initialize',
         'pgsvc_jax.training.schedule',

@@ -115,11 +115,6 @@ def test_scales_that_make_no_ladder_are_refused(scales):
     config_lib.FitConfig(layer_splats=(3, 2, 1), layer_scales=scales)
 
 
-def test_a_ladder_is_for_pictures():
-  with pytest.raises(ValueError, match='for pictures'):
-    config_lib.VideoConfig(image=config_lib.EncodeConfig(fit=CONFIG))
-
-
 def test_prefixes_of_one_size_share_a_pass():
   config = dataclasses.replace(
       CONFIG, layer_splats=(5, 6, 7, 8), layer_scales=(0.5, 0.5, 1, 1)

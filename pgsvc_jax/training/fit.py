@@ -215,7 +215,7 @@ def fit_pictures(
       config, schedule, devices, error_fn, len(images)
   )
   renders = [
-      train.make_render(devices, implementation, len(images), grid.factors)
+      train.make_render(devices, implementation, len(images), grid)
       for grid in schedule.grids
   ]
   inputs = train.place([schedule.inputs] * len(devices), devices)
@@ -227,7 +227,7 @@ def fit_pictures(
           bands.cut_evenly(height, num_bands),
           lowest_loss=float(np.mean(image**2)),
           coarser=[
-              _on_grid(image, weights, grid) for grid in schedule.grids[:-1]
+              on_grid(image, weights, grid) for grid in schedule.grids[:-1]
           ],
       )
       for image, weights in zip(images, pixel_weights)
@@ -303,15 +303,12 @@ def finish(
     layered: types.LayeredSplats, config: config_lib.FitConfig
 ) -> types.LayeredSplats:
   """The layers that the strategy hands out, of the splats as fitted."""
-  if config.strategy == 'single':
-    return layered
-  shapes = resolution.layer_shapes(
-      config.layer_scales, layered.height, layered.width
+  sizes, shapes = schedule_lib.finished_layers(
+      config, layered.height, layered.width
   )
   layered = dataclasses.replace(layered, layer_shapes=shapes)
   if config.strategy != 'prune':
     return layered
-  sizes = schedule_lib.layer_sizes(config, layered.height, layered.width)
   # Of the last layer are those that rounding has taken out.
   ends = np.minimum(np.cumsum(sizes), sum(layered.layer_sizes))
   return rank_into_layers(layered, np.diff(ends, prepend=0).tolist())
@@ -397,7 +394,7 @@ def _start(
   )
 
 
-def _on_grid(
+def on_grid(
     image: Float[np.ndarray, 'h w c'],
     weights: Float[np.ndarray, 'h w'],
     grid: schedule_lib.Grid,
@@ -642,11 +639,7 @@ def _give_birth(
   count = birth.last - birth.first
   splats = initializer(image, x.render, weights, means, count, rng)
   initialize.check_splats(splats, count, image.shape[2])
-  splats = types.Splats(
-      means=splats.means / factors,
-      cholesky=splats.cholesky / factors[[0, 1, 1]],
-      colors=splats.colors,
-  )
+  splats = initialize.from_grid(splats, factors)
   x.state = train.add_splats(x.state, birth.first, splats)
   _cut(x)
 
