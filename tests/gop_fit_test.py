@@ -12,7 +12,7 @@ from pgsvc_jax import render
 from pgsvc_jax import resolution
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
-from pgsvc_jax.training import fit
+from pgsvc_jax.training import loop
 from pgsvc_jax.training import schedule
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import gop_fit
@@ -193,5 +193,5 @@ def test_births_of_a_grid_are_where_its_own_prefix_lacks_something():
 
 def test_a_fit_that_diverges_says_in_which_frame(frames):
   config = dataclasses.replace(CONFIG, update_rate=1e30)
-  with pytest.raises(fit.DivergenceError, match='frame 1'):
+  with pytest.raises(loop.DivergenceError, match='frame 1'):
     encode(frames[:2], config)

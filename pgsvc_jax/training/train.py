@@ -358,6 +358,21 @@ def make_render(
   return render
 
 
+def on_coarser_grids(
+    image: Float[np.ndarray, 'h w c'],
+    pixel_weights: Float[np.ndarray, 'h w'],
+    grids: Sequence[schedule_lib.Grid],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """The picture on each grid, and the weights summed over its pixels."""
+  results = []
+  for grid in grids:
+    shape = grid.height, grid.width
+    area = pixel_weights.size / math.prod(shape)
+    means = resolution.downsample(pixel_weights[..., np.newaxis], *shape)
+    results.append((resolution.downsample(image, *shape), area * means[..., 0]))
+  return results
+
+
 def make_bands(
     image: Float[np.ndarray, 'h w c'],
     edges: Sequence[int],

@@ -34,6 +34,7 @@ from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import rate
 from pgsvc_jax.training import fit
 from pgsvc_jax.training import initialize
+from pgsvc_jax.training import loop
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
 from pgsvc_jax.video import flow
@@ -275,7 +276,7 @@ class GopFitter:
     state = update.state(bit_error)
     grids = self._schedule.grids
     weights = np.ones(self._shape, np.float32)
-    coarser = [fit.on_grid(frame, weights, grid) for grid in grids[:-1]]
+    coarser = train.on_coarser_grids(frame, weights, grids[:-1])
     targets = [*(target for target, _ in coarser), frame]
     edges = [0, self._shape[0]]
     bands = train.make_bands(frame, edges, coarser=coarser)
@@ -381,7 +382,7 @@ def _check(
   """Stops a fit that is worse than any picture could be."""
   (host_errors,) = train.fetch(errors)
   if not host_errors[-1] <= _WORST_ERROR * frame.size:
-    raise fit.DivergenceError(
+    raise loop.DivergenceError(
         f'the fit of frame {index} of a group diverged: lower update_rate'
     )
 
