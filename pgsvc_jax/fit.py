@@ -215,7 +215,7 @@ def fit_pictures(
       config, schedule, devices, error_fn, len(images)
   )
   renders = [
-      train.make_render(devices, implementation, len(images), grid.factors)
+      train.make_render(devices, implementation, len(images), grid)
       for grid in schedule.grids
   ]
   inputs = train.place([schedule.inputs] * len(devices), devices)
@@ -636,9 +636,12 @@ def _give_birth(
   """Adds the splats of one birth, where they are needed most on their grid."""
   index = schedule.grid_of(birth.first)
   image, weights = (*x.coarser, (x.image, x.pixel_weights))[index]
-  factors = np.float32(schedule.grids[index].factors)
+  grid = schedule.grids[index]
+  factors = np.float32(grid.factors)
   rng = np.random.default_rng((seed, birth.first))
-  means = x.state.params.means[x.state.active] * factors
+  # Splats for finer grids may be alive, but this one does not show them.
+  shown = x.state.active & (np.arange(len(x.state.active)) < grid.num_splats)
+  means = x.state.params.means[shown] * factors
   count = birth.last - birth.first
   splats = initializer(image, x.render, weights, means, count, rng)
   initialize.check_splats(splats, count, image.shape[2])

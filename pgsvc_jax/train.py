@@ -331,21 +331,23 @@ def make_render(
     devices: Sequence[jax.Device],
     implementation: pallas_kernels.Implementation | None = None,
     num_pictures: int = 1,
-    factors: tuple[float, float] = (1, 1),
+    grid: schedule_lib.Grid | None = None,
 ) -> Callable[[TrainState, Band], Float[Array, 'devices bands h w c']]:
   """Makes `render(state, bands)`: what the splats alive show, band by band.
 
   A pmap like the chunk; every device returns all bands of its picture. For
-  bands of a coarser grid, `factors` are those of the grid.
+  bands of a coarser grid, `grid` is that one, and shows its own splats only.
   """
   groups = _groups(len(devices), num_pictures)
 
   @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
   def render(state, band):
     height, width, _ = band.target.shape
+    count = grid.num_splats if grid else len(state.active)
+    shown = jax.tree.map(lambda x: x[:count], (state.params, state.active))
     (image,) = pallas_kernels.composite(
-        *_into_band(state.params, state.active, band, factors),
-        layer_sizes=(len(state.active),),
+        *_into_band(*shown, band, grid.factors if grid else (1, 1)),
+        layer_sizes=(count,),
         height=height,
         width=width,
         implementation=implementation,
