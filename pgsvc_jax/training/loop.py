@@ -172,13 +172,17 @@ class Picture:
     Args:
       birth: which splats.
       initializer: makes them.
-      shown: what the splats alive show on the grid; None: there are none.
+      shown: what the grid shows so far; None: nothing.
     """
-    grid = self._schedule.grid_of(birth.first)
-    factors = np.float32(self._schedule.grids[grid].factors)
-    image, weights = self._grid(grid)
+    index = self._schedule.grid_of(birth.first)
+    grid = self._schedule.grids[index]
+    factors = np.float32(grid.factors)
+    image, weights = self._grid(index)
     rng = np.random.default_rng((self._config.seed, birth.first))
-    means = self.state.params.means[self.state.active] * factors
+    # Splats for finer grids may be alive, but this one does not show them.
+    prefix = slice(0, grid.num_splats)
+    alive = self.state.active[prefix]
+    means = self.state.params.means[prefix][alive] * factors
     count = birth.last - birth.first
     splats = initializer(image, shown, weights, means, count, rng)
     initialize.check_splats(splats, count, image.shape[2])
