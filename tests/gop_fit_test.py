@@ -1,6 +1,7 @@
 """Fits of groups of pictures: closed loop, strategies, failures."""
 
 import dataclasses
+import io
 
 import jax
 import numpy as np
@@ -14,8 +15,11 @@ from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.training import loop
 from pgsvc_jax.training import schedule
+from pgsvc_jax.video import container
+from pgsvc_jax.video import encoder
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import gop_fit
+from pgsvc_jax.video import playback
 
 FIT = config_lib.FitConfig(
     layer_splats=(120, 60),
@@ -142,10 +146,14 @@ def test_layers_of_several_sizes(frames):
       turnover=0.1,
       image=dataclasses.replace(CONFIG.image, fit=scales),
   )
-  stats, decoded = encode(frames[:3], config)
-  for row, layered, frame in zip(stats, decoded, frames):
+  stats = []
+  data = encoder.encode_video(frames[:3], config, report=stats.append)
+  reader = container.VideoReader(io.BytesIO(data))
+  assert reader.header.layer_shapes == ((24, 32), (48, 64))
+  decoded = [frame.layered for frame in playback.frames(reader)]
+  for row, layered, frame in zip(stats, decoded, frames[:3], strict=True):
     small = resolution.downsample(frame, 24, 32)
-    base = render.resized(render.first_layers(layered, 1), 24, 32)
+    base = render.at_native_size(render.first_layers(layered, 1))
     assert row.psnr_db[0] == pytest.approx(psnr_db(base, small), abs=1e-3)
     assert row.psnr_db[1] == pytest.approx(psnr_db(layered, frame), abs=1e-3)
     # So few splats show less of the whole frame.
@@ -164,7 +172,7 @@ def test_births_of_a_grid_are_where_its_own_prefix_lacks_something():
   residuals = [np.zeros((grid.height, grid.width, 1)) for grid in grids]
   residuals[0][3:6, 3:6] = 1
   residuals[1][30:34, 50:54] = 1
-  encoder = frame_coding.GopEncoder(
+  coder = frame_coding.GopEncoder(
       [quantize.StepSizes()] * 2, height=40, width=60, channels=1
   )
   rng = np.random.default_rng(0)
@@ -174,7 +182,7 @@ def test_births_of_a_grid_are_where_its_own_prefix_lacks_something():
       np.ones((10, 1)),
   )
   layers = (slice(0, 4), slice(4, 10))
-  encoder.add(
+  coder.add(
       [
           frame_coding.births(
               types.Splats(*(x[part] for x in splats)), quantize.StepSizes()
@@ -183,7 +191,7 @@ def test_births_of_a_grid_are_where_its_own_prefix_lacks_something():
       ]
   )
   dead = [np.arange(n) < 2 for n in (4, 6)]
-  update = gop_fit._Prediction((4, 6), encoder, dead, 1)
+  update = gop_fit._Prediction((4, 6), coder, dead, 1)
   state = update.give_birth(update.state(0.0), grids, residuals, rng)
   assert state.active.all()
   born = [state.params.means[part][-2:] for part in layers]
