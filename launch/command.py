@@ -279,7 +279,7 @@ def is_video(path: str) -> bool:
   """
   with open(path, 'rb') as file, about(path):
     version = bitstream.read_version(file.read(len(bitstream.MAGIC) + 1))
-  return version == bitstream.VIDEO_VERSION
+  return version in bitstream.VIDEO_VERSIONS
 
 
 def verb_line(verb: str, *arguments: str) -> list[str]:

@@ -104,29 +104,34 @@ def _prepare(height: int, width: int) -> None:
 
 
 def _decode_video(reader: container.VideoReader) -> None:
-  scale = 1.0 if _SCALE.value is None else _SCALE.value
+  parts = _START.value is not None or _FRAMES.value is not None
+  if _FRAME.value is not None and parts:
+    raise ValueError('--frame is for one picture: leave out --start, --frames')
   header = reader.header
-  _prepare(*resolution.scaled_shape(header.height, header.width, scale))
+  with command.about(_INPUT.value):
+    index = playback.frame_at(reader, _FRAME.value or _START.value or '0')
+    if _SCALE.value is None:
+      shape = playback.shown_shape(reader, _LAYERS.value, index)
+    else:
+      shape = resolution.scaled_shape(header.height, header.width, _SCALE.value)
+  _prepare(*shape)
   if _FRAME.value is None:
     decode_video.write_video(
         reader,
         _INPUT.value,
         _OUTPUT.value,
         num_layers=_LAYERS.value,
-        start=_START.value or '0',
+        first_frame=index,
         num_frames=_FRAMES.value,
-        scale=scale,
+        shape=shape,
         one_by_one=_TIMES.value,
     )
     return
-  if _START.value is not None or _FRAMES.value is not None:
-    raise ValueError('--frame is for one picture: leave out --start, --frames')
   with command.about(_INPUT.value):
-    index = playback.frame_at(reader, _FRAME.value)
     (frame,) = playback.frames(
         reader, num_layers=_LAYERS.value, first_frame=index, num_frames=1
     )
-  image = render.render_picture(render.scaled(frame.layered, scale))
+  image = render.render_picture(render.resized(frame.layered, *shape))
   media.write_picture(_OUTPUT.value, image)
   seconds = float((frame.time - reader.gop(0).start) * reader.header.time_base)
   print(

@@ -74,7 +74,7 @@ _STORAGE = flags.DEFINE_string(
     'sqlite',
     'what workers share: sqlite, a file in the folder, for one machine;'
     ' journal, a file in the folder, for several on a shared file system; or'
-    ' the URL of a database, such as postgresql://USER@HOST/NAME',
+    ' the URL of a database, such as postgresql+psycopg://USER@HOST/NAME',
 )
 _LEASE = flags.DEFINE_float(
     'lease',
@@ -289,12 +289,14 @@ def main() -> None:
   planned = trials.plan(_SAMPLER.value, parameters, _TRIALS.value, _SEED.value)
   folder = pathlib.Path(_STUDY.value)
   folder.mkdir(parents=True, exist_ok=True)
-  study = trials.open_study(_storage(folder), folder.resolve().name, definition)
+  storage = _storage(folder)
+  study = trials.open_study(storage, folder.resolve().name, definition)
   queue = trials.Queue(study, definition, planned)
   if _SLURM.value:
     from .sweeps import slurm
 
-    queue.requeue()
+    with trials.reaching(storage):
+      queue.requeue()
     slurm.submit(
         folder / 'slurm',
         _SLURM_CLUSTER.value,
@@ -311,14 +313,15 @@ def main() -> None:
       objectives=list(objectives),
       lease=_LEASE.value,
   )
-  document = study.user_attrs['definition']
-  try:
-    _work(queue, job, objectives, document)
-  except KeyboardInterrupt:
-    queue.requeue()
-    command.complain('interrupted; the same command goes on')
-    sys.exit(130)
-  rows = summary.make_rows(queue.slots(), objectives)
+  with trials.reaching(storage):
+    document = study.user_attrs['definition']
+    try:
+      _work(queue, job, objectives, document)
+    except KeyboardInterrupt:
+      queue.requeue()
+      command.complain('interrupted; the same command goes on')
+      sys.exit(130)
+    rows = summary.make_rows(queue.slots(), objectives)
   summary.write(folder, document, rows)
   from . import plotting
   from .sweeps import plots

@@ -19,9 +19,9 @@ from .operator import composite as composite
 from .operator import composite_error as composite_error
 from .render import render_picture as render_picture
 from .render import render_prefixes as render_prefixes
-from .training.fit import DivergenceError as DivergenceError
 from .training.fit import fit_picture as fit_picture
 from .training.fit import fit_pictures as fit_pictures
+from .training.loop import DivergenceError as DivergenceError
 from .types import LayeredSplats as LayeredSplats
 from .types import Splats as Splats
 from .video.decoder import decode_video as decode_video

@@ -1,5 +1,6 @@
 """Videos measured: figures agree with what other programs and sums give."""
 
+import dataclasses
 from fractions import Fraction
 import functools
 import json
@@ -21,6 +22,7 @@ from launch.videos import quality as video_quality
 from launch.videos import source as video_source
 from pgsvc_jax import metrics
 from pgsvc_jax import render
+from pgsvc_jax import resolution
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.video import container
@@ -189,6 +191,51 @@ def test_side_by_side_shows_the_prefixes_and_the_original(folder, single):
   assert shown[:, :16].max() == 255
 
 
+@pytest.mark.parametrize('flags', [(), ('--vmaf',)])
+def test_a_prefix_is_compared_at_the_size_it_was_fitted_at(
+    folder, single, tmp_path, flags
+):
+  if flags:
+    pytest.importorskip('imageio_ffmpeg')
+  path = folder / 'files' / 'many' / 'clip.pgsvc'
+  shape = HEIGHT // 2, WIDTH // 2
+  with open(path, 'rb') as source, open(tmp_path / 'a.pgsvc', 'wb') as file:
+    reader = container.VideoReader(source)
+    header = dataclasses.replace(
+        reader.header, layer_shapes=(shape, *[(HEIGHT, WIDTH)] * 2)
+    )
+    with container.VideoWriter(file, header) as writer:
+      for gop in reader:
+        packets = reader.packets(gop.index, 3)
+        writer.add_gop(gop.times, packets, last_duration=gop.durations[-1])
+  shown = tmp_path / 'side.mkv'
+  result = launch_test.run(
+      'evaluate',
+      f'--input={tmp_path / "a.pgsvc"}',
+      f'--reference={folder / "originals" / "clip.mkv"}',
+      *('--json', f'--side_by_side={shown}', *flags),
+  )
+  rows = json.loads(result.stdout)['layers']
+  originals = read_frames(folder / 'originals' / 'clip.mkv')[2:7]
+  wanted = []
+  for (base, *_), original in zip(decoded_prefixes(folder), originals):
+    target = resolution.downsample(original / np.float32(255), *shape)
+    image = render.render_picture(render.resized(base, *shape))
+    wanted.append(psnr_db(image / 255, target, 1))
+  np.testing.assert_allclose(rows[0]['per_frame']['psnr_db'], wanted, atol=2e-3)
+  for row, plain in list(zip(rows, single['layers']))[1:]:
+    assert row['per_frame']['psnr_db'] == plain['per_frame']['psnr_db']
+  assert [(row['width'], row['height']) for row in rows] == [
+      shape[::-1],
+      *[(WIDTH, HEIGHT)] * 2,
+  ]
+  first = read_frames(shown)[0, 16:]
+  assert first[: shape[0], : shape[1]].any()
+  assert not first[shape[0] : HEIGHT, :WIDTH].any()
+  if flags:
+    assert all(0 <= row['vmaf'] <= 100 for row in rows)
+
+
 @functools.cache
 def decoded_prefixes(folder):
   """Frame by frame, the splats of every prefix."""
@@ -276,7 +323,7 @@ def test_other_frames_are_refused(folder, options, what):
         container.VideoReader(file),
         str(path),
         source_of(folder, **options),
-        clip=None,
+        with_vmaf=False,
     )
 
 
@@ -304,7 +351,7 @@ def test_a_cut_file_is_measured_as_far_as_it_goes(folder, single, tmp_path):
         container.VideoReader(file),
         str(cut),
         source_of(folder),
-        clip=None,
+        with_vmaf=False,
     )
   base, *others = document['layers']
   assert base['psnr_db'] == single['layers'][0]['psnr_db']
@@ -323,7 +370,7 @@ def test_a_file_cut_inside_a_base_layer_is_refused(folder, tmp_path):
         container.VideoReader(file),
         str(cut),
         source_of(folder),
-        clip=None,
+        with_vmaf=False,
     )
 
 

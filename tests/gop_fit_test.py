@@ -1,6 +1,7 @@
 """Fits of groups of pictures: closed loop, strategies, failures."""
 
 import dataclasses
+import io
 
 import jax
 import numpy as np
@@ -9,9 +10,16 @@ import scipy.ndimage
 
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import render
-from pgsvc_jax.training import fit
+from pgsvc_jax import resolution
+from pgsvc_jax import types
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.training import loop
+from pgsvc_jax.training import schedule
+from pgsvc_jax.video import container
+from pgsvc_jax.video import encoder
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import gop_fit
+from pgsvc_jax.video import playback
 
 FIT = config_lib.FitConfig(
     layer_splats=(120, 60),
@@ -128,7 +136,70 @@ def test_every_strategy_of_pictures_fits_videos(frames, strategy):
     assert row.psnr_db[-1] > 22  # Layer by layer is the worst, at 24.8.
 
 
+def test_layers_of_several_sizes(frames):
+  """Each is fitted, and gets its splats, on its own grid."""
+  scales = dataclasses.replace(
+      FIT, layer_splats=(30, 120), layer_scales=(0.5, 1.0)
+  )
+  config = dataclasses.replace(
+      CONFIG,
+      turnover=0.1,
+      image=dataclasses.replace(CONFIG.image, fit=scales),
+  )
+  stats = []
+  data = encoder.encode_video(frames[:3], config, report=stats.append)
+  reader = container.VideoReader(io.BytesIO(data))
+  assert reader.header.layer_shapes == ((24, 32), (48, 64))
+  decoded = [frame.layered for frame in playback.frames(reader)]
+  for row, layered, frame in zip(stats, decoded, frames[:3], strict=True):
+    small = resolution.downsample(frame, 24, 32)
+    base = render.at_native_size(render.first_layers(layered, 1))
+    assert row.psnr_db[0] == pytest.approx(psnr_db(base, small), abs=1e-3)
+    assert row.psnr_db[1] == pytest.approx(psnr_db(layered, frame), abs=1e-3)
+    # So few splats show less of the whole frame.
+    whole = psnr_db(render.first_layers(layered, 1), frame)
+    assert row.psnr_db[0] > whole + 0.3
+  assert [row.born for row in stats[1:]] == [15, 15]
+  assert stats[2].psnr_db[0] > stats[0].psnr_db[0] - 3
+
+
+def test_births_of_a_grid_are_where_its_own_prefix_lacks_something():
+  """Not where those above do."""
+  grids = (
+      schedule.Grid(20, 30, (0.5, 0.5), (4,)),
+      schedule.Grid(40, 60, (1.0, 1.0), (4 + 6,)),
+  )
+  residuals = [np.zeros((grid.height, grid.width, 1)) for grid in grids]
+  residuals[0][3:6, 3:6] = 1
+  residuals[1][30:34, 50:54] = 1
+  coder = frame_coding.GopEncoder(
+      [quantize.StepSizes()] * 2, height=40, width=60, channels=1
+  )
+  rng = np.random.default_rng(0)
+  splats = types.Splats(
+      rng.uniform(5, 35, (10, 2)),
+      np.tile([2.0, 0, 2], (10, 1)),
+      np.ones((10, 1)),
+  )
+  layers = (slice(0, 4), slice(4, 10))
+  coder.add(
+      [
+          frame_coding.births(
+              types.Splats(*(x[part] for x in splats)), quantize.StepSizes()
+          )
+          for part in layers
+      ]
+  )
+  dead = [np.arange(n) < 2 for n in (4, 6)]
+  update = gop_fit._Prediction((4, 6), coder, dead, 1)
+  state = update.give_birth(update.state(0.0), grids, residuals, rng)
+  assert state.active.all()
+  born = [state.params.means[part][-2:] for part in layers]
+  assert (born[0] >= 6).all() and (born[0] <= 12).all()
+  assert (born[1] >= (50, 30)).all() and (born[1] <= (54, 34)).all()
+
+
 def test_a_fit_that_diverges_says_in_which_frame(frames):
   config = dataclasses.replace(CONFIG, update_rate=1e30)
-  with pytest.raises(fit.DivergenceError, match='frame 1'):
+  with pytest.raises(loop.DivergenceError, match='frame 1'):
     encode(frames[:2], config)

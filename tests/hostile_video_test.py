@@ -75,6 +75,9 @@ def make_originals(rng):
         zip(HEADER_NAMES, (3, 0, 0, *size, channels, len(sizes), 0, 1, 1, 1, 0))
     )
     header |= dict(reserved=0, tn=1, td=24, fn=24, fd=1, an=1, ad=1)
+    header['shapes'] = []
+    if channels == 3:
+      header |= dict(version=5, shapes=[[1, 1], size])
     gops = []
     for num_frames in rng.integers(1, 4, 3).tolist():
       packets = make_packets(rng, num_frames, sizes, channels, *size[::-1])
@@ -102,7 +105,7 @@ def copy(model):
       }
       for gop in gops
   ]
-  return dict(header), gops
+  return header | {'shapes': [[*x] for x in header['shapes']]}, gops
 
 
 def varint(value):
@@ -117,10 +120,15 @@ def serialize(model):
   """The file of such numbers, whatever they are, with good checksums."""
   header, gops = model
   metadata = b'{}'
+  shapes = b''.join(
+      struct.pack('<II', *(side % 2**32 for side in shape))
+      for shape in header['shapes']
+  )
   values = [header[name] or 0 for name in HEADER_NAMES]
-  values[2] = header['size'] or 52 + len(metadata) + 4
+  values[2] = header['size'] or 52 + len(shapes) + len(metadata) + 4
   values = [v % 2**bits for v, bits in zip(values, HEADER_BITS)]
-  body = bitstream.MAGIC + struct.pack(HEADER_FORMAT, *values) + metadata
+  body = bitstream.MAGIC + struct.pack(HEADER_FORMAT, *values)
+  body += shapes + metadata
   data = body + zlib.crc32(body).to_bytes(4, 'little')
   entries = []
   for gop in gops:
@@ -154,6 +162,12 @@ def leave(rng, model):
 
 def forge_header(rng, model):
   for _ in range(rng.integers(1, 3)):
+    shapes = model[0]['shapes']
+    if shapes and rng.random() < 0.3:
+      shape = shapes[rng.integers(len(shapes))]
+      axis = rng.integers(2)
+      shape[axis] = change(rng, shape[axis])
+      continue
     name = HEADER_NAMES[rng.integers(len(HEADER_NAMES))]
     model[0][name] = change(rng, model[0][name])
 
@@ -263,6 +277,7 @@ def open_video(data):
           ('primaries', header.color.primaries),
           ('full', header.color.full_range),
       ),
+      ('native', [shape[::-1] for shape in header.native_shapes]),
       ('tn', header.time_base.numerator),
       ('ad', header.pixel_aspect.denominator),
       ('fn', header.frame_rate.numerator if header.frame_rate else 0),

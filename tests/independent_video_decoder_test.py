@@ -23,6 +23,11 @@ from tests import independent_video_decoder
 from tests import independent_video_reader
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'v3_video.pgsvc'
+# The same but for the sizes of the layers.
+GOLDEN_SHAPES = {
+    GOLDEN: (),
+    GOLDEN.with_name('v5_video.pgsvc'): ((9, 12), (18, 24), (35, 47)),
+}
 STEPS = tuple(independent_decoder_test.STEPS.values())
 GOLDEN_STEPS = (
     quantize.StepSizes(color=300),
@@ -340,9 +345,10 @@ def golden_states():
   return states
 
 
+@pytest.mark.parametrize('path, shapes', GOLDEN_SHAPES.items())
 @pytest.mark.parametrize('num_layers', [1, 2, 3])
-def test_golden_video_decodes_to_its_integers(num_layers):
-  data = GOLDEN.read_bytes()
+def test_golden_video_decodes_to_its_integers(num_layers, path, shapes):
+  data = path.read_bytes()
   ours = independent_video_decoder.decode(data)
   states = golden_states()
   reader = container.VideoReader(io.BytesIO(data))
@@ -361,6 +367,10 @@ def test_golden_video_decodes_to_its_integers(num_layers):
   assert times == [time for starts, _ in GOLDEN_TIMES for time in starts]
   assert [frame.duration for frame in frames] == [2, 2, 2, 2, 4]
   assert reader.header.metadata == b'{"k": 1}'
+  assert reader.header.layer_shapes == shapes
+  assert {x.layered.layer_shapes for x in frames} == {shapes[:num_layers]}
+  native = independent_video_reader.read(data).header['native']
+  assert native == [shape[::-1] for shape in shapes or [(35, 47)] * 3]
 
 
 def test_golden_video_has_all_that_a_video_may_have():
@@ -389,8 +399,8 @@ def test_golden_video_has_all_that_a_video_may_have():
     assert any(a[name] != b[name] for a, b in kept), name
 
 
-def write_golden():
-  """Made the golden file, once: python -m tests.independent_video_decoder_test.
+def write_golden(path, shapes):
+  """Made a golden file, once: python -m tests.independent_video_decoder_test.
 
   It stays as it is for as long as its version is read.
   """
@@ -403,6 +413,7 @@ def write_golden():
       frame_rate=fractions.Fraction(10),
       color=syntax.ColorTags(primaries=1, transfer=1, matrix=1),
       metadata=b'{"k": 1}',
+      layer_shapes=shapes,
   )
   rng = np.random.default_rng(7)
   file, states = io.BytesIO(), []
@@ -412,7 +423,9 @@ def write_golden():
       packets, frames = make_gop(rng, GOLDEN_STEPS, births)
       writer.add_gop(times, packets, last_duration=last)
       states += frames
-  GOLDEN.write_bytes(file.getvalue())
+  path.write_bytes(file.getvalue())
+  if shapes:
+    return
   every = [layer for layers in states for layer in layers]
   np.savez_compressed(
       GOLDEN.with_suffix('.npz'),
@@ -428,5 +441,6 @@ def write_golden():
 
 
 if __name__ == '__main__':
-  if not GOLDEN.exists():
-    write_golden()
+  for golden in GOLDEN_SHAPES.items():
+    if not golden[0].exists():
+      write_golden(*golden)

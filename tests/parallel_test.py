@@ -22,6 +22,7 @@ from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax.training import bands
 from pgsvc_jax.training import fit
+from pgsvc_jax.training import loop
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
 
@@ -282,7 +283,7 @@ def test_one_diverging_picture_is_named():
   bad = scene()
   bad[3, 3] = np.nan
   with pytest.raises(
-      fit.DivergenceError, match='layer 0: .* not finite after step 1 of'
+      loop.DivergenceError, match='layer 0: .* not finite after step 1 of'
   ):
     fit.fit_pictures([scene(), bad], SHORT)
 

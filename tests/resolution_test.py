@@ -23,6 +23,7 @@ from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.training import fit
+from pgsvc_jax.training import initialize
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
 
@@ -113,11 +114,6 @@ def test_the_same_size_is_the_same_picture():
 def test_scales_that_make_no_ladder_are_refused(scales):
   with pytest.raises(ValueError, match='layer_scales'):
     config_lib.FitConfig(layer_splats=(3, 2, 1), layer_scales=scales)
-
-
-def test_a_ladder_is_for_pictures():
-  with pytest.raises(ValueError, match='for pictures'):
-    config_lib.VideoConfig(image=config_lib.EncodeConfig(fit=CONFIG))
 
 
 def test_prefixes_of_one_size_share_a_pass():
@@ -360,6 +356,42 @@ def test_a_grid_is_rendered_from_its_turn_on():
   counts = collections.Counter(heights).most_common()
   assert [count for _, count in counts] == [40, 30, 20]
   assert counts == sorted(counts)
+
+
+def test_splats_are_born_where_their_own_size_lacks_them():
+  calls = []
+
+  def initializer(image, render, pixel_weights, means, count, rng):
+    is_fine = len(image) == 40
+    if render is not None:
+      calls.append((is_fine, len(means), float(np.max(render))))
+    splats = initialize.new_splats(
+        image, render, pixel_weights, means, count, rng
+    )
+    return splats._replace(colors=np.full((count, 3), is_fine, np.float32))
+
+  # All layers grow at once; black splats for 1/2, white ones for the whole.
+  config = config_lib.FitConfig(
+      layer_splats=(8, 60),
+      layer_scales=(0.5, 1),
+      incremental=False,
+      num_births=12,
+      num_steps=20,
+      colors_rate=1e-6,
+  )
+  fit.fit_picture(
+      astronaut(40, 40),
+      config,
+      devices=jax.local_devices()[:1],
+      initializer=initializer,
+  )
+  coarse, fine = ([x[1:] for x in calls if x[0] == y] for y in (False, True))
+  # White splats were alive when black ones were born.
+  assert coarse and all(count < 8 for count, _ in coarse)
+  assert all(brightest < 0.01 for _, brightest in coarse)
+  assert all(brightest > 0.1 for _, brightest in fine[1:])
+  births = [is_fine for is_fine, *_ in calls]
+  assert births.index(True) < len(births) - 1 - births[::-1].index(False)
 
 
 def test_pruned_layers_get_their_sizes():

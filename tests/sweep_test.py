@@ -11,12 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 
 import numpy as np
 import optuna
 from PIL import Image
 import psutil
 import pytest
+import sqlalchemy
 
 from launch.sweeps import slurm
 from launch.sweeps import space
@@ -192,6 +194,37 @@ def test_a_plan_says_what_it_lacks():
     trials.plan('tpe', parameters, None, 0)
 
 
+@pytest.fixture
+def database():
+  """An empty database of the PostgreSQL server that PGSVC_POSTGRESQL names.
+
+  PGSVC_POSTGRESQL=postgresql+psycopg://USER@HOST/postgres, of a USER who may
+  create databases.
+  """
+  server = os.environ.get('PGSVC_POSTGRESQL')
+  if not server:
+    pytest.skip('no PGSVC_POSTGRESQL')
+  url = sqlalchemy.make_url(server)
+  name = f'pgsvc_{uuid.uuid4().hex}'
+  engine = sqlalchemy.create_engine(
+      url, isolation_level='AUTOCOMMIT', poolclass=sqlalchemy.NullPool
+  )
+  with engine.connect() as connection:
+    connection.exec_driver_sql(f'CREATE DATABASE {name}')
+  yield url.set(database=name).render_as_string(hide_password=False)
+  with engine.connect() as connection:
+    connection.exec_driver_sql(f'DROP DATABASE {name}')
+
+
+@pytest.fixture(
+    params=['sqlite', 'journal', pytest.param('server', marks=pytest.mark.slow)]
+)
+def storage(request):
+  if request.param == 'server':
+    return request.getfixturevalue('database')
+  return request.param
+
+
 def make_queue(
     folder, storage, num_trials=3, sampler='random', fields=('fit.num_births',)
 ):
@@ -205,9 +238,11 @@ def make_queue(
       seed=0,
       lease=30,
   )
-  place = f'sqlite:///{folder / "db"}'
-  if storage == 'journal':
-    place = str(folder / 'log')
+  files = {
+      'sqlite': f'sqlite:///{folder / "db"}',
+      'journal': str(folder / 'log'),
+  }
+  place = files.get(storage, storage)
   parameters = {
       name: space.parse_parameter(text) for name, text in texts.items()
   }
@@ -216,7 +251,6 @@ def make_queue(
   return trials.Queue(study, definition, planned)
 
 
-@pytest.mark.parametrize('storage', ['sqlite', 'journal'])
 def test_a_silent_trial_is_tried_again(tmp_path, storage, monkeypatch):
   now = [100.0]
   monkeypatch.setattr(trials.time, 'monotonic', lambda: now[0])
@@ -255,7 +289,6 @@ def test_a_trial_that_kills_its_workers_is_given_up(tmp_path, monkeypatch):
   assert slot.state == 'failed' and 'died' in slot.reason
 
 
-@pytest.mark.parametrize('storage', ['sqlite', 'journal'])
 def test_workers_claim_every_trial_once(tmp_path, storage):
   claimed, errors = [], []
   barrier = threading.Barrier(3)
@@ -278,6 +311,35 @@ def test_workers_claim_every_trial_once(tmp_path, storage):
     thread.join()
   assert not errors
   assert sorted(claimed) == list(range(9))
+
+
+@pytest.mark.parametrize(
+    'url, message',
+    [
+        # What is wrong depends on whether the driver is installed.
+        ('postgresql+psycopg://me:secret@127.0.0.1:1/x', 'psycopg|refused'),
+        ('postgresql+psycopg://me:secret@127.0.0.1:5432x/x', 'invalid'),
+        ('postgresq://me:secret@127.0.0.1/x', 'plugin'),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_one_line(picture, url, message):
+  flags = arguments(picture, '--space=fit.num_births=1,2', '--sampler=grid')
+  _, error = finish(start(*flags, f'--storage={url}'), 1)
+  (line,) = error.splitlines()
+  assert line.startswith('sweep: cannot open postgres') and 'secret' not in line
+  assert re.search(message, line.partition('127.0.0.1')[2])
+
+
+def test_a_storage_that_is_lost_is_one_line(tmp_path):
+  queue = make_queue(tmp_path, 'sqlite')
+  assert queue.claim() is not None
+  # The connection stays open, as to a server that has gone.
+  with open(tmp_path / 'db', 'r+b') as file:
+    file.write(b'no database' * 10_000)
+  with pytest.raises(ConnectionError, match='the same command goes on') as info:
+    with trials.reaching(f'sqlite:///{tmp_path / "db"}'):
+      queue.claim()
+  assert len(str(info.value).splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -305,7 +367,13 @@ def test_random_trials_are_one_sequence():
 
 
 @pytest.mark.parametrize(
-    'storage', ['journal', pytest.param('sqlite', marks=pytest.mark.slow)]
+    'storage',
+    [
+        'journal',
+        pytest.param('sqlite', marks=pytest.mark.slow),
+        pytest.param('server', marks=pytest.mark.slow),
+    ],
+    indirect=True,
 )
 def test_two_workers_one_killed_and_all_trials_finish(picture, storage):
   study = picture.parent / 'study'

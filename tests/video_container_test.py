@@ -81,14 +81,24 @@ def contents(data):
 WHOLE = [(times, times[-1] + last, list(ps)) for times, last, ps in GOPS]
 
 
-@pytest.fixture(scope='module', params=[TIME, QUALITY])
+# Heights and widths of the layers.
+SHAPES = ((12, 16), (12, 16), (48, 64))
+
+
+@pytest.fixture(
+    scope='module',
+    params=[(TIME, ()), (QUALITY, ()), (TIME, SHAPES), (QUALITY, SHAPES)],
+    ids=['time', 'quality', 'time, sizes', 'quality, sizes'],
+)
 def data(request):
-  return reorder(write(), request.param)
+  order, shapes = request.param
+  return reorder(write(layer_shapes=shapes), order)
 
 
 def test_everything_comes_back(data):
   reader = reader_of(data)
-  header = make_header(order=reader.header.order)
+  shapes = SHAPES if data[8] == 5 else ()
+  header = make_header(order=reader.header.order, layer_shapes=shapes)
   assert reader.header == header
   assert contents(data) == WHOLE
   assert reader.is_complete
@@ -347,8 +357,11 @@ def test_extract_copies_layers_and_gops(data, num_layers, first, count):
   ]
   reader = reader_of(cut)
   assert reader.is_complete
+  whole = reader_of(data).header
   assert reader.header == dataclasses.replace(
-      reader_of(data).header, num_layers=num_layers
+      whole,
+      num_layers=num_layers,
+      layer_shapes=whole.layer_shapes[:num_layers],
   )
   assert reader.gop(0).first_frame == 0
 
@@ -438,6 +451,11 @@ def test_pictures_and_videos_name_each_other():
         dict(color=syntax.ColorTags(matrix=256)),
         dict(metadata=bytes(2**16)),
         dict(order=QUALITY),
+        dict(layer_shapes=SHAPES[:2]),
+        dict(layer_shapes=(*SHAPES, (48, 64))),
+        dict(layer_shapes=((0, 16), (12, 16), (48, 64))),
+        dict(layer_shapes=((12, 16), (12, 15), (48, 64))),
+        dict(layer_shapes=((12, 16), (12, 16), (48, 65))),
     ],
 )
 def test_a_header_that_breaks_a_rule_is_not_written(changes):

@@ -3,6 +3,7 @@
 import dataclasses
 import fractions
 import functools
+import io
 import itertools
 import json
 import threading
@@ -16,6 +17,7 @@ from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.video import container
+from pgsvc_jax.video import decoder
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import playback
@@ -124,6 +126,52 @@ def test_decode_of_one_frame_gives_a_picture(folder):
   run('decode', folder, 'clip.pgsvc', 'one.png', '--frame=0.35s')
   with Image.open(folder / 'one.png') as picture:
     np.testing.assert_array_equal(np.asarray(picture), expected(folder)[3][2])
+
+
+def test_a_prefix_has_the_size_it_was_fitted_at(folder):
+  """Unless another is asked for; also of a cut file, whose frames are one."""
+  data = (folder / 'clip.pgsvc').read_bytes()
+  reader = container.VideoReader(io.BytesIO(data))
+  shapes = (HEIGHT // 2, WIDTH // 2), (HEIGHT, WIDTH)
+  header = dataclasses.replace(reader.header, layer_shapes=shapes)
+  with open(folder / 'sizes.pgsvc', 'wb') as file:
+    with container.VideoWriter(file, header) as writer:
+      for gop in reader:
+        packets = reader.packets(gop.index, 2)
+        writer.add_gop(gop.times, packets, last_duration=gop.durations[-1])
+  small = [
+      (f.time, f.duration, render.render_picture(render.scaled(f.layered, 0.5)))
+      for f in playback.frames(reader, num_layers=1)
+  ]
+  run('decode', folder, 'sizes.pgsvc', 'small', '--layers=1')
+  assert_frames(folder / 'small', small)
+  run('decode', folder, 'sizes.pgsvc', 'whole')
+  assert_frames(folder / 'whole', expected(folder))
+  base = expected(folder, num_layers=1)
+  run('decode', folder, 'sizes.pgsvc', 'base', '--layers=1', '--scale=1')
+  assert_frames(folder / 'base', base)
+  run('decode', folder, 'sizes.pgsvc', 'small.png', '--layers=1', '--frame=2')
+  with Image.open(folder / 'small.png') as picture:
+    np.testing.assert_array_equal(np.asarray(picture), small[2][2])
+  named = (folder / 'sizes.pgsvc').read_bytes()
+  decoded = decoder.decode_video(named, 1)
+  for image, (_, _, wanted) in zip(decoded, small, strict=True):
+    np.testing.assert_array_equal(image, wanted)
+
+  gop = container.VideoReader(io.BytesIO(named)).gop(1)
+  cut = named[: gop.packet_offsets[1] + 1]
+  assert {x.shape[:2] for x in decoder.decode_video(cut)} == {(HEIGHT, WIDTH)}
+  (last,) = decoder.decode_video(cut, first_frame=6)
+  assert last.shape[:2] == shapes[0]
+
+  info = launch_test.run('info', f'--input={folder / "sizes.pgsvc"}').stdout
+  assert 'width' in info and f'{WIDTH // 2}      {HEIGHT // 2}' in info
+  plain = launch_test.run('info', f'--input={folder / "clip.pgsvc"}').stdout
+  assert 'width' not in plain
+  run('extract', folder, 'sizes.pgsvc', 'part.pgsvc', '--layers=1')
+  with open(folder / 'part.pgsvc', 'rb') as file:
+    part = container.VideoReader(file).header
+  assert part.layer_shapes == shapes[:1] and part.width == WIDTH
 
 
 def test_a_cut_video_decodes_to_what_is_whole(folder):
@@ -272,13 +320,13 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
     packets = frame_coding.encode_gop([frame] * 30, quantize.StepSizes())
     for k in range(4):
       writer.add_gop(range(30 * k, 30 * k + 30), packets, last_duration=1)
-  scaled = render.scaled
+  resized = render.resized
 
-  def counted(layered, scale):
+  def counted(*args):
     with lock:
       live.now += 1
       live.most = max(live.most, live.now)
-    return scaled(layered, scale)
+    return resized(*args)
 
   class Writer(video_media.VideoWriter):
 
@@ -289,7 +337,7 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
     def __exit__(self, kind, *args):
       super().__exit__(KeyboardInterrupt)  # Nothing was written.
 
-  monkeypatch.setattr(render, 'scaled', counted)
+  monkeypatch.setattr(render, 'resized', counted)
   monkeypatch.setattr(video_media, 'VideoWriter', Writer)
   with open(tmp_path / 'long.pgsvc', 'rb') as file:
     decode_video.write_video(
@@ -297,9 +345,9 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
         'long.pgsvc',
         str(tmp_path / 'frames'),
         num_layers=None,
-        start='0',
+        first_frame=0,
         num_frames=None,
-        scale=1.0,
+        shape=(HEIGHT, WIDTH),
         one_by_one=False,
     )
   assert live.now == 0 and 1 < live.most <= 5

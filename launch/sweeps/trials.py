@@ -16,7 +16,8 @@ the same time is settled when it is claimed: of the trials of a slot that are
 alive, the one with the lowest number counts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import dataclasses
 import json
 import time
@@ -36,6 +37,10 @@ _SECONDS_TO_WAIT = 60
 _POPULATION = 20
 
 _State = optuna.trial.TrialState
+_OUT_OF_REACH = (
+    sqlalchemy.exc.SQLAlchemyError,
+    optuna.exceptions.StorageInternalError,
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,7 @@ def open_study(storage: str, name: str, definition: Definition) -> optuna.Study:
 
   Raises:
     ValueError: the study is of another sweep, or the storage cannot be used.
+    ConnectionError: it has just gone out of reach.
   """
   optuna.logging.set_verbosity(optuna.logging.ERROR)
   directions = [
@@ -91,17 +97,56 @@ def open_study(storage: str, name: str, definition: Definition) -> optuna.Study:
       )
       break
     except (
-        sqlalchemy.exc.SQLAlchemyError,
+        *_OUT_OF_REACH,
         optuna.exceptions.OptunaError,
         ImportError,  # Of the driver of a database.
+        ValueError,  # Of a port that is no number.
     ) as error:
-      is_last = i == _NUM_OPENINGS - 1 or 'sqlite' not in storage
-      if is_last or isinstance(error, ImportError):
-        why = str(error.__cause__ or error).splitlines()[0]
+      if i == _NUM_OPENINGS - 1 or not _may_pass(error, storage):
+        why = _why(error)
+        if isinstance(error, ImportError) and storage.startswith('postgres'):
+          why += "; pip install 'pgsvc_jax[postgresql]' is postgresql+psycopg"
         raise ValueError(f'cannot open {_public(storage)}: {why}') from error
       time.sleep(0.2 * (i + 1))  # Another worker makes the tables.
-  check_definition(study, definition)
+  with reaching(storage):
+    check_definition(study, definition)
   return study
+
+
+@contextlib.contextmanager
+def reaching(storage: str) -> Iterator[None]:
+  """In the block, a storage that is out of reach is one line to the user.
+
+  Args:
+    storage: as in `open_study`.
+
+  Raises:
+    ConnectionError: it is; the study stays as it was.
+  """
+  try:
+    yield
+  except _OUT_OF_REACH as error:
+    raise ConnectionError(
+        f'{_public(storage)} is out of reach, the same command goes on:'
+        f' {_why(error)}'
+    ) from error
+
+
+def _why(error: BaseException) -> str:
+  """The first line of what was the matter at bottom."""
+  while error.__cause__:
+    error = error.__cause__
+  return str(error).partition('\n')[0]
+
+
+def _may_pass(error: Exception, storage: str) -> bool:
+  """Whether it can be that two workers make the tables at the same time."""
+  while isinstance(error.__cause__, sqlalchemy.exc.SQLAlchemyError):
+    error = error.__cause__
+  lost = (sqlalchemy.exc.IntegrityError, sqlalchemy.exc.ProgrammingError)
+  if storage.startswith('sqlite'):
+    lost = sqlalchemy.exc.SQLAlchemyError  # Locked, and what not.
+  return isinstance(error, lost)
 
 
 def _public(storage: str) -> str:
@@ -115,7 +160,11 @@ def _open_storage(storage: str) -> optuna.storages.BaseStorage:
     backend = optuna.storages.journal.JournalFileBackend(storage)
     return optuna.storages.JournalStorage(backend)
   if not storage.startswith('sqlite'):
-    return optuna.storages.RDBStorage(storage)
+    # No connection is held through a trial: a server has few, and closes those
+    # from before when it is started anew.
+    return optuna.storages.RDBStorage(
+        storage, engine_kwargs={'poolclass': sqlalchemy.NullPool}
+    )
   rdb = optuna.storages.RDBStorage(
       storage, engine_kwargs={'connect_args': {'timeout': _SECONDS_TO_WAIT}}
   )

@@ -63,9 +63,9 @@ def write_video(
     output_path: str,
     *,
     num_layers: int | None,
-    start: str,
+    first_frame: int,
     num_frames: int | None,
-    scale: float,
+    shape: tuple[int, int],
     one_by_one: bool,
 ) -> None:
   """Decodes, renders and writes; says what and how fast.
@@ -75,9 +75,9 @@ def write_video(
     input_path: of the file, for messages.
     output_path: its suffix says the format; none: a folder of pictures.
     num_layers: to show; None for all that are whole.
-    start: the first frame, as `playback.frame_at` takes it.
+    first_frame: the first to write.
     num_frames: at most; None for all there are.
-    scale: size of the frames / their own size.
+    shape: height and width to show them at.
     one_by_one: let no stage run while another does.
 
   Raises:
@@ -90,8 +90,8 @@ def write_video(
         ' only as pictures, with --frame'
     )
   form = stream_format.VideoFormat(
-      width=max(1, round(header.width * scale)),
-      height=max(1, round(header.height * scale)),
+      width=shape[1],
+      height=shape[0],
       time_base=header.time_base,
       frame_rate=header.frame_rate,
       primaries=header.color.primaries,
@@ -105,11 +105,10 @@ def write_video(
 
   def decode() -> Iterator[playback.Frame]:
     with command.about(input_path):
-      first = playback.frame_at(reader, start)
       frames = playback.frames(
           reader,
           num_layers=num_layers,
-          first_frame=first,
+          first_frame=first_frame,
           num_frames=num_frames,
       )
       while True:
@@ -124,7 +123,7 @@ def write_video(
   ) -> Iterator[tuple[playback.Frame, UInt8[np.ndarray, 'h w 3']]]:
     for frame in frames:
       with _timing(seconds, 'render'):
-        image = render.render_picture(render.scaled(frame.layered, scale))
+        image = render.render_picture(render.resized(frame.layered, *shape))
       yield frame, _to_rgb(image)
 
   count, layers = 0, set()

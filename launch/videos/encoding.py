@@ -66,12 +66,15 @@ def encode(
     notes, form = video.notes, video.format
   for note in notes:
     print(f'{source.path}: {note}', file=sys.stderr)
-  sizes = schedule.layer_sizes(config.image.fit, form.height, form.width)
+  sizes, shapes = schedule.finished_layers(
+      config.image.fit, form.height, form.width
+  )
   header = syntax.VideoHeader(
       width=form.width,
       height=form.height,
       channels=3,
-      num_layers=1 if config.image.fit.strategy == 'single' else len(sizes),
+      num_layers=len(sizes),
+      layer_shapes=shapes,
       time_base=form.time_base,
       frame_rate=form.frame_rate,
       pixel_aspect=form.pixel_aspect,

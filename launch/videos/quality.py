@@ -22,6 +22,7 @@ import numpy as np
 
 from pgsvc_jax import metrics
 from pgsvc_jax import render
+from pgsvc_jax import resolution
 from pgsvc_jax.video import container
 from pgsvc_jax.video import playback
 from pgsvc_jax.video import stream_format
@@ -52,7 +53,8 @@ class Comparison:
     time: when it starts, units of the file's time base.
     duration: until the next one starts, or the video ends.
     original: RGB in [0, 1].
-    images: of each prefix, from the base up; RGB.
+    images: of each prefix, from the base up, at the size it was fitted at; RGB.
+    targets: the original at these sizes.
     splats: of each prefix.
     entropy_ms: of entropy decoding, for each prefix by itself.
     render_ms: of rendering, for each prefix by itself.
@@ -62,7 +64,8 @@ class Comparison:
   time: int
   duration: int
   original: Float[np.ndarray, 'h w 3']
-  images: list[UInt8[np.ndarray, 'h w 3']]
+  images: list[UInt8[np.ndarray, '_ _ 3']]
+  targets: list[Float[np.ndarray, '_ _ 3']]
   splats: list[int]
   entropy_ms: list[float]
   render_ms: list[float]
@@ -208,7 +211,7 @@ def _draw(frames: Iterator[playback.Frame]) -> _Drawn:
   begin = time.perf_counter()
   frame = next(frames)
   decoded = time.perf_counter()
-  image = render.render_picture(frame.layered)
+  image = render.render_picture(render.at_native_size(frame.layered))
   end = time.perf_counter()
   return _Drawn(frame, image, 1e3 * (decoded - begin), 1e3 * (end - decoded))
 
@@ -240,12 +243,15 @@ def compare(
   for original in originals(source, times):
     drawn = [_draw(stream) for stream in streams]
     first = drawn[0].frame
+    shapes = reader.header.native_shapes[: len(drawn)]
+    sizes = {x: resolution.downsample(original, *x) for x in set(shapes)}
     yield Comparison(
         index=first.index,
         time=first.time,
         duration=first.duration,
         original=original,
         images=[x.image for x in drawn],
+        targets=[sizes[shape] for shape in shapes],
         splats=[sum(x.frame.layered.layer_sizes) for x in drawn],
         entropy_ms=[x.entropy_ms for x in drawn],
         render_ms=[x.render_ms for x in drawn],

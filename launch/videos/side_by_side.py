@@ -24,6 +24,16 @@ def _label(text: str, width: int) -> np.ndarray:
   return np.asarray(image)
 
 
+def _column(
+    text: str, image: np.ndarray, height: int, width: int
+) -> np.ndarray:
+  """A picture under its label; smaller than its room, in the upper left."""
+  column = np.zeros((_LABEL_HEIGHT + height, width, 3), np.uint8)
+  column[:_LABEL_HEIGHT] = _label(text, width)
+  column[_LABEL_HEIGHT:][: image.shape[0], : image.shape[1]] = image
+  return column
+
+
 class Writer:
   """Writes the video; used as a context.
 
@@ -76,8 +86,9 @@ class Writer:
         for k, (row, rate) in enumerate(zip(rows, self._rates))
     ]
     images = [*frame.images, media.to_uint8(frame.original)]
+    shape = frame.original.shape[:2]
     columns = [
-        np.concatenate([_label(text, image.shape[1]), image])
+        _column(text, image, *shape)
         for text, image in zip([*texts, 'original'], images, strict=True)
     ]
     row = np.pad(np.concatenate(columns, axis=1), self._padding, 'edge')

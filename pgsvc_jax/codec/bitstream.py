@@ -30,7 +30,10 @@ MAGIC = b'\x89PGS\r\n\x1a\n'
 VERSION = 2
 LADDER_VERSION = 4
 PICTURE_VERSIONS = (version1.VERSION, VERSION, LADDER_VERSION)
-VIDEO_VERSION = 3  # docs/format_video.md, video/container.
+# docs/format_video.md, video/container: of one size, and of several.
+VIDEO_VERSION = 3
+VIDEO_LADDER_VERSION = 5
+VIDEO_VERSIONS = (VIDEO_VERSION, VIDEO_LADDER_VERSION)
 
 MAX_CHANNELS = 4
 MAX_LAYERS = 255
@@ -41,8 +44,8 @@ MAX_HEADER_SIZE = 2**16 - 1
 _FIXED = struct.Struct('<8sBBHIIBB')
 # Splats, packet size, packet checksum, step sizes.
 _ENTRY = struct.Struct('<IIIHHHH')
-# Follows an entry in LADDER_VERSION: width and height of the layer's own grid.
-_SHAPE = struct.Struct('<II')
+# Width and height of a layer's own grid; follows its entry in LADDER_VERSION.
+SHAPE = struct.Struct('<II')
 _CHECKSUM = struct.Struct('<I')
 
 
@@ -153,7 +156,7 @@ class Header:
 
 def _entry_size(version: int) -> int:
   has_shape = version == LADDER_VERSION
-  return _ENTRY.size + (_SHAPE.size if has_shape else 0)
+  return _ENTRY.size + (SHAPE.size if has_shape else 0)
 
 
 def _pack_header(header: Header) -> bytes:
@@ -168,7 +171,7 @@ def _pack_header(header: Header) -> bytes:
           entry.checksum,
           *dataclasses.astuple(entry.step_sizes),
       )
-      + (_SHAPE.pack(*shape[::-1]) if has_shapes else b'')
+      + (SHAPE.pack(*shape[::-1]) if has_shapes else b'')
       for entry, shape in zip(header.layers, header.native_shapes)
   )
   body = fixed + directory + header.metadata
@@ -194,8 +197,14 @@ def _check(header: Header) -> None:
       raise ValueError(
           f'bad layer {layer}: {num_splats} splats in {size} bytes'
       )
-  shapes = (1, 1), *header.native_shapes, (height, width)
-  for below, above in itertools.pairwise(shapes):
+  check_shapes(header.native_shapes, height, width)
+
+
+def check_shapes(
+    shapes: Sequence[tuple[int, int]], height: int, width: int
+) -> None:
+  """Raises ValueError where sizes of layers fall or exceed the picture's."""
+  for below, above in itertools.pairwise(((1, 1), *shapes, (height, width))):
     if below[0] > above[0] or below[1] > above[1]:
       raise ValueError(
           f'bad sizes of layers, {above[1]}x{above[0]} above'
@@ -283,7 +292,7 @@ def _read_entry(version: int, data: bytes) -> LayerEntry:
   num_splats, packet_size, checksum, *steps = _ENTRY.unpack_from(data)
   shape = None
   if version == LADDER_VERSION:
-    shape = _SHAPE.unpack_from(data, _ENTRY.size)[::-1]
+    shape = SHAPE.unpack_from(data, _ENTRY.size)[::-1]
   cls = (
       version1.StepSizes if version == version1.VERSION else quantize.StepSizes
   )
@@ -339,7 +348,7 @@ def read_header(data: bytes) -> Header:
     pgsvc_jax.codec.bitstream.BitstreamError: not a .pgsvc file
   """
   version = read_version(data)
-  if version == VIDEO_VERSION:
+  if version in VIDEO_VERSIONS:
     raise BitstreamError('the file is a video, not a picture')
   if version not in PICTURE_VERSIONS:
     raise BitstreamError(f'version {version} is not supported')

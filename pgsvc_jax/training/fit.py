@@ -1,10 +1,7 @@
 """Fits layered splats to a picture."""
 
 from collections.abc import Callable, Sequence
-import concurrent.futures
 import dataclasses
-import functools
-import math
 import pickle
 import zlib
 
@@ -16,66 +13,26 @@ import pallas_kernels
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import pace as pace_lib
 from pgsvc_jax import processes
-from pgsvc_jax import resolution
 from pgsvc_jax import types
-from pgsvc_jax.codec import quantize
-from pgsvc_jax.training import bands
 from pgsvc_jax.training import checkpoint
 from pgsvc_jax.training import initialize
-from pgsvc_jax.training import rounding
+from pgsvc_jax.training import loop as loop_lib
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
 from pgsvc_jax.training import warm_start
-
-# A fit has diverged when its loss is so many times the lowest so far (of no
-# splats at first), and above a limit: what is nearly exact may lose 20 dB in a
-# chunk, and rounding for a very low rate may leave no splat.
-_WORST_GROWTH = 100.0
-_WORST_LOSS = 0.1
-_WORST_ROUNDED_LOSS = 1.0
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Progress:
-  """Where a fit stands, after a chunk of steps.
-
-  Attributes:
-    step: steps done.
-    num_steps: steps in all.
-    num_splats: splats alive.
-    loss: mean squared error of the highest prefix alive.
-    psnr_db: of each prefix alive, float pictures, on its own grid.
-  """
-
-  step: int
-  num_steps: int
-  num_splats: int
-  loss: float
-  psnr_db: tuple[float, ...]
-
-
-# Of all layers, or one of each.
-StepSizes = quantize.StepSizes | Sequence[quantize.StepSizes]
-
-# (picture, its fit before rounding, squared error) -> step sizes.
-ChooseStepSizes = Callable[[int, types.LayeredSplats, float], StepSizes]
-
-
-class DivergenceError(ArithmeticError):
-  """The fit went to numbers that are not finite, or off any picture."""
 
 
 def fit_picture(
     image: Float[np.ndarray, 'h w c'],
     config: config_lib.FitConfig,
     *,
-    step_sizes: StepSizes | None = None,
+    step_sizes: loop_lib.StepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     initializer: initialize.Initializer = initialize.new_splats,
     pixel_weights: Float[np.ndarray, 'h w'] | None = None,
     error_fn: train.ErrorFn | None = None,
-    report: Callable[[Progress], None] | None = None,
+    report: Callable[[loop_lib.Progress], None] | None = None,
     initial: types.LayeredSplats | None = None,
 ) -> types.LayeredSplats:
   """Fits layered splats to one picture.
@@ -132,13 +89,13 @@ def fit_pictures(
     images: Sequence[Float[np.ndarray, 'h w c']],
     config: config_lib.FitConfig,
     *,
-    step_sizes: StepSizes | ChooseStepSizes | None = None,
+    step_sizes: loop_lib.StepSizes | loop_lib.ChooseStepSizes | None = None,
     devices: Sequence[jax.Device] | None = None,
     implementation: pallas_kernels.Implementation | None = None,
     initializer: initialize.Initializer = initialize.new_splats,
     pixel_weights: Sequence[Float[np.ndarray, 'h w']] | None = None,
     error_fn: train.ErrorFn | None = None,
-    report: Callable[[list[Progress]], None] | None = None,
+    report: Callable[[list[loop_lib.Progress]], None] | None = None,
     initial: Sequence[types.LayeredSplats] | None = None,
     checkpointer: checkpoint.Checkpointer | None = None,
     deadline: float | None = None,
@@ -208,143 +165,61 @@ def fit_pictures(
     )
     processes.require_agreement(images, pixel_weights, settings, len(devices))
 
-  error_fn = error_fn or functools.partial(
-      pallas_kernels.composite_error, implementation=implementation
-  )
-  chunk = train.make_train_chunk(
-      config, schedule, devices, error_fn, len(images)
-  )
-  renders = [
-      train.make_render(devices, implementation, len(images), grid.factors)
-      for grid in schedule.grids
-  ]
-  inputs = train.place([schedule.inputs] * len(devices), devices)
-  fits = [
-      _Fit(
-          image,
-          weights,
-          train.create_train_state(sum(schedule.layer_sizes), channels),
-          bands.cut_evenly(height, num_bands),
-          lowest_loss=float(np.mean(image**2)),
-          coarser=[
-              _on_grid(image, weights, grid) for grid in schedule.grids[:-1]
-          ],
-      )
+  pictures = [
+      loop_lib.Picture(image, weights, config, schedule, num_bands)
       for image, weights in zip(images, pixel_weights)
   ]
-  for x, start in zip(fits, starts):
-    _begin_with(x, start, schedule)
-  first_step = _restore(fits, checkpointer, config, schedule, devices)
-  state = cut = None
-  if first_step or any(schedule.filled):
-    state, cut = _place(fits, devices), _place_bands(fits, devices)
-  births = [x for x in schedule.births if x.step >= first_step]
-  roundings = [x for x in schedule.roundings if x.step >= first_step]
+  for picture, start in zip(pictures, starts):
+    picture.begin_with(start)
+  loop = loop_lib.Loop(
+      pictures, config, schedule, devices, implementation, error_fn
+  )
+  step = _restore(pictures, checkpointer, devices)
+  if step or any(schedule.filled):
+    loop.place()
+  births = [x for x in schedule.births if x.step >= step]
+  roundings = [x for x in schedule.roundings if x.step >= step]
+  milestones = [x.step for x in schedule.roundings[:1]] + [schedule.num_steps]
   pace = pace_lib.Pace(deadline, schedule.num_steps)
-  step = first_step
   while step < schedule.num_steps:
     while births and births[0].step <= step:
-      birth = births.pop(0)
-      grid = schedule.grid_of(birth.first)
-      if state is not None:
-        band = (*cut.coarser, cut)[grid]
-        _fetch_into(fits, state, renders[grid](state, band), grid)
-      before = [x.edges for x in fits]
-      _give_births(fits, birth, schedule, initializer, config.seed, devices)
-      state = _place(fits, devices)
-      if cut is None or before != [x.edges for x in fits]:
-        cut = _place_bands(fits, devices)
+      loop.give_births(births.pop(0), initializer)
     while roundings and roundings[0].step <= step:
-      hosted = train.fetch(state, len(fits))
-      if fits[0].rounder is None:
-        hosted = _begin_rounding(fits, hosted, step_sizes, config, schedule)
-      _round(fits, hosted, roundings.pop(0), devices)
-      state = _place(fits, devices)
-    before, (state, errors) = state, chunk(state, inputs, cut)
-    done = step + config.chunk_steps
-    states = _figures(fits, errors, schedule, done)
-    if any(map(_has_diverged, fits, states)):
-      # By the end of a chunk all layers are lost: where did it begin?
-      short = dataclasses.replace(config, chunk_steps=1)
-      one = train.make_train_chunk(
-          short, schedule, devices, error_fn, len(images)
-      )
-      for middle in range(step + 1, done + 1):
-        before, errors = one(before, inputs, cut)
-        _require_sound(fits, _figures(fits, errors, schedule, middle), schedule)
-      raise DivergenceError(f'the fit diverged before step {done}')
-    for x, picture in zip(fits, states):
-      x.lowest_loss = min(x.lowest_loss, picture.loss)
+      loop.begin_rounding(step_sizes)
+      loop.round(roundings.pop(0))
+    states = loop.run_chunk(step)
     if report:
       report(states)
-    begins = [x.step for x in schedule.roundings[:1]] + [schedule.num_steps]
-    if checkpointer and checkpointer.is_due(done in begins):
-      hosted = train.fetch(state, len(fits))
-      checkpointer.save([_snapshot(*x, schedule) for x in zip(fits, hosted)])
+    done = step + config.chunk_steps
+    if checkpointer and checkpointer.is_due(done in milestones):
+      loop.fetch()
+      checkpointer.save([x.snapshot() for x in pictures])
     step = pace.next_step(done, config.chunk_steps)
     if births:  # None is left out: the file would lack layers.
       step = max(done, min(step, births[-1].step))
     if step > done:
-      skipped = train.place([np.int32(step)] * len(devices), devices)
-      state = state.replace(step=skipped)
-  hosted = train.fetch(state, len(fits))
-  if step_sizes is not None and fits[0].rounder is None:
-    hosted = _begin_rounding(fits, hosted, step_sizes, config, schedule)
+      loop.skip_to(step)
+  loop.fetch()
+  if step_sizes is not None:
+    loop.begin_rounding(step_sizes)
   for last in roundings:
-    _round(fits, hosted, last, devices)
-    hosted = [x.state for x in fits]
-  return [
-      finish(_snapshot(*fitted, schedule).layered, config)
-      for fitted in zip(fits, hosted)
-  ]
+    loop.round(last)
+  return [finish(x.snapshot().layered, config) for x in pictures]
 
 
 def finish(
     layered: types.LayeredSplats, config: config_lib.FitConfig
 ) -> types.LayeredSplats:
   """The layers that the strategy hands out, of the splats as fitted."""
-  if config.strategy == 'single':
-    return layered
-  shapes = resolution.layer_shapes(
-      config.layer_scales, layered.height, layered.width
+  sizes, shapes = schedule_lib.finished_layers(
+      config, layered.height, layered.width
   )
   layered = dataclasses.replace(layered, layer_shapes=shapes)
   if config.strategy != 'prune':
     return layered
-  sizes = schedule_lib.layer_sizes(config, layered.height, layered.width)
   # Of the last layer are those that rounding has taken out.
   ends = np.minimum(np.cumsum(sizes), sum(layered.layer_sizes))
   return rank_into_layers(layered, np.diff(ends, prepend=0).tolist())
-
-
-@dataclasses.dataclass
-class _Fit:
-  """A picture and, on the host at births, where its fit stands.
-
-  Attributes:
-    image: the picture.
-    pixel_weights: of its pixels in the loss.
-    state: of the fit (NumPy).
-    edges: of its bands.
-    lowest_loss: of all chunks, and of no splats.
-    rounder: what is rounded already; None: nothing will be.
-    step_sizes: of the rounder, as they were chosen.
-    coarser: picture and weights on coarser grids.
-    render: what the splats alive show on the grid of the birth; None before the
-      first one.
-    errors: of the prefixes, at the last step.
-  """
-
-  image: np.ndarray
-  pixel_weights: np.ndarray
-  state: train.TrainState
-  edges: list[int]
-  lowest_loss: float
-  rounder: rounding.Rounder | None = None
-  step_sizes: tuple[quantize.StepSizes, ...] | None = None
-  coarser: Sequence[tuple[np.ndarray, np.ndarray]] = ()
-  render: np.ndarray | None = None
-  errors: np.ndarray | None = None
 
 
 def _checked_images(
@@ -397,18 +272,6 @@ def _start(
   )
 
 
-def _on_grid(
-    image: Float[np.ndarray, 'h w c'],
-    weights: Float[np.ndarray, 'h w'],
-    grid: schedule_lib.Grid,
-) -> tuple[np.ndarray, np.ndarray]:
-  """The picture on a coarser grid, and the weights summed over its pixels."""
-  shape = grid.height, grid.width
-  area = image[..., 0].size / math.prod(shape)
-  means = resolution.downsample(weights[..., np.newaxis], *shape)[..., 0]
-  return resolution.downsample(image, *shape), area * means
-
-
 def _common_sizes(starts: list[list[types.Splats]]) -> list[int]:
   """Slots filled in all pictures: they share one schedule."""
   return [min(map(_count, layers)) for layers in zip(*starts)]
@@ -418,50 +281,9 @@ def _count(splats: types.Splats) -> int:
   return len(splats.means)
 
 
-def _begin_with(
-    x: _Fit, start: list[types.Splats], schedule: schedule_lib.Schedule
-) -> None:
-  """Puts splats into the first slots of each layer."""
-  first = 0
-  for splats, size, count in zip(start, schedule.layer_sizes, schedule.filled):
-    strongest = np.argsort(-warm_start.contributions(splats), kind='stable')
-    kept = np.sort(strongest[:count])
-    splats = types.Splats(*(a[kept] for a in splats))
-    x.state = train.add_splats(x.state, first, splats)
-    first += size
-  if first:
-    _cut(x)
-
-
-def _cut(x: _Fit) -> None:
-  """Cuts the bands so that all have the same work."""
-  height, width, _ = x.image.shape
-  alive = jax.tree.map(lambda a: a[x.state.active], x.state.params)
-  work = bands.row_work(alive, height, width)
-  x.edges = bands.cut_rows(work, len(x.edges) - 1)
-
-
-def _snapshot(
-    x: _Fit, state: train.TrainState, schedule: schedule_lib.Schedule
-) -> checkpoint.Snapshot:
-  return checkpoint.Snapshot(
-      state=state,
-      layer_sizes=schedule.layer_sizes,
-      height=schedule.height,
-      width=schedule.width,
-      errors=x.errors,
-      lowest_loss=x.lowest_loss,
-      edges=np.int32(x.edges),
-      step_sizes=x.step_sizes,
-      decided=x.rounder and x.rounder.decided,
-  )
-
-
 def _restore(
-    fits: list[_Fit],
+    pictures: list[loop_lib.Picture],
     checkpointer: checkpoint.Checkpointer | None,
-    config: config_lib.FitConfig,
-    schedule: schedule_lib.Schedule,
     devices: Sequence[jax.Device],
 ) -> int:
   """Puts the fits where the snapshots are; returns the steps done."""
@@ -472,199 +294,9 @@ def _restore(
     snapshots = processes.object_of_first(snapshots)
   if snapshots is None:
     return 0
-  for x, snapshot in zip(fits, snapshots):
-    if snapshot.layer_sizes != schedule.layer_sizes:
-      raise ValueError('the checkpoint is of a fit with other layers')
-    x.state = snapshot.state
-    x.errors, x.lowest_loss = snapshot.errors, snapshot.lowest_loss
-    if snapshot.step_sizes is not None:
-      _set_steps(x, snapshot.step_sizes, config, schedule, snapshot.decided)
-    if len(x.edges) == len(snapshot.edges):
-      x.edges = snapshot.edges.tolist()
-    else:  # Of another number of devices.
-      _cut(x)
+  for picture, snapshot in zip(pictures, snapshots):
+    picture.restore(snapshot)
   return snapshots[0].step
-
-
-def _figures(
-    fits: list[_Fit],
-    errors: jax.Array,
-    schedule: schedule_lib.Schedule,
-    step: int,
-) -> list[Progress]:
-  """Fetches the errors of the last step of a chunk."""
-  for x, host_errors in zip(fits, train.fetch(errors, len(fits))):
-    x.errors = host_errors
-  return [_progress(schedule, step, x) for x in fits]
-
-
-def _worst_loss(x: _Fit) -> float:
-  """Above it, the fit has diverged."""
-  limit = _WORST_LOSS if x.rounder is None else _WORST_ROUNDED_LOSS
-  return max(limit, _WORST_GROWTH * x.lowest_loss)
-
-
-def _has_diverged(x: _Fit, progress: Progress) -> bool:
-  return not progress.loss <= _worst_loss(x)  # It may be no number.
-
-
-def _require_sound(
-    fits: list[_Fit], states: list[Progress], schedule: schedule_lib.Schedule
-) -> None:
-  """Raises `DivergenceError` where a fit has diverged."""
-  for x, progress in zip(fits, states):
-    if _has_diverged(x, progress):
-      raise DivergenceError(_explain(x, progress, schedule))
-
-
-def _explain(
-    x: _Fit, progress: Progress, schedule: schedule_lib.Schedule
-) -> str:
-  """When and where a fit has diverged."""
-  # The lowest prefix of which nothing is left.
-  losses = 10 ** np.divide(progress.psnr_db, -10)
-  layer = int(np.argmax(~(losses <= _worst_loss(x))))
-  loss = f'{progress.loss:.3g}' if np.isfinite(progress.loss) else 'not finite'
-  return (
-      f'the fit diverged in layer {layer}: the loss is {loss} after step'
-      f' {progress.step} of {schedule.num_steps}; lower the rates'
-  )
-
-
-def _set_steps(
-    x: _Fit,
-    step_sizes: StepSizes,
-    config: config_lib.FitConfig,
-    schedule: schedule_lib.Schedule,
-    decided: rounding.Decided | None = None,
-) -> None:
-  """Rounding with these steps begins, or goes on."""
-  sizes = schedule.layer_sizes
-  x.step_sizes = quantize.per_layer(
-      step_sizes, len(sizes), schedule.height, schedule.width
-  )
-  x.rounder = rounding.Rounder(config, x.step_sizes, sizes, decided)
-
-
-def _begin_rounding(
-    fits: list[_Fit],
-    states: list[train.TrainState],
-    step_sizes: StepSizes | ChooseStepSizes,
-    config: config_lib.FitConfig,
-    schedule: schedule_lib.Schedule,
-) -> list[train.TrainState]:
-  """Decides the steps of every picture; returns the states to be rounded."""
-  results = []
-  for i, (x, state) in enumerate(zip(fits, states)):
-    steps = step_sizes
-    if callable(steps):
-      layered = _snapshot(x, state, schedule).layered
-      steps = steps(i, layered, float(x.errors[-1]))
-    _set_steps(x, steps, config, schedule)
-    results.append(x.rounder.drop_weak(state))
-  return results
-
-
-def _place(fits: list[_Fit], devices: Sequence[jax.Device]) -> train.TrainState:
-  """Puts the states on the devices, as many of them for each picture."""
-  num_bands = len(devices) // len(fits)
-  return train.place([x.state for x in fits for _ in range(num_bands)], devices)
-
-
-def _place_bands(fits: list[_Fit], devices: Sequence[jax.Device]) -> train.Band:
-  """Puts the bands of all pictures on the devices."""
-  cut = [
-      band
-      for x in fits
-      for band in train.make_bands(x.image, x.edges, x.pixel_weights, x.coarser)
-  ]
-  return train.place(cut, devices)
-
-
-def _fetch_into(fits: list[_Fit], state, renders, grid: int) -> None:
-  """Brings states and bands rendered on a grid to the host, in one transfer."""
-  fetched = train.fetch((state, renders), len(fits))
-  for x, (host_state, images) in zip(fits, fetched):
-    x.state = host_state
-    height = len((*x.coarser, (x.image, None))[grid][0])
-    edges = bands.scale_edges(x.edges, height / len(x.image))
-    x.render = bands.join_rows(images, edges, height)
-
-
-def _give_births(
-    fits: list[_Fit],
-    birth: schedule_lib.Birth,
-    schedule: schedule_lib.Schedule,
-    initializer: initialize.Initializer,
-    seed: int,
-    devices: Sequence[jax.Device],
-) -> None:
-  """Gives birth in every picture, and cuts the bands anew."""
-  # NumPy and SciPy release the lock in what takes long.
-  with concurrent.futures.ThreadPoolExecutor(len(fits)) as pool:
-    give = lambda x: _give_birth(x, birth, schedule, initializer, seed)
-    list(pool.map(give, fits))
-  if processes.are_several(devices):
-    # Other machines may round differently: all take what the first one has.
-    (x,) = fits
-    x.state, edges = processes.arrays_of_first((x.state, np.int32(x.edges)))
-    x.edges = [int(edge) for edge in edges]
-
-
-def _round(
-    fits: list[_Fit],
-    states: list[train.TrainState],
-    event: schedule_lib.Rounding,
-    devices: Sequence[jax.Device],
-) -> None:
-  """Rounds one attribute of one group of splats in every picture."""
-  for x, state in zip(fits, states):
-    x.state = x.rounder.round(state, event)
-  if processes.are_several(devices):
-    # As with births.
-    (x,) = fits
-    x.state = processes.arrays_of_first(x.state)
-
-
-def _give_birth(
-    x: _Fit,
-    birth: schedule_lib.Birth,
-    schedule: schedule_lib.Schedule,
-    initializer: initialize.Initializer,
-    seed: int,
-) -> None:
-  """Adds the splats of one birth, where they are needed most on their grid."""
-  index = schedule.grid_of(birth.first)
-  image, weights = (*x.coarser, (x.image, x.pixel_weights))[index]
-  factors = np.float32(schedule.grids[index].factors)
-  rng = np.random.default_rng((seed, birth.first))
-  means = x.state.params.means[x.state.active] * factors
-  count = birth.last - birth.first
-  splats = initializer(image, x.render, weights, means, count, rng)
-  initialize.check_splats(splats, count, image.shape[2])
-  splats = types.Splats(
-      means=splats.means / factors,
-      cholesky=splats.cholesky / factors[[0, 1, 1]],
-      colors=splats.colors,
-  )
-  x.state = train.add_splats(x.state, birth.first, splats)
-  _cut(x)
-
-
-def _progress(schedule: schedule_lib.Schedule, step: int, x: _Fit) -> Progress:
-  num_splats, alive = schedule.alive(step)
-  # Of the weights: of all pixels, where each has the same.
-  num_values = x.pixel_weights.sum(dtype=np.float64) * x.image.shape[2]
-  mse = np.asarray(x.errors[:alive], np.float64) / num_values
-  with np.errstate(divide='ignore'):
-    psnr_db = -10 * np.log10(mse)
-  return Progress(
-      step=step,
-      num_steps=schedule.num_steps,
-      num_splats=num_splats,
-      loss=float(mse[-1]),
-      psnr_db=tuple(psnr_db.tolist()),
-  )
 
 
 def rank_into_layers(

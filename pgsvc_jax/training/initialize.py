@@ -42,6 +42,25 @@ _STRETCH = 2.5
 _TENSOR_SIGMA = 1.5
 
 
+def from_grid(
+    splats: types.Splats, factors: Float[np.ndarray, '2']
+) -> types.Splats:
+  """Splats that were made on a grid, in pixels of the picture.
+
+  Args:
+    splats: in pixels of the grid.
+    factors: lengths on the grid / those on the picture, along x and y.
+
+  Returns:
+    The same as they are: not sharper for a finer grid.
+  """
+  return types.Splats(
+      means=splats.means / factors,
+      cholesky=splats.cholesky / factors[[0, 1, 1]],
+      colors=splats.colors,
+  )
+
+
 def _normalize(density: np.ndarray) -> np.ndarray:
   total = density.sum(dtype=np.float64)
   if total <= 0 or not np.isfinite(total):

@@ -176,6 +176,23 @@ def layer_sizes(
   return sizes
 
 
+def finished_layers(
+    config: config_lib.FitConfig, height: int, width: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+  """Splats per layer of what is handed out, and `layer_shapes` of it.
+
+  Example:
+    >>> config = config_lib.FitConfig(
+    ...     layer_splats=(20, 10), layer_scales=(0.5, 1))
+    >>> finished_layers(config, 16, 24)
+    ((20, 10), ((8, 12), (16, 24)))
+  """
+  sizes = layer_sizes(config, height, width)
+  if config.strategy == 'single':
+    return (sum(sizes),), ()
+  return sizes, resolution.layer_shapes(config.layer_scales, height, width)
+
+
 def fitted_sizes(
     config: config_lib.FitConfig, height: int, width: int
 ) -> tuple[int, ...]:

@@ -331,21 +331,24 @@ def make_render(
     devices: Sequence[jax.Device],
     implementation: pallas_kernels.Implementation | None = None,
     num_pictures: int = 1,
-    factors: tuple[float, float] = (1, 1),
+    grid: schedule_lib.Grid | None = None,
 ) -> Callable[[TrainState, Band], Float[Array, 'devices bands h w c']]:
   """Makes `render(state, bands)`: what the splats alive show, band by band.
 
-  A pmap like the chunk; every device returns all bands of its picture. For
-  bands of a coarser grid, `factors` are those of the grid.
+  A pmap like the chunk; every device returns all bands of its picture. Of a
+  grid, the bands are its own, and its highest prefix is shown; None: all.
   """
   groups = _groups(len(devices), num_pictures)
+  factors = grid.factors if grid else (1, 1)
 
   @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
   def render(state, band):
     height, width, _ = band.target.shape
+    count = grid.num_splats if grid else len(state.active)
+    shown = jax.tree.map(lambda x: x[:count], (state.params, state.active))
     (image,) = pallas_kernels.composite(
-        *_into_band(state.params, state.active, band, factors),
-        layer_sizes=(len(state.active),),
+        *_into_band(*shown, band, factors),
+        layer_sizes=(count,),
         height=height,
         width=width,
         implementation=implementation,
@@ -353,6 +356,21 @@ def make_render(
     return lax.all_gather(image, AXIS, axis_index_groups=groups)
 
   return render
+
+
+def on_coarser_grids(
+    image: Float[np.ndarray, 'h w c'],
+    pixel_weights: Float[np.ndarray, 'h w'],
+    grids: Sequence[schedule_lib.Grid],
+) -> list[tuple[np.ndarray, np.ndarray]]:
+  """The picture on each grid, and the weights summed over its pixels."""
+  results = []
+  for grid in grids:
+    shape = grid.height, grid.width
+    area = pixel_weights.size / math.prod(shape)
+    means = resolution.downsample(pixel_weights[..., np.newaxis], *shape)
+    results.append((resolution.downsample(image, *shape), area * means[..., 0]))
+  return results
 
 
 def make_bands(

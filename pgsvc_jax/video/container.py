@@ -487,6 +487,6 @@ def extract(
     raise bitstream.BitstreamError(
         f'{num_gops} GOPs asked for, {len(kept)} have these layers'
     )
-  header = dataclasses.replace(reader.header, num_layers=num_layers)
+  header = reader.header.first_layers(num_layers)
   _copy(reader, file, header, kept)
   return len(kept)

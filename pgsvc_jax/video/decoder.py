@@ -19,7 +19,7 @@ def decode_video(
     *,
     first_frame: int = 0,
     num_frames: int | None = None,
-    scale: float = 1.0,
+    scale: float | None = None,
     max_pixels: int = 2**27,
 ) -> Iterator[UInt8[np.ndarray, 'h w c']]:
   """Decodes the frames of a .pgsvc video, whole, cut or still being written.
@@ -33,7 +33,8 @@ def decode_video(
       each group of pictures.
     first_frame: the first to yield; decoding starts at the I-frame before it.
     num_frames: how many at most; None: all there are.
-    scale: sides of the frames over those of the video.
+    scale: sides of the frames over those of the video; None: the size that the
+      highest layer shown was fitted at, one for all frames.
     max_pixels: larger frames are refused: a small file can claim them.
 
   Returns:
@@ -71,9 +72,12 @@ def decode_video(
   """
   file = io.BytesIO(data) if isinstance(data, bytes) else data
   reader = container.VideoReader(file)
-  height, width = resolution.scaled_shape(
-      reader.header.height, reader.header.width, scale
-  )
+  if scale is None:
+    shape = playback.shown_shape(reader, num_layers, first_frame)
+  else:
+    header = reader.header
+    shape = resolution.scaled_shape(header.height, header.width, scale)
+  height, width = shape
   if height * width > max_pixels:
     raise ValueError(f'{width} x {height} is more than {max_pixels=}')
   frames = playback.frames(

@@ -75,12 +75,13 @@ def encode_video(
   if first is None:
     raise ValueError('a video has at least a frame')
   height, width, channels = held[0].shape
-  sizes = schedule.layer_sizes(config.image.fit, height, width)
+  sizes, shapes = schedule.finished_layers(config.image.fit, height, width)
   header = syntax.VideoHeader(
       width=width,
       height=height,
       channels=channels,
-      num_layers=1 if config.image.fit.strategy == 'single' else len(sizes),
+      num_layers=len(sizes),
+      layer_shapes=shapes,
       time_base=1 / rate,
       frame_rate=rate,
       metadata=metadata,

@@ -27,12 +27,14 @@ import numpy as np
 import pallas_kernels
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import render
+from pgsvc_jax import resolution
 from pgsvc_jax import types
 from pgsvc_jax.codec import lattice as lattice_lib
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import rate
 from pgsvc_jax.training import fit
 from pgsvc_jax.training import initialize
+from pgsvc_jax.training import loop
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
 from pgsvc_jax.video import flow
@@ -89,6 +91,7 @@ def update_config(config: config_lib.VideoConfig) -> config_lib.FitConfig:
       num_steps=config.update_steps,
       growth_fraction=0.0,
       num_births=1,
+      coarse_steps=0.0,
       rounding_steps=config.update_rounding_steps,
       rounding_groups=config.update_groups,
       means_rate=config.update_rate * fit_config.means_rate,
@@ -131,7 +134,10 @@ class GopFitter:
     self._chunk = train.make_train_chunk(
         self._fit_config, self._schedule, [device], error_fn
     )
-    self._render = train.make_render([device], implementation)
+    self._renders = [
+        train.make_render([device], implementation, grid=grid)
+        for grid in self._schedule.grids
+    ]
     self._field_fitter = motion_fit.FieldFitter(
         sum(self._schedule.layer_sizes),
         config.motion_steps,
@@ -268,8 +274,13 @@ class GopFitter:
     ]
     update = _Prediction(self._schedule.layer_sizes, encoder, dead, channels)
     state = update.state(bit_error)
+    grids = self._schedule.grids
+    weights = np.ones(self._shape, np.float32)
+    coarser = train.on_coarser_grids(frame, weights, grids[:-1])
+    targets = [*(target for target, _ in coarser), frame]
     edges = [0, self._shape[0]]
-    cut = train.place(train.make_bands(frame, edges), [self._device])
+    bands = train.make_bands(frame, edges, coarser=coarser)
+    cut = train.place(bands, [self._device])
     placed = train.place([state], [self._device])
 
     schedule, chunk_steps = self._schedule, self._fit_config.chunk_steps
@@ -280,9 +291,16 @@ class GopFitter:
       if step == birth:
         if step:
           _check(errors, frame, seed[1])
-        (state,) = train.fetch(placed)
-        rendered = np.asarray(train.fetch(self._render(placed, cut))[0][0])
-        state = update.give_birth(state, frame - rendered[: len(frame)], rng)
+        rendered = [
+            draw(placed, band)
+            for draw, band in zip(self._renders, (*cut.coarser, cut))
+        ]
+        ((state, images),) = train.fetch((placed, rendered))
+        residuals = [
+            target - image[0][: len(target)]
+            for target, image in zip(targets, images)
+        ]
+        state = update.give_birth(state, grids, residuals, rng)
         placed = train.place([state], [self._device])
       while roundings and roundings[0].step == step:
         (state,) = train.fetch(placed)
@@ -320,17 +338,21 @@ class GopFitter:
     )
 
   def _psnr_db(self, frame: Float[np.ndarray, 'h w c']) -> tuple[float, ...]:
-    """Of each prefix as a decoder shows it, but for the rounding to 8 bits."""
-    height, width, channels = frame.shape
+    """Of each prefix as a decoder shows it, on its own grid."""
+    height, width, _ = frame.shape
     encoder = self._encoder
     layered = frame_coding.layered(
         encoder.layers, encoder.step_sizes, height, width
     )
-    levels = render.render_prefixes(layered)
-    errors = [
-        np.mean((level / np.float32(255) - frame) ** 2, dtype=np.float64)
-        for level in levels
-    ]
+    _, shapes = schedule_lib.finished_layers(
+        self._config.image.fit, height, width
+    )
+    layered = dataclasses.replace(layered, layer_shapes=shapes)
+    errors = []
+    for level in render.render_levels(layered):
+      target = resolution.downsample(frame, *level.shape[:2])
+      error = (level / np.float32(255) - target) ** 2
+      errors.append(np.mean(error, dtype=np.float64))
     return tuple(-10 * math.log10(max(error, 1e-12)) for error in errors)
 
 
@@ -360,7 +382,7 @@ def _check(
   """Stops a fit that is worse than any picture could be."""
   (host_errors,) = train.fetch(errors)
   if not host_errors[-1] <= _WORST_ERROR * frame.size:
-    raise fit.DivergenceError(
+    raise loop.DivergenceError(
         f'the fit of frame {index} of a group diverged: lower update_rate'
     )
 
@@ -461,24 +483,31 @@ class _Prediction:
   def give_birth(
       self,
       state: train.TrainState,
-      residual: Float[np.ndarray, 'h w c'],
+      grids: Sequence[schedule_lib.Grid],
+      residuals: Sequence[Float[np.ndarray, 'h w c']],
       rng: np.random.Generator,
   ) -> train.TrainState:
-    """Fills the reserved slots where the residual is largest."""
-    (slots,) = np.nonzero(self.reserved)
-    if not len(slots):
-      return state
-    density = initialize.residual_density(residual)
-    centres = initialize.sample_centres(density, len(slots), rng)
-    # No layer gets them from one part of the frame only.
-    centres = rng.permutation(centres)
-    alive = np.concatenate([state.params.means[state.active], centres])
-    born = initialize.born_splats(
-        centres, alive, residual, size_factor=0.5, color_factor=0.3
-    )
+    """Fills the reserved slots where the residual of their grid is largest."""
     params = types.Splats(*map(np.array, state.params))
-    for array, new in zip(params, born):
-      array[slots] = new
+    first = 0
+    for grid, residual in zip(grids, residuals):
+      last = grid.num_splats
+      slots = first + np.flatnonzero(self.reserved[first:last])
+      first = last
+      if not len(slots):
+        continue
+      density = initialize.residual_density(residual)
+      centres = initialize.sample_centres(density, len(slots), rng)
+      # No layer gets them from one part of the frame only.
+      centres = rng.permutation(centres)
+      factors = np.float32(grid.factors)
+      means = state.params.means[:last][state.active[:last]] * factors
+      alive = np.concatenate([means, centres])
+      born = initialize.born_splats(
+          centres, alive, residual, size_factor=0.5, color_factor=0.3
+      )
+      for array, new in zip(params, initialize.from_grid(born, factors)):
+        array[slots] = new
     return state.replace(params=params, active=state.active | self.reserved)
 
 

@@ -63,6 +63,32 @@ def frame_at(reader: container.VideoReader, position: str) -> int:
   return gop.first_frame + max(0, bisect.bisect(gop.times, time) - 1)
 
 
+def shown_shape(
+    reader: container.VideoReader,
+    num_layers: int | None = None,
+    first_frame: int = 0,
+) -> tuple[int, int]:
+  """The size that the first of these `frames` was fitted at.
+
+  Of a cut file, later frames may have fewer layers, never more.
+
+  Args:
+    reader: of the file, which may be cut.
+    num_layers: as in `frames`.
+    first_frame: as in `frames`.
+
+  Returns:
+    Height and width of the grid of the highest layer shown.
+
+  Raises:
+    BitstreamError: as in `frames`.
+    ValueError: num_layers is not positive.
+  """
+  start = reader.gop_of_frame(first_frame) if first_frame else 0
+  _, layers = next(reader.playable(num_layers, start))
+  return reader.header.native_shapes[layers - 1]
+
+
 def frames(
     reader: container.VideoReader,
     *,
@@ -117,6 +143,9 @@ def _gop_frames(
   timeline = zip(itertools.count(gop.first_frame), gop.times, gop.durations)
   try:
     for (frame, time, duration), layered in zip(timeline, decoded, strict=True):
+      layered = dataclasses.replace(
+          layered, layer_shapes=header.layer_shapes[:num_layers]
+      )
       yield Frame(index=frame, time=time, duration=duration, layered=layered)
   except bitstream.BitstreamError as error:
     raise bitstream.BitstreamError(f'GOP {index}, {error}') from None

@@ -1,11 +1,12 @@
 """The header of a video and the entries of its GOPs, to and from bytes.
 
-A video is a .pgsvc file of version 3: a sequence of groups of pictures (GOPs).
-A GOP starts with an I-frame and needs no other GOP. It has an entry, which
-tells the times of its frames and the sizes of its packets, and one packet a
-layer: opaque bytes that hold all its frames of that layer. Times are integers
-that count units of the time base. `docs/format_video.md` is the specification;
-`container` puts the parts together.
+A video is a .pgsvc file of version 3, or 5 where layers are of several sizes: a
+sequence of groups of pictures (GOPs). A GOP starts with an I-frame and needs no
+other GOP. It has an entry, which tells the times of its frames and the sizes of
+its packets, and one packet a layer: opaque bytes that hold all its frames of
+that layer. Times are integers that count units of the time base.
+`docs/format_video.md` is the specification; `container` puts the parts
+together.
 """
 
 import dataclasses
@@ -73,6 +74,8 @@ class VideoHeader:
     color: of the source, for the output.
     order: of the packets.
     metadata: bytes for the user, UTF-8 JSON by convention; decoding needs none.
+    layer_shapes: height and width of the grid of each layer, as in
+      `types.LayeredSplats`; empty where all are those of the frames.
   """
 
   width: int
@@ -85,11 +88,30 @@ class VideoHeader:
   color: ColorTags = ColorTags()
   order: PacketOrder = PacketOrder.TIME
   metadata: bytes = b''
+  layer_shapes: tuple[tuple[int, int], ...] = ()
+
+  @property
+  def version(self) -> int:
+    """Of the syntax."""
+    if self.layer_shapes:
+      return bitstream.VIDEO_LADDER_VERSION
+    return bitstream.VIDEO_VERSION
 
   @property
   def header_size(self) -> int:
     """Bytes before the directory or the first GOP."""
-    return _FIXED.size + len(self.metadata) + CHECKSUM.size
+    shapes = len(self.layer_shapes) * bitstream.SHAPE.size
+    return _FIXED.size + shapes + len(self.metadata) + CHECKSUM.size
+
+  @property
+  def native_shapes(self) -> tuple[tuple[int, int], ...]:
+    """Height and width of the grid of every operating point."""
+    return self.layer_shapes or ((self.height, self.width),) * self.num_layers
+
+  def first_layers(self, num_layers: int) -> 'VideoHeader':
+    """The header of the same video with fewer layers."""
+    shapes = self.layer_shapes[:num_layers]
+    return dataclasses.replace(self, num_layers=num_layers, layer_shapes=shapes)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,7 +207,7 @@ def pack_header(header: VideoHeader) -> bytes:
   body = (
       _FIXED.pack(
           bitstream.MAGIC,
-          bitstream.VIDEO_VERSION,
+          header.version,
           0,
           header.header_size,
           header.width,
@@ -202,6 +224,7 @@ def pack_header(header: VideoHeader) -> bytes:
           *(rate.as_integer_ratio() if rate else (0, 0)),
           *header.pixel_aspect.as_integer_ratio(),
       )
+      + b''.join(bitstream.SHAPE.pack(*x[::-1]) for x in header.layer_shapes)
       + header.metadata
   )
   return body + CHECKSUM.pack(zlib.crc32(body))
@@ -218,6 +241,11 @@ def check_header(header: VideoHeader) -> None:
     raise ValueError(f'bad number of channels {header.channels}')
   if not 1 <= header.num_layers <= bitstream.MAX_LAYERS:
     raise ValueError(f'bad number of layers {header.num_layers}')
+  if len(header.native_shapes) != header.num_layers:
+    raise ValueError(
+        f'{len(header.layer_shapes)} sizes for {header.num_layers} layers'
+    )
+  bitstream.check_shapes(header.native_shapes, height, width)
   if header.header_size > bitstream.MAX_HEADER_SIZE:
     raise ValueError(f'metadata of {len(header.metadata)} bytes is too long')
   for name in ('time_base', 'frame_rate', 'pixel_aspect'):
@@ -261,7 +289,7 @@ def read_header(data: bytes) -> VideoHeader:
   version = bitstream.read_version(data)
   if version in bitstream.PICTURE_VERSIONS:
     raise bitstream.BitstreamError('the file is a picture, not a video')
-  if version != bitstream.VIDEO_VERSION:
+  if version not in bitstream.VIDEO_VERSIONS:
     raise bitstream.BitstreamError(f'version {version} is not supported')
   if len(data) < _FIXED.size:
     raise bitstream.BitstreamError(
@@ -270,7 +298,9 @@ def read_header(data: bytes) -> VideoHeader:
   _, _, flags, size, *frame = _FIXED.unpack_from(data)
   width, height, channels, layers, order, *rest = frame
   primaries, transfer, matrix, full_range, reserved, *ratios = rest
-  if size < _FIXED.size + CHECKSUM.size:
+  has_shapes = version == bitstream.VIDEO_LADDER_VERSION
+  begin = _FIXED.size + (layers * bitstream.SHAPE.size if has_shapes else 0)
+  if size < begin + CHECKSUM.size or (has_shapes and not layers):
     raise bitstream.BitstreamError('header is damaged (size)')
   if len(data) < size:
     raise bitstream.BitstreamError(
@@ -298,7 +328,11 @@ def read_header(data: bytes) -> VideoHeader:
             full_range=bool(full_range),
         ),
         order=PacketOrder(order),
-        metadata=data[_FIXED.size : end],
+        metadata=data[begin:end],
+        layer_shapes=tuple(
+            shape[::-1]
+            for shape in bitstream.SHAPE.iter_unpack(data[_FIXED.size : begin])
+        ),
     )
     check_header(header)
   except ValueError as error:
