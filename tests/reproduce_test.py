@@ -10,7 +10,7 @@ from PIL import Image
 import pytest
 import scipy.ndimage
 
-from launch import figures as figures_png
+from launch import drawings
 from launch.experiments import figures as figures_lib
 from launch.experiments import page
 from launch.experiments import units
@@ -162,7 +162,7 @@ def test_scales_are_drawn_side_by_side(tmp_path):
       height=40,
       width=60,
   )
-  figures_png.draw_scales(layered, (0.25, 1, 2), tmp_path / 'scales.png')
+  drawings.draw_scales(layered, (0.25, 1, 2), tmp_path / 'scales.png')
   with Image.open(tmp_path / 'scales.png') as image:
     assert image.size == (15 + 60 + 120 + 2 * 8, 80)
     columns = np.asarray(image).astype(int)
