@@ -339,7 +339,8 @@ def test_an_empty_or_foreign_file_is_refused(data):
       b'\x89PNG\r\n\x1a\n': 'not a .pgsvc file',
       data.replace(b'\r\n', b'\n'): 'not a .pgsvc file',
       data[:8] + b'\3' + data[9:]: 'a video, not a picture',
-      data[:8] + b'\5' + data[9:]: 'version 5 is not supported',
+      data[:8] + b'\5' + data[9:]: 'a video, not a picture',
+      data[:8] + b'\6' + data[9:]: 'version 6 is not supported',
       data[:20] + b'\4' + data[21:]: r'header is damaged \(checksum\)',
       data + b'ab': '2 bytes after the last packet',
   }
