@@ -4,7 +4,8 @@
       --config=configs/video.py:medium
 
 Presets: smoke (a test), fast, medium (the default), slow. Two cores take about
-3 s, 5 s and 10 s a frame of 854x480.
+3 s, 5 s and 10 s a frame of 854x480. ladder is medium with layers for 1/4, 1/2
+and the whole size (docs/resolution.md), of as many splats in all.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ _STEPS = {
     'fast': (300, 160, 60, 80),
     'medium': (500, 240, 120, 160),
     'slow': (2000, 360, 240, 320),
+    'ladder': (500, 240, 120, 160),
 }
 
 
@@ -35,4 +37,14 @@ def get_config(preset: str = 'medium') -> config_dict.ConfigDict:
   config.update_rounding_steps = later_rounding
   if preset == 'smoke':
     config.gop = 3
+  if preset == 'ladder':
+    fit = config.image.fit
+    density = sum(fit.layer_density)
+    fit.layer_scales = (0.25, 0.5, 1.0)
+    # With each size, six times as many.
+    fit.layer_density = tuple(density * x / 43 for x in (1.0, 6.0, 36.0))
+    # Every level is rendered at every step anyway.
+    fit.strategy = 'all_levels'
+    fit.lower_weight = 1.0
+    fit.num_births = 54
   return config

@@ -11,9 +11,9 @@ from typing import Any
 from absl import logging
 import numpy as np
 
-from pgsvc_jax import bitstream
-from pgsvc_jax import checkpoint
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.training import checkpoint
 
 from . import command
 from . import run_log

@@ -21,7 +21,7 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
-from pgsvc_jax import bitstream
+from pgsvc_jax.codec import bitstream
 
 from . import caches
 from . import children
@@ -278,7 +278,7 @@ def is_video(path: str) -> bool:
   """
   with open(path, 'rb') as file, about(path):
     version = bitstream.read_version(file.read(len(bitstream.MAGIC) + 1))
-  return version == bitstream.VIDEO_VERSION
+  return version in bitstream.VIDEO_VERSIONS
 
 
 def verb_line(verb: str, *arguments: str) -> list[str]:

@@ -18,12 +18,12 @@ import time
 from absl import flags
 import numpy as np
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import media
-from pgsvc_jax import playback
 from pgsvc_jax import render
 from pgsvc_jax import resolution
-from pgsvc_jax import video_bitstream
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.video import container
+from pgsvc_jax.video import playback
 
 from . import caches
 from . import command
@@ -64,7 +64,7 @@ flags.declare_key_flag('cache')
 
 def _start_decoder() -> None:
   """Loads compiled code: half a second of start-up, part of no time."""
-  from pgsvc_jax import range_coder
+  from pgsvc_jax.codec import range_coder
 
   range_coder.Decoder(b'').column(np.zeros(0, np.int64))
 
@@ -81,7 +81,7 @@ def main() -> None:
   if command.is_video(_INPUT.value):
     with open(_INPUT.value, 'rb') as file:
       with command.about(_INPUT.value):
-        reader = video_bitstream.VideoReader(file)
+        reader = container.VideoReader(file)
       _decode_video(reader)
     return
   for flag in (_START, _FRAMES, _FRAME):
@@ -103,30 +103,35 @@ def _prepare(height: int, width: int) -> None:
   _start_decoder()
 
 
-def _decode_video(reader: video_bitstream.VideoReader) -> None:
-  scale = 1.0 if _SCALE.value is None else _SCALE.value
+def _decode_video(reader: container.VideoReader) -> None:
+  parts = _START.value is not None or _FRAMES.value is not None
+  if _FRAME.value is not None and parts:
+    raise ValueError('--frame is for one picture: leave out --start, --frames')
   header = reader.header
-  _prepare(*resolution.scaled_shape(header.height, header.width, scale))
+  with command.about(_INPUT.value):
+    index = playback.frame_at(reader, _FRAME.value or _START.value or '0')
+    if _SCALE.value is None:
+      shape = playback.shown_shape(reader, _LAYERS.value, index)
+    else:
+      shape = resolution.scaled_shape(header.height, header.width, _SCALE.value)
+  _prepare(*shape)
   if _FRAME.value is None:
     decode_video.write_video(
         reader,
         _INPUT.value,
         _OUTPUT.value,
         num_layers=_LAYERS.value,
-        start=_START.value or '0',
+        first_frame=index,
         num_frames=_FRAMES.value,
-        scale=scale,
+        shape=shape,
         one_by_one=_TIMES.value,
     )
     return
-  if _START.value is not None or _FRAMES.value is not None:
-    raise ValueError('--frame is for one picture: leave out --start, --frames')
   with command.about(_INPUT.value):
-    index = playback.frame_at(reader, _FRAME.value)
     (frame,) = playback.frames(
         reader, num_layers=_LAYERS.value, first_frame=index, num_frames=1
     )
-  image = render.render_picture(render.scaled(frame.layered, scale))
+  image = render.render_picture(render.resized(frame.layered, *shape))
   media.write_picture(_OUTPUT.value, image)
   seconds = float((frame.time - reader.gop(0).start) * reader.header.time_base)
   print(

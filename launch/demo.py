@@ -40,7 +40,7 @@ def _sample() -> pathlib.Path:
 def main() -> None:
   """Encodes, decodes, measures and draws."""
   # Slow to import; here, because a run without it would end in an error.
-  from . import figures
+  from . import drawings
 
   begin = time.perf_counter()
   picture = pathlib.Path(_INPUT.value) if _INPUT.value else _sample()
@@ -69,10 +69,10 @@ def main() -> None:
         f'--layers={row["layer"] + 1}',
     )
   table.print_layers(result['layers'])
-  figures.draw_prefixes(
+  drawings.draw_prefixes(
       picture, decoded, result['layers'], folder / 'prefixes.png'
   )
-  figures.draw_how_it_works(
+  drawings.draw_how_it_works(
       picture,
       decoded,
       file,

@@ -45,10 +45,10 @@ import sys
 from absl import flags
 import numpy as np
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import media
-from pgsvc_jax import quantize
 from pgsvc_jax import render
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
 
 from . import caches
 from . import command
@@ -127,8 +127,8 @@ def _evaluate_workdir(name: str) -> None:
   import jax
 
   from pgsvc_jax import config as config_lib
-  from pgsvc_jax import fit
-  from pgsvc_jax import rate
+  from pgsvc_jax.codec import rate
+  from pgsvc_jax.training import fit
 
   from . import checkpoints
 

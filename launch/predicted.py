@@ -25,7 +25,7 @@ import numpy as np
 
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import metrics
-from pgsvc_jax import video_bitstream
+from pgsvc_jax.video import container
 
 from . import caches
 from . import command
@@ -92,7 +92,7 @@ def intra_bytes(points: Sequence[CodedFrame], psnr_db: float) -> float | None:
 def _coded_frames(unit: units.Unit, folder: pathlib.Path) -> list[CodedFrame]:
   """The frames of a file, as decoded again."""
   with open(units.file_of(unit, folder), 'rb') as stream:
-    reader = video_bitstream.VideoReader(stream)
+    reader = container.VideoReader(stream)
     sizes = video_quality.prefix_bytes(reader)[-1]
     return [
         CodedFrame(

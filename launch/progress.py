@@ -8,11 +8,11 @@ import time
 from rich import console as rich_console
 from rich import progress as rich_progress
 
-from pgsvc_jax import fit
+from pgsvc_jax.training import loop
 
 
 @contextlib.contextmanager
-def reporter(title: str) -> Iterator[Callable[[fit.Progress], None]]:
+def reporter(title: str) -> Iterator[Callable[[loop.Progress], None]]:
   """Yields a function that shows a fit's progress.
 
   A bar in a terminal; elsewhere, such as in a log, a line every tenth.
@@ -31,7 +31,7 @@ def reporter(title: str) -> Iterator[Callable[[fit.Progress], None]]:
   with bar:
     task = bar.add_task(title, total=None, quality='starting')
 
-    def show(progress: fit.Progress) -> None:
+    def show(progress: loop.Progress) -> None:
       bar.update(
           task,
           completed=progress.step,
@@ -42,16 +42,16 @@ def reporter(title: str) -> Iterator[Callable[[fit.Progress], None]]:
     yield show
 
 
-def _quality(progress: fit.Progress) -> str:
+def _quality(progress: loop.Progress) -> str:
   levels = ' / '.join(f'{psnr:.2f}' for psnr in progress.psnr_db)
   return f'{progress.num_splats} splats, loss {progress.loss:.2e}, {levels} dB'
 
 
-def _print_tenths(title: str) -> Callable[[fit.Progress], None]:
+def _print_tenths(title: str) -> Callable[[loop.Progress], None]:
   shown = first = 0
   begin = 0.0
 
-  def show(progress: fit.Progress) -> None:
+  def show(progress: loop.Progress) -> None:
     nonlocal shown, first, begin
     left = ''
     if first:

@@ -9,8 +9,8 @@ cut anywhere leaves all of it, at fewer layers. Back again gives the same bytes.
 
 from absl import flags
 
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_syntax
+from pgsvc_jax.video import container
+from pgsvc_jax.video import syntax
 
 from . import command
 
@@ -19,7 +19,7 @@ _OUTPUT = flags.DEFINE_string('output', None, 'file to write', required=True)
 _ORDER = flags.DEFINE_enum_class(
     'order',
     None,
-    video_syntax.PacketOrder,
+    syntax.PacketOrder,
     'what comes first',
     required=True,
 )
@@ -29,10 +29,10 @@ def main() -> None:
   """Copies packets."""
   with open(_INPUT.value, 'rb') as file:
     with command.about(_INPUT.value):
-      reader = video_bitstream.VideoReader(file)
+      reader = container.VideoReader(file)
     with command.replacing(_OUTPUT.value) as output:
       with command.about(_INPUT.value):
-        video_bitstream.reorder(reader, output, _ORDER.value)
+        container.reorder(reader, output, _ORDER.value)
 
 
 if __name__ == '__main__':

@@ -25,10 +25,10 @@ import time
 from absl import flags
 import numpy as np
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import media
 from pgsvc_jax import resolution
-from pgsvc_jax import schedule
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.training import schedule
 
 from . import caches
 from . import command
@@ -331,22 +331,22 @@ def _draw_scales(
     unit: units.Unit, scales: tuple[float, ...], output: pathlib.Path
 ) -> None:
   """Draws a picture at several scales."""
-  from . import figures
+  from . import drawings
 
   file = units.file_of(unit, pathlib.Path(_OUTPUT.value) / 'units')
-  figures.draw_scales(bitstream.read_layers(file.read_bytes()), scales, output)
+  drawings.draw_scales(bitstream.read_layers(file.read_bytes()), scales, output)
 
 
 def _draw_bases(first: dict[str, units.Unit], output: pathlib.Path) -> None:
   """Draws the base layers that variants gave of a picture or clip."""
-  from . import figures
+  from . import drawings
 
   folder = pathlib.Path(_OUTPUT.value) / 'units'
   shown = {name: units.show_base(x, folder) for name, x in first.items()}
   images = {name: image for name, (image, _) in shown.items()}
   (_, reference), *_ = shown.values()
   source = next(iter(first.values())).source
-  figures.draw_bases(images, reference, source.name, output)
+  drawings.draw_bases(images, reference, source.name, output)
 
 
 def _write(name: str, experiment, figures, verdicts, differences) -> None:

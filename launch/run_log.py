@@ -28,8 +28,8 @@ from typing import Any
 from jaxtyping import Float
 import numpy as np
 
-from pgsvc_jax import fit
 from pgsvc_jax import types
+from pgsvc_jax.training import loop
 
 from . import command
 from . import machine
@@ -262,7 +262,7 @@ class RunLog:
       )
     return rows
 
-  def append(self, state: fit.Progress) -> None:
+  def append(self, state: loop.Progress) -> None:
     """Writes the figures after a chunk."""
     if self.folder is None:
       return

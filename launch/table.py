@@ -2,7 +2,7 @@
 
 import json
 
-from pgsvc_jax import bitstream
+from pgsvc_jax.codec import bitstream
 
 
 def describe(data: bytes) -> dict:

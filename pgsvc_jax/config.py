@@ -9,7 +9,7 @@ import dataclasses
 import itertools
 from typing import Any, Literal, TypeVar, get_args
 
-from pgsvc_jax import quantize
+from pgsvc_jax.codec import quantize
 
 _T = TypeVar('_T')
 
@@ -270,8 +270,6 @@ class VideoConfig:
       raise ValueError('log2_block must be 0, or 2 to 6')
     if self.target_kbps and not self.bit_weight:
       raise ValueError('target_kbps needs a bit_weight to vary')
-    if self.image.fit.layer_scales:
-      raise ValueError('layer_scales are for pictures')
     for name in ('target_bpp', 'target_psnr', 'layer_bpp', 'max_seconds'):
       if getattr(self.image, name):
         raise ValueError(f'{name} is for pictures')

@@ -3,9 +3,9 @@
 from jaxtyping import UInt8
 import numpy as np
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import render
 from pgsvc_jax import resolution
+from pgsvc_jax.codec import bitstream
 
 
 def decode(
@@ -33,7 +33,7 @@ def decode(
     ValueError: num_layers or scale is not positive, or too many pixels.
 
   Example:
-    >>> from pgsvc_jax import quantize
+    >>> from pgsvc_jax.codec import quantize
     >>> from pgsvc_jax import types
     >>> one = types.Splats(
     ...     means=np.float32([[1.5, 0.5]]),

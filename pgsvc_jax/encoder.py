@@ -9,14 +9,15 @@ from jaxtyping import Float, UInt8
 import numpy as np
 
 import pallas_kernels
-from pgsvc_jax import bitstream
-from pgsvc_jax import checkpoint
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import fit
-from pgsvc_jax import initialize
-from pgsvc_jax import rate
-from pgsvc_jax import train
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import rate
+from pgsvc_jax.training import checkpoint
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import initialize
+from pgsvc_jax.training import loop
+from pgsvc_jax.training import train
 
 
 def encode(
@@ -29,7 +30,7 @@ def encode(
     initializer: initialize.Initializer = initialize.new_splats,
     pixel_weights: Float[np.ndarray, 'h w'] | None = None,
     error_fn: train.ErrorFn | None = None,
-    report: Callable[[fit.Progress], None] | None = None,
+    report: Callable[[loop.Progress], None] | None = None,
 ) -> bytes:
   """Fits layered splats to a picture and writes them, as `pgsvc encode` does.
 
@@ -78,7 +79,7 @@ def fit_for_files(
     *,
     checkpointer: checkpoint.Checkpointer | None = None,
     **options: Any,
-) -> list[tuple[types.LayeredSplats, fit.StepSizes]]:
+) -> list[tuple[types.LayeredSplats, loop.StepSizes]]:
   """Fits pictures of one size and chooses the step sizes of their files.
 
   Args:
@@ -102,7 +103,7 @@ def fit_for_files(
   )
   chosen = {}
 
-  def choose(i: int, layered, error: float) -> fit.StepSizes:
+  def choose(i: int, layered, error: float) -> loop.StepSizes:
     chosen[i] = rate.choose_step_sizes(config, layered, error, images[i])
     return chosen[i]
 
@@ -117,7 +118,7 @@ def fit_for_files(
   restored = checkpointer.restored if checkpointer else None
   for i, snapshot in enumerate(restored or []):
     chosen.setdefault(i, snapshot.step_sizes)
-  results: list[tuple[types.LayeredSplats, fit.StepSizes]] = []
+  results: list[tuple[types.LayeredSplats, loop.StepSizes]] = []
   for i, layered in enumerate(fitted):
     steps = rate.shared(chosen[i])
     results.append((rate.trim(config, layered, steps, images[i]), steps))

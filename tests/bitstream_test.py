@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from pgsvc_jax import bitstream
-from pgsvc_jax import morton
-from pgsvc_jax import quantize
-from pgsvc_jax import range_coder
-from pgsvc_jax import splat_coding
 from pgsvc_jax import types
-from pgsvc_jax import version1
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import morton
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import range_coder
+from pgsvc_jax.codec import splat_coding
+from pgsvc_jax.codec import version1
 
 SETTINGS = hypothesis.settings(
     max_examples=100, derandomize=True, deadline=None, database=None
@@ -339,7 +339,8 @@ def test_an_empty_or_foreign_file_is_refused(data):
       b'\x89PNG\r\n\x1a\n': 'not a .pgsvc file',
       data.replace(b'\r\n', b'\n'): 'not a .pgsvc file',
       data[:8] + b'\3' + data[9:]: 'a video, not a picture',
-      data[:8] + b'\5' + data[9:]: 'version 5 is not supported',
+      data[:8] + b'\5' + data[9:]: 'a video, not a picture',
+      data[:8] + b'\6' + data[9:]: 'version 6 is not supported',
       data[:20] + b'\4' + data[21:]: r'header is damaged \(checksum\)',
       data + b'ab': '2 bytes after the last packet',
   }
@@ -553,13 +554,13 @@ def test_decoder_needs_neither_the_training_stack_nor_numba(numba):
 import sys
 sys.modules.update(dict.fromkeys({blocked}))
 import hashlib, pathlib
-from pgsvc_jax import bitstream
+from pgsvc_jax.codec import bitstream
 data = pathlib.Path({str(GOLDEN)!r}).read_bytes()
 splats = bitstream.read_layers(data).splats
 digest = hashlib.sha256(b''.join(array.tobytes() for array in splats))
 print(digest.hexdigest())
 """
-  root = pathlib.Path(bitstream.__file__).parents[1]
+  root = pathlib.Path(__file__).parents[1]
   result = subprocess.run(
       [sys.executable, '-c', code],
       cwd=root,

@@ -17,16 +17,17 @@ import pytest
 
 from launch import checkpoints
 from launch import run_log
-from pgsvc_jax import checkpoint
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import fit
 from pgsvc_jax import metrics
-from pgsvc_jax import quantize
 from pgsvc_jax import render
-from pgsvc_jax import schedule
-from pgsvc_jax import train
 from pgsvc_jax import types
-from pgsvc_jax import warm_start
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.training import checkpoint
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import loop
+from pgsvc_jax.training import schedule
+from pgsvc_jax.training import train
+from pgsvc_jax.training import warm_start
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -179,7 +180,7 @@ def test_a_fit_of_other_layers_is_refused():
 def test_divergence_names_step_and_layer():
   checkpointer = InMemory()
   what = r'layer 0: the loss is \d[^ ]* after step \d of 60;'
-  with pytest.raises(fit.DivergenceError, match=what):
+  with pytest.raises(loop.DivergenceError, match=what):
     fit.fit_pictures(
         [scene()],
         dataclasses.replace(CONFIG, colors_rate=1e3),
@@ -200,7 +201,7 @@ def test_divergence_names_an_upper_layer():
       snapshot, state=snapshot.state.replace(params=params)
   )
   checkpointer.snapshots = [[broken]]
-  with pytest.raises(fit.DivergenceError, match='layer 1: .* after step 51'):
+  with pytest.raises(loop.DivergenceError, match='layer 1: .* after step 51'):
     fit.fit_pictures([scene()], CONFIG, checkpointer=checkpointer)
 
 
@@ -362,7 +363,7 @@ def test_a_fit_that_loses_all_it_had_has_diverged():
   lost = params._replace(means=params.means + 99)
   state = snapshot.state.replace(params=lost)
   checkpointer.snapshots = [[dataclasses.replace(snapshot, state=state)]]
-  with pytest.raises(fit.DivergenceError, match='after step 51 of 60'):
+  with pytest.raises(loop.DivergenceError, match='after step 51 of 60'):
     fit.fit_pictures([scene()], CONFIG, checkpointer=checkpointer)
 
 

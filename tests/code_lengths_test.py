@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pgsvc_jax import bitstream
-from pgsvc_jax import code_lengths
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import quantize
-from pgsvc_jax import range_coder
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import code_lengths
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import range_coder
 
 STEPS = quantize.StepSizes(color=800)
 

@@ -16,16 +16,16 @@ import pytest
 from launch.videos import encoding as encode_video
 from launch.videos import source as video_source
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import flow
-from pgsvc_jax import groups
-from pgsvc_jax import playback
-from pgsvc_jax import quantize
 from pgsvc_jax import render
 from pgsvc_jax import types
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_codec
-from pgsvc_jax import video_media
-from pgsvc_jax import video_syntax
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.video import container
+from pgsvc_jax.video import flow
+from pgsvc_jax.video import frame_coding
+from pgsvc_jax.video import groups
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import playback
+from pgsvc_jax.video import syntax
 
 from . import clips
 
@@ -70,7 +70,7 @@ def _encoded(clip):
 def _long_video(tmp_path_factory):
   """A thousand frames of a few splats, and a clip of the same times."""
   path = tmp_path_factory.mktemp('long') / 'long.pgsvc'
-  header = video_syntax.VideoHeader(
+  header = syntax.VideoHeader(
       width=64, height=48, channels=3, num_layers=1, time_base=Fraction(1, 25)
   )
   splats = types.Splats(
@@ -81,9 +81,9 @@ def _long_video(tmp_path_factory):
   layered = types.LayeredSplats(
       splats=splats, layer_sizes=(1,), height=48, width=64
   )
-  packets = video_codec.encode_gop([layered] * 50, quantize.StepSizes())
+  packets = frame_coding.encode_gop([layered] * 50, quantize.StepSizes())
   with open(path, 'wb') as file:
-    with video_bitstream.VideoWriter(file, header) as writer:
+    with container.VideoWriter(file, header) as writer:
       for first in range(0, 1000, 50):
         writer.add_gop(range(first, first + 50), packets, last_duration=1)
   frame = np.zeros((48, 64, 3), np.uint8)
@@ -118,7 +118,7 @@ def test_what_leaves_a_flat_ground_is_no_cut():
 
 def test_a_video_comes_back_with_its_frames_and_times(encoded):
   with open(encoded, 'rb') as file:
-    reader = video_bitstream.VideoReader(file)
+    reader = container.VideoReader(file)
     assert [x.first_frame for x in reader.gops] == [0, 3, 4, 7]
     frames = list(playback.frames(reader))
     assert [x.time for x in frames] == TIMES
@@ -139,7 +139,7 @@ def test_the_record_of_a_run_is_of_its_frames(encoded):
   assert [row['frame'] for row in rows] == list(range(8))
   assert ''.join(row['kind'] for row in rows) == 'IPPIIPPI'
   with open(encoded, 'rb') as file:
-    reader = video_bitstream.VideoReader(file)
+    reader = container.VideoReader(file)
     packets = sum(sum(gop.packet_sizes) for gop in reader.gops)
   heads = packets - sum(sum(row['bytes']) for row in rows)
   # Of four GOPs of two layers: 9 bytes, and one or two a frame.
@@ -214,7 +214,7 @@ def test_a_stopped_run_goes_on_after_its_last_whole_group(
     )
     assert 'Traceback' not in complaint
   with open(part, 'rb') as file:
-    reader = video_bitstream.VideoReader(io.BytesIO(file.read()))
+    reader = container.VideoReader(io.BytesIO(file.read()))
     assert list(playback.frames(reader))[0].time == TIMES[0]
   # Another run would write something else into this file.
   run = launch('encode', *words[:-1], '--num_devices=1')
@@ -267,7 +267,7 @@ def test_an_interrupted_reader_leaves_what_was_there(
 def test_an_empty_part_is_no_run(tmp_path):
   part = tmp_path / 'x.part'
   part.touch()
-  header = video_syntax.VideoHeader(
+  header = syntax.VideoHeader(
       width=4, height=2, channels=3, num_layers=1, time_base=Fraction(1)
   )
   with encode_video._growing(part, header, restart=False) as writer:

@@ -1,5 +1,6 @@
 """Videos measured: figures agree with what other programs and sums give."""
 
+import dataclasses
 from fractions import Fraction
 import functools
 import json
@@ -20,14 +21,15 @@ from launch.videos import evaluation as evaluate_video
 from launch.videos import quality as video_quality
 from launch.videos import source as video_source
 from pgsvc_jax import metrics
-from pgsvc_jax import quantize
 from pgsvc_jax import render
+from pgsvc_jax import resolution
 from pgsvc_jax import types
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_codec
-from pgsvc_jax import video_format
-from pgsvc_jax import video_media
-from pgsvc_jax import video_syntax
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.video import container
+from pgsvc_jax.video import frame_coding
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import stream_format
+from pgsvc_jax.video import syntax
 from tests import clips
 from tests import launch_test
 from tests import report_test
@@ -60,7 +62,7 @@ def frame_of(k, num_splats):
 
 def write_file(path, num_splats):
   with open(path, 'wb') as file:
-    header = video_syntax.VideoHeader(
+    header = syntax.VideoHeader(
         width=WIDTH,
         height=HEIGHT,
         channels=3,
@@ -68,11 +70,11 @@ def write_file(path, num_splats):
         time_base=BASE,
         frame_rate=Fraction(10),
     )
-    with video_bitstream.VideoWriter(file, header) as writer:
+    with container.VideoWriter(file, header) as writer:
       first = 0
       for times in TIMES:
         gop = [frame_of(first + i, num_splats) for i in range(len(times))]
-        packets = video_codec.encode_gop(gop, quantize.StepSizes())
+        packets = frame_coding.encode_gop(gop, quantize.StepSizes())
         writer.add_gop(times, packets, last_duration=LAST)
         first += len(times)
 
@@ -83,7 +85,7 @@ def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp('videos')
   for name in ('originals', 'files/many', 'files/few'):
     (path / name).mkdir(parents=True)
-  form = video_format.VideoFormat(
+  form = stream_format.VideoFormat(
       width=WIDTH, height=HEIGHT, time_base=BASE, frame_rate=Fraction(10)
   )
   times = [1, 3, *TIMES[0], *TIMES[1], 22]
@@ -189,17 +191,62 @@ def test_side_by_side_shows_the_prefixes_and_the_original(folder, single):
   assert shown[:, :16].max() == 255
 
 
+@pytest.mark.parametrize('flags', [(), ('--vmaf',)])
+def test_a_prefix_is_compared_at_the_size_it_was_fitted_at(
+    folder, single, tmp_path, flags
+):
+  if flags:
+    pytest.importorskip('imageio_ffmpeg')
+  path = folder / 'files' / 'many' / 'clip.pgsvc'
+  shape = HEIGHT // 2, WIDTH // 2
+  with open(path, 'rb') as source, open(tmp_path / 'a.pgsvc', 'wb') as file:
+    reader = container.VideoReader(source)
+    header = dataclasses.replace(
+        reader.header, layer_shapes=(shape, *[(HEIGHT, WIDTH)] * 2)
+    )
+    with container.VideoWriter(file, header) as writer:
+      for gop in reader:
+        packets = reader.packets(gop.index, 3)
+        writer.add_gop(gop.times, packets, last_duration=gop.durations[-1])
+  shown = tmp_path / 'side.mkv'
+  result = launch_test.run(
+      'evaluate',
+      f'--input={tmp_path / "a.pgsvc"}',
+      f'--reference={folder / "originals" / "clip.mkv"}',
+      *('--json', f'--side_by_side={shown}', *flags),
+  )
+  rows = json.loads(result.stdout)['layers']
+  originals = read_frames(folder / 'originals' / 'clip.mkv')[2:7]
+  wanted = []
+  for (base, *_), original in zip(decoded_prefixes(folder), originals):
+    target = resolution.downsample(original / np.float32(255), *shape)
+    image = render.render_picture(render.resized(base, *shape))
+    wanted.append(psnr_db(image / 255, target, 1))
+  np.testing.assert_allclose(rows[0]['per_frame']['psnr_db'], wanted, atol=2e-3)
+  for row, plain in list(zip(rows, single['layers']))[1:]:
+    assert row['per_frame']['psnr_db'] == plain['per_frame']['psnr_db']
+  assert [(row['width'], row['height']) for row in rows] == [
+      shape[::-1],
+      *[(WIDTH, HEIGHT)] * 2,
+  ]
+  first = read_frames(shown)[0, 16:]
+  assert first[: shape[0], : shape[1]].any()
+  assert not first[shape[0] : HEIGHT, :WIDTH].any()
+  if flags:
+    assert all(0 <= row['vmaf'] <= 100 for row in rows)
+
+
 @functools.cache
 def decoded_prefixes(folder):
   """Frame by frame, the splats of every prefix."""
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   with open(path, 'rb') as file:
-    reader = video_bitstream.VideoReader(file)
+    reader = container.VideoReader(file)
     prefixes = [
         [
             layered
             for gop in reader.gops
-            for layered in video_codec.decode_gop(
+            for layered in frame_coding.decode_gop(
                 reader.packets(gop.index, k + 1),
                 num_frames=gop.num_frames,
                 height=HEIGHT,
@@ -251,7 +298,7 @@ def source_of(folder, **options):
 def test_frames_are_compared_as_a_stream(folder):
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   with open(path, 'rb') as file:
-    reader = video_bitstream.VideoReader(file)
+    reader = container.VideoReader(file)
     seen = []
     for frame in video_quality.compare(reader, source_of(folder)):
       assert all(reference() is None for reference in seen[:-1])
@@ -273,10 +320,10 @@ def test_other_frames_are_refused(folder, options, what):
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   with open(path, 'rb') as file, pytest.raises(ValueError, match=what):
     evaluate_video._measure(
-        video_bitstream.VideoReader(file),
+        container.VideoReader(file),
         str(path),
         source_of(folder, **options),
-        clip=None,
+        with_vmaf=False,
     )
 
 
@@ -296,15 +343,15 @@ def test_wrong_use_is_one_line(folder, tmp_path):
 def test_a_cut_file_is_measured_as_far_as_it_goes(folder, single, tmp_path):
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   with open(path, 'rb') as file:
-    gop = video_bitstream.VideoReader(file).gop(1)
+    gop = container.VideoReader(file).gop(1)
   cut = tmp_path / 'cut.pgsvc'
   cut.write_bytes(path.read_bytes()[: gop.packet_offsets[1] + 1])
   with open(cut, 'rb') as file:
     document = evaluate_video._measure(
-        video_bitstream.VideoReader(file),
+        container.VideoReader(file),
         str(cut),
         source_of(folder),
-        clip=None,
+        with_vmaf=False,
     )
   base, *others = document['layers']
   assert base['psnr_db'] == single['layers'][0]['psnr_db']
@@ -315,15 +362,15 @@ def test_a_cut_file_is_measured_as_far_as_it_goes(folder, single, tmp_path):
 def test_a_file_cut_inside_a_base_layer_is_refused(folder, tmp_path):
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   with open(path, 'rb') as file:
-    gop = video_bitstream.VideoReader(file).gop(1)
+    gop = container.VideoReader(file).gop(1)
   cut = tmp_path / 'cut.pgsvc'
   cut.write_bytes(path.read_bytes()[: gop.packet_offsets[0] + 1])
   with open(cut, 'rb') as file, pytest.raises(ValueError, match='--frames=3'):
     evaluate_video._measure(
-        video_bitstream.VideoReader(file),
+        container.VideoReader(file),
         str(cut),
         source_of(folder),
-        clip=None,
+        with_vmaf=False,
     )
 
 
@@ -461,7 +508,7 @@ def long_clip(tmp_path_factory):
   pytest.importorskip('imageio_ffmpeg')
   path = tmp_path_factory.mktemp('anchors')
   frames = clips.moving(24, 185, 177)
-  form = video_format.VideoFormat(
+  form = stream_format.VideoFormat(
       width=185, height=177, time_base=Fraction(1, 25), frame_rate=Fraction(25)
   )
   with video_media.VideoWriter(path / 'long.mkv', form) as writer:

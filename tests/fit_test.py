@@ -11,13 +11,14 @@ import pytest
 import skimage.data
 
 import pallas_kernels
-from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import fit
 from pgsvc_jax import metrics
-from pgsvc_jax import quantize
 from pgsvc_jax import render
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import loop
 
 CONFIG = config_lib.FitConfig(
     layer_splats=(60, 30, 30), num_steps=120, num_births=6
@@ -126,7 +127,7 @@ def test_divergence_stops_the_fit():
   image = scene()
   image[3, 3] = np.nan
   with pytest.raises(
-      fit.DivergenceError, match='layer 0: .* not finite after step 1 of'
+      loop.DivergenceError, match='layer 0: .* not finite after step 1 of'
   ):
     fit.fit_picture(image, CONFIG)
 

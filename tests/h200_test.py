@@ -90,7 +90,7 @@ def described_devices(num_devices):
   from jax.experimental import topologies
   import numpy as np
 
-  from pgsvc_jax import train
+  from pgsvc_jax.training import train
 
   topology = topologies.get_topology_desc(
       'h200',
@@ -133,8 +133,8 @@ def compile_train_steps(num_devices: str) -> None:
   import numpy as np
 
   from pgsvc_jax import config as config_lib
-  from pgsvc_jax import schedule as schedule_lib
-  from pgsvc_jax import train
+  from pgsvc_jax.training import schedule as schedule_lib
+  from pgsvc_jax.training import train
 
   mesh = described_devices(int(num_devices))
   # Small: without a GPU, XLA sorts by a network of kernels instead of CUB's

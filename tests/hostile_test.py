@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from pallas_kernels import numpy_kernels
-from pgsvc_jax import bitstream
-from pgsvc_jax import quantize
 from pgsvc_jax import render
-from pgsvc_jax import splat_coding
 from pgsvc_jax import types
-from pgsvc_jax import version1
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import splat_coding
+from pgsvc_jax.codec import version1
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 

@@ -16,13 +16,13 @@ import zlib
 import numpy as np
 import pytest
 
-from pgsvc_jax import bitstream
-from pgsvc_jax import motion
-from pgsvc_jax import playback
-from pgsvc_jax import quantize
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_codec
-from pgsvc_jax import video_syntax
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.video import container
+from pgsvc_jax.video import frame_coding
+from pgsvc_jax.video import motion
+from pgsvc_jax.video import playback
+from pgsvc_jax.video import syntax
 from tests import hostile_test
 from tests import independent_decoder
 from tests import independent_video_reader
@@ -45,7 +45,7 @@ HEADER_BITS = (8, 8, 16, 32, 32, 8, 8, *[8] * 6, *[32] * 6)
 def make_packets(rng, num_frames, sizes, channels, height, width):
   """A GOP in which splats are born, move, change and die."""
   steps = quantize.StepSizes()
-  encoder = video_codec.GopEncoder(
+  encoder = frame_coding.GopEncoder(
       [steps] * len(sizes), height=height, width=width, channels=channels
   )
   field = motion.field_shape(height, width, 4)
@@ -58,7 +58,7 @@ def make_packets(rng, num_frames, sizes, channels, height, width):
       shape = np.sum(~dead), layer.points.shape[1]
       born = hostile_test.make_layer(rng, n >> frame, channels)
       updates.append(
-          video_codec.births(born, steps)._replace(
+          frame_coding.births(born, steps)._replace(
               dead=dead, changes=rng.integers(-1, 2, shape)
           )
       )
@@ -75,6 +75,9 @@ def make_originals(rng):
         zip(HEADER_NAMES, (3, 0, 0, *size, channels, len(sizes), 0, 1, 1, 1, 0))
     )
     header |= dict(reserved=0, tn=1, td=24, fn=24, fd=1, an=1, ad=1)
+    header['shapes'] = []
+    if channels == 3:
+      header |= dict(version=5, shapes=[[1, 1], size])
     gops = []
     for num_frames in rng.integers(1, 4, 3).tolist():
       packets = make_packets(rng, num_frames, sizes, channels, *size[::-1])
@@ -102,7 +105,7 @@ def copy(model):
       }
       for gop in gops
   ]
-  return dict(header), gops
+  return header | {'shapes': [[*x] for x in header['shapes']]}, gops
 
 
 def varint(value):
@@ -117,10 +120,15 @@ def serialize(model):
   """The file of such numbers, whatever they are, with good checksums."""
   header, gops = model
   metadata = b'{}'
+  shapes = b''.join(
+      struct.pack('<II', *(side % 2**32 for side in shape))
+      for shape in header['shapes']
+  )
   values = [header[name] or 0 for name in HEADER_NAMES]
-  values[2] = header['size'] or 52 + len(metadata) + 4
+  values[2] = header['size'] or 52 + len(shapes) + len(metadata) + 4
   values = [v % 2**bits for v, bits in zip(values, HEADER_BITS)]
-  body = bitstream.MAGIC + struct.pack(HEADER_FORMAT, *values) + metadata
+  body = bitstream.MAGIC + struct.pack(HEADER_FORMAT, *values)
+  body += shapes + metadata
   data = body + zlib.crc32(body).to_bytes(4, 'little')
   entries = []
   for gop in gops:
@@ -154,6 +162,12 @@ def leave(rng, model):
 
 def forge_header(rng, model):
   for _ in range(rng.integers(1, 3)):
+    shapes = model[0]['shapes']
+    if shapes and rng.random() < 0.3:
+      shape = shapes[rng.integers(len(shapes))]
+      axis = rng.integers(2)
+      shape[axis] = change(rng, shape[axis])
+      continue
     name = HEADER_NAMES[rng.integers(len(HEADER_NAMES))]
     model[0][name] = change(rng, model[0][name])
 
@@ -247,7 +261,7 @@ def open_video(data):
   except independent_decoder.FormatError:
     truth = None
   try:
-    reader = video_bitstream.VideoReader(io.BytesIO(data))
+    reader = container.VideoReader(io.BytesIO(data))
     gops = reader.gops
   except bitstream.BitstreamError:
     assert truth is None
@@ -263,6 +277,7 @@ def open_video(data):
           ('primaries', header.color.primaries),
           ('full', header.color.full_range),
       ),
+      ('native', [shape[::-1] for shape in header.native_shapes]),
       ('tn', header.time_base.numerator),
       ('ad', header.pixel_aspect.denominator),
       ('fn', header.frame_rate.numerator if header.frame_rate else 0),
@@ -289,15 +304,15 @@ def assert_copies(reader):
   """Extraction and reordering, of what the checksums allow."""
   layers = reader.available_layers(0)
   first = io.BytesIO()
-  count = video_bitstream.extract(reader, first)
+  count = container.extract(reader, first)
   copied, gops = open_video(first.getvalue())
   assert copied.is_complete and len(gops) == count
   assert copied.header.num_layers == layers
   there, back = io.BytesIO(), io.BytesIO()
-  other = video_syntax.PacketOrder(1 - reader.header.order)
-  video_bitstream.reorder(copied, there, other)
+  other = syntax.PacketOrder(1 - reader.header.order)
+  container.reorder(copied, there, other)
   again, _ = open_video(there.getvalue())
-  video_bitstream.reorder(again, back, reader.header.order)
+  container.reorder(again, back, reader.header.order)
   assert back.getvalue() == first.getvalue()
   for k, gop in enumerate(gops):
     assert again.packets(k, layers) == reader.packets(k, layers)
@@ -397,7 +412,7 @@ def test_what_a_header_claims_is_not_allocated(order):
 
 def test_many_small_gops_cost_little_memory():
   """The most entries that bytes may claim."""
-  header = video_syntax.VideoHeader(
+  header = syntax.VideoHeader(
       width=1,
       height=1,
       channels=1,
@@ -405,12 +420,12 @@ def test_many_small_gops_cost_little_memory():
       time_base=fractions.Fraction(1, 24),
   )
   file = io.BytesIO()
-  with video_bitstream.VideoWriter(file, header) as writer:
+  with container.VideoWriter(file, header) as writer:
     for k in range(5000):
       writer.add_gop([k], [b''], last_duration=1)
   size = len(file.getvalue())
   tracemalloc.start()
-  reader = video_bitstream.VideoReader(file)
+  reader = container.VideoReader(file)
   assert len(reader.gops) == 5000
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()

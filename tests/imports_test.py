@@ -41,72 +41,75 @@ ARROWS = {
     'pgsvc_jax.types': set(),
     'pgsvc_jax.media': set(),
     'pgsvc_jax.memory': set(),
-    'pgsvc_jax.morton': set(),
+    'pgsvc_jax.codec.morton': set(),
     'pgsvc_jax.metrics': set(),
-    'pgsvc_jax.quantize': {'pgsvc_jax.types'},
+    'pgsvc_jax.codec.quantize': {'pgsvc_jax.types'},
     'pgsvc_jax.resolution': {'pgsvc_jax.types'},
-    'pgsvc_jax.range_coder': set(),
-    'pgsvc_jax.video_format': set(),
-    'pgsvc_jax.video_color': {'pgsvc_jax.video_format'},
-    'pgsvc_jax.av_reader': {
+    'pgsvc_jax.codec.range_coder': set(),
+    'pgsvc_jax.video.stream_format': set(),
+    'pgsvc_jax.video.color': {'pgsvc_jax.video.stream_format'},
+    'pgsvc_jax.video.av_reader': {
         'pgsvc_jax.media',
-        'pgsvc_jax.video_color',
-        'pgsvc_jax.video_format',
+        'pgsvc_jax.video.color',
+        'pgsvc_jax.video.stream_format',
     },
-    'pgsvc_jax.av_writer': {
-        'pgsvc_jax.video_color',
-        'pgsvc_jax.video_format',
+    'pgsvc_jax.video.av_writer': {
+        'pgsvc_jax.video.color',
+        'pgsvc_jax.video.stream_format',
     },
-    'pgsvc_jax.frame_folder': {
+    'pgsvc_jax.video.frame_folder': {
         'pgsvc_jax.media',
-        'pgsvc_jax.video_format',
+        'pgsvc_jax.video.stream_format',
     },
-    'pgsvc_jax.video_media': {
-        'pgsvc_jax.av_reader',
-        'pgsvc_jax.av_writer',
-        'pgsvc_jax.frame_folder',
+    'pgsvc_jax.video.media': {
         'pgsvc_jax.media',
-        'pgsvc_jax.video_format',
+        'pgsvc_jax.video.av_reader',
+        'pgsvc_jax.video.av_writer',
+        'pgsvc_jax.video.frame_folder',
+        'pgsvc_jax.video.stream_format',
     },
-    'pgsvc_jax.version1': {
-        'pgsvc_jax.morton',
-        'pgsvc_jax.quantize',
-        'pgsvc_jax.range_coder',
+    'pgsvc_jax.codec.version1': {
+        'pgsvc_jax.codec.morton',
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.range_coder',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.splat_coding': {
-        'pgsvc_jax.morton',
-        'pgsvc_jax.quantize',
-        'pgsvc_jax.range_coder',
+    'pgsvc_jax.codec.splat_coding': {
+        'pgsvc_jax.codec.morton',
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.range_coder',
     },
-    'pgsvc_jax.bitstream': {
-        'pgsvc_jax.quantize',
-        'pgsvc_jax.splat_coding',
+    'pgsvc_jax.codec.bitstream': {
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.splat_coding',
+        'pgsvc_jax.codec.version1',
         'pgsvc_jax.types',
-        'pgsvc_jax.version1',
     },
-    'pgsvc_jax.lattice': {'pgsvc_jax.quantize', 'pgsvc_jax.types'},
-    'pgsvc_jax.video_syntax': {'pgsvc_jax.bitstream'},
-    'pgsvc_jax.video_bitstream': {
-        'pgsvc_jax.bitstream',
-        'pgsvc_jax.video_syntax',
+    'pgsvc_jax.codec.lattice': {'pgsvc_jax.codec.quantize', 'pgsvc_jax.types'},
+    'pgsvc_jax.video.syntax': {'pgsvc_jax.codec.bitstream'},
+    'pgsvc_jax.video.container': {
+        'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.video.syntax',
     },
-    'pgsvc_jax.motion': {'pgsvc_jax.lattice', 'pgsvc_jax.quantize'},
-    'pgsvc_jax.video_codec': {
-        'pgsvc_jax.bitstream',
-        'pgsvc_jax.lattice',
-        'pgsvc_jax.motion',
-        'pgsvc_jax.quantize',
-        'pgsvc_jax.range_coder',
-        'pgsvc_jax.splat_coding',
+    'pgsvc_jax.video.motion': {
+        'pgsvc_jax.codec.lattice',
+        'pgsvc_jax.codec.quantize',
+    },
+    'pgsvc_jax.video.frame_coding': {
+        'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.codec.lattice',
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.range_coder',
+        'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.types',
-        'pgsvc_jax.video_syntax',
+        'pgsvc_jax.video.motion',
+        'pgsvc_jax.video.syntax',
     },
-    'pgsvc_jax.playback': {
-        'pgsvc_jax.bitstream',
+    'pgsvc_jax.video.playback': {
+        'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.types',
-        'pgsvc_jax.video_bitstream',
-        'pgsvc_jax.video_codec',
+        'pgsvc_jax.video.container',
+        'pgsvc_jax.video.frame_coding',
     },
     'pgsvc_jax.render': {
         'pallas_kernels.cpu_kernels',
@@ -116,133 +119,148 @@ ARROWS = {
         'pgsvc_jax.types',
     },
     'pgsvc_jax.decoder': {
-        'pgsvc_jax.bitstream',
+        'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.render',
         'pgsvc_jax.resolution',
     },
-    'pgsvc_jax.config': {'pgsvc_jax.quantize'},
-    'pgsvc_jax.schedule': {'pgsvc_jax.config', 'pgsvc_jax.resolution'},
-    'pgsvc_jax.initialize': {'pgsvc_jax.types'},
-    'pgsvc_jax.optimizer': {'pgsvc_jax.types'},
-    'pgsvc_jax.bands': {'pallas_kernels.constants', 'pgsvc_jax.types'},
-    'pgsvc_jax.train': {
+    'pgsvc_jax.config': {'pgsvc_jax.codec.quantize'},
+    'pgsvc_jax.training.schedule': {'pgsvc_jax.config', 'pgsvc_jax.resolution'},
+    'pgsvc_jax.training.initialize': {'pgsvc_jax.types'},
+    'pgsvc_jax.training.optimizer': {'pgsvc_jax.types'},
+    'pgsvc_jax.training.bands': {'pallas_kernels.constants', 'pgsvc_jax.types'},
+    'pgsvc_jax.training.train': {
         'pallas_kernels',
         'pallas_kernels.constants',
-        'pgsvc_jax.bands',
+        'pgsvc_jax.codec.lattice',
         'pgsvc_jax.config',
-        'pgsvc_jax.lattice',
-        'pgsvc_jax.optimizer',
         'pgsvc_jax.resolution',
-        'pgsvc_jax.schedule',
+        'pgsvc_jax.training.bands',
+        'pgsvc_jax.training.optimizer',
+        'pgsvc_jax.training.schedule',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.code_lengths': {
-        'pgsvc_jax.quantize',
-        'pgsvc_jax.splat_coding',
+    'pgsvc_jax.codec.code_lengths': {
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.rounding': {
-        'pgsvc_jax.code_lengths',
+    'pgsvc_jax.training.rounding': {
+        'pgsvc_jax.codec.code_lengths',
+        'pgsvc_jax.codec.quantize',
         'pgsvc_jax.config',
-        'pgsvc_jax.quantize',
-        'pgsvc_jax.schedule',
-        'pgsvc_jax.train',
+        'pgsvc_jax.training.schedule',
+        'pgsvc_jax.training.train',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.rate': {
-        'pgsvc_jax.bitstream',
-        'pgsvc_jax.code_lengths',
+    'pgsvc_jax.codec.rate': {
+        'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.codec.code_lengths',
+        'pgsvc_jax.codec.quantize',
         'pgsvc_jax.config',
         'pgsvc_jax.metrics',
-        'pgsvc_jax.quantize',
         'pgsvc_jax.render',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.checkpoint': {
-        'pgsvc_jax.quantize',
-        'pgsvc_jax.rounding',
-        'pgsvc_jax.train',
+    'pgsvc_jax.training.checkpoint': {
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.training.rounding',
+        'pgsvc_jax.training.train',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.warm_start': {'pgsvc_jax.types'},
+    'pgsvc_jax.training.warm_start': {'pgsvc_jax.types'},
     'pgsvc_jax.pace': set(),
     'pgsvc_jax.processes': set(),
-    'pgsvc_jax.fit': {
+    'pgsvc_jax.training.loop': {
         'pallas_kernels',
-        'pgsvc_jax.bands',
-        'pgsvc_jax.checkpoint',
+        'pgsvc_jax.codec.quantize',
         'pgsvc_jax.config',
-        'pgsvc_jax.initialize',
+        'pgsvc_jax.processes',
+        'pgsvc_jax.training.bands',
+        'pgsvc_jax.training.checkpoint',
+        'pgsvc_jax.training.initialize',
+        'pgsvc_jax.training.rounding',
+        'pgsvc_jax.training.schedule',
+        'pgsvc_jax.training.train',
+        'pgsvc_jax.training.warm_start',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.training.fit': {
+        'pallas_kernels',
+        'pgsvc_jax.config',
         'pgsvc_jax.pace',
         'pgsvc_jax.processes',
-        'pgsvc_jax.quantize',
-        'pgsvc_jax.resolution',
-        'pgsvc_jax.rounding',
-        'pgsvc_jax.schedule',
-        'pgsvc_jax.train',
+        'pgsvc_jax.training.checkpoint',
+        'pgsvc_jax.training.initialize',
+        'pgsvc_jax.training.loop',
+        'pgsvc_jax.training.schedule',
+        'pgsvc_jax.training.train',
+        'pgsvc_jax.training.warm_start',
         'pgsvc_jax.types',
-        'pgsvc_jax.warm_start',
     },
-    'pgsvc_jax.flow': {'pgsvc_jax.motion'},
-    'pgsvc_jax.motion_fit': {
+    'pgsvc_jax.video.flow': {'pgsvc_jax.video.motion'},
+    'pgsvc_jax.video.motion_fit': {
         'pallas_kernels',
-        'pgsvc_jax.motion',
         'pgsvc_jax.types',
+        'pgsvc_jax.video.motion',
     },
-    'pgsvc_jax.groups': {
+    'pgsvc_jax.video.groups': {
+        'pgsvc_jax.codec.rate',
         'pgsvc_jax.config',
-        'pgsvc_jax.flow',
-        'pgsvc_jax.rate',
-        'pgsvc_jax.schedule',
-        'pgsvc_jax.video_format',
+        'pgsvc_jax.training.schedule',
+        'pgsvc_jax.video.flow',
+        'pgsvc_jax.video.stream_format',
     },
-    'pgsvc_jax.video_rate': {'pgsvc_jax.config', 'pgsvc_jax.groups'},
-    'pgsvc_jax.video_fit': {
+    'pgsvc_jax.video.rate_control': {
+        'pgsvc_jax.config',
+        'pgsvc_jax.video.groups',
+    },
+    'pgsvc_jax.video.gop_fit': {
         'pallas_kernels',
+        'pgsvc_jax.codec.lattice',
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.rate',
         'pgsvc_jax.config',
-        'pgsvc_jax.fit',
-        'pgsvc_jax.flow',
-        'pgsvc_jax.initialize',
-        'pgsvc_jax.lattice',
-        'pgsvc_jax.motion_fit',
-        'pgsvc_jax.quantize',
-        'pgsvc_jax.rate',
-        'pgsvc_jax.render',
-        'pgsvc_jax.schedule',
-        'pgsvc_jax.splat_coding',
-        'pgsvc_jax.train',
-        'pgsvc_jax.types',
-        'pgsvc_jax.video_codec',
-        'pgsvc_jax.video_rate',
-    },
-    'pgsvc_jax.video_decoder': {
-        'pgsvc_jax.playback',
         'pgsvc_jax.render',
         'pgsvc_jax.resolution',
-        'pgsvc_jax.video_bitstream',
+        'pgsvc_jax.training.fit',
+        'pgsvc_jax.training.initialize',
+        'pgsvc_jax.training.loop',
+        'pgsvc_jax.training.schedule',
+        'pgsvc_jax.training.train',
+        'pgsvc_jax.types',
+        'pgsvc_jax.video.flow',
+        'pgsvc_jax.video.frame_coding',
+        'pgsvc_jax.video.motion_fit',
+        'pgsvc_jax.video.rate_control',
     },
-    'pgsvc_jax.video_encoder': {
+    'pgsvc_jax.video.decoder': {
+        'pgsvc_jax.render',
+        'pgsvc_jax.resolution',
+        'pgsvc_jax.video.container',
+        'pgsvc_jax.video.playback',
+    },
+    'pgsvc_jax.video.encoder': {
         'pallas_kernels',
         'pgsvc_jax.config',
         'pgsvc_jax.encoder',
-        'pgsvc_jax.groups',
-        'pgsvc_jax.schedule',
-        'pgsvc_jax.video_bitstream',
-        'pgsvc_jax.video_fit',
-        'pgsvc_jax.video_format',
-        'pgsvc_jax.video_rate',
-        'pgsvc_jax.video_syntax',
+        'pgsvc_jax.training.schedule',
+        'pgsvc_jax.video.container',
+        'pgsvc_jax.video.gop_fit',
+        'pgsvc_jax.video.groups',
+        'pgsvc_jax.video.rate_control',
+        'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.syntax',
     },
     'pgsvc_jax.encoder': {
-        'pgsvc_jax.checkpoint',
         'pallas_kernels',
-        'pgsvc_jax.bitstream',
+        'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.codec.rate',
         'pgsvc_jax.config',
-        'pgsvc_jax.fit',
-        'pgsvc_jax.initialize',
-        'pgsvc_jax.quantize',
-        'pgsvc_jax.rate',
-        'pgsvc_jax.train',
+        'pgsvc_jax.training.checkpoint',
+        'pgsvc_jax.training.fit',
+        'pgsvc_jax.training.initialize',
+        'pgsvc_jax.training.loop',
+        'pgsvc_jax.training.train',
         'pgsvc_jax.types',
     },
     'pgsvc_jax.operator': {
@@ -257,9 +275,9 @@ TRAINING_STACK = {
     'optax',
     'flax',
     'orbax',
-    'pgsvc_jax.fit',
-    'pgsvc_jax.train',
-    'pgsvc_jax.optimizer',
+    'pgsvc_jax.training.fit',
+    'pgsvc_jax.training.train',
+    'pgsvc_jax.training.optimizer',
 }
 
 
@@ -277,9 +295,9 @@ def project_imports(path):
 
 def test_every_module_has_its_arrows():
   modules = {
-      f'{package}.{path.stem}'
+      '.'.join(path.relative_to(ROOT).with_suffix('').parts)
       for package in ('pgsvc_jax', 'pallas_kernels')
-      for path in (ROOT / package).glob('*.py')
+      for path in (ROOT / package).rglob('*.py')
       if path.stem != '__init__'
   }
   assert modules == set(ARROWS)
@@ -315,7 +333,8 @@ for name, module in list(sys.modules.items()):
 @pytest.mark.parametrize('name', ['decode', 'evaluate'])
 def test_the_decoder_loads_no_training_stack(name):
   loaded = loaded_after(
-      f'import launch.{name}, pgsvc_jax.range_coder, pallas_kernels.cpu_kernels'
+      f'import launch.{name}, pgsvc_jax.codec.range_coder,'
+      'pallas_kernels.cpu_kernels'
   )
   assert 'pgsvc_jax.render' in loaded
   assert not loaded & TRAINING_STACK
@@ -345,6 +364,6 @@ def test_public_names_load_on_first_use():
       'import pgsvc_jax\n'
       'for name in pgsvc_jax.__all__: getattr(pgsvc_jax, name)'
   )
-  assert {'pgsvc_jax.fit', 'pgsvc_jax.video_encoder'} <= loaded
+  assert {'pgsvc_jax.training.fit', 'pgsvc_jax.video.encoder'} <= loaded
   # They are extras.
   assert not loaded & {'av', 'cv2'}

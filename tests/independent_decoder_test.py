@@ -8,11 +8,11 @@ import zlib
 import numpy as np
 import pytest
 
-from pgsvc_jax import bitstream
-from pgsvc_jax import quantize
-from pgsvc_jax import range_coder
 from pgsvc_jax import render
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import range_coder
 from tests import independent_decoder
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'

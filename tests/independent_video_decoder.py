@@ -237,7 +237,7 @@ def decode(data: bytes) -> list[list[independent_decoder.Layer]]:
   """Decodes all frames of a file, or what a cut has left of it.
 
   Args:
-    data: the bytes of a file of version 3.
+    data: the bytes of a file of version 3 or 5.
 
   Returns:
     For each frame, its layers; none after the first GOP without a whole layer.

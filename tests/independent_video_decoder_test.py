@@ -8,21 +8,26 @@ import struct
 import numpy as np
 import pytest
 
-from pgsvc_jax import bitstream
-from pgsvc_jax import lattice
-from pgsvc_jax import motion
-from pgsvc_jax import playback
-from pgsvc_jax import quantize
-from pgsvc_jax import range_coder
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_codec
-from pgsvc_jax import video_syntax
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import lattice
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import range_coder
+from pgsvc_jax.video import container
+from pgsvc_jax.video import frame_coding
+from pgsvc_jax.video import motion
+from pgsvc_jax.video import playback
+from pgsvc_jax.video import syntax
 from tests import independent_decoder
 from tests import independent_decoder_test
 from tests import independent_video_decoder
 from tests import independent_video_reader
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden' / 'v3_video.pgsvc'
+# The same but for the sizes of the layers.
+GOLDEN_SHAPES = {
+    GOLDEN: (),
+    GOLDEN.with_name('v5_video.pgsvc'): ((9, 12), (18, 24), (35, 47)),
+}
 STEPS = tuple(independent_decoder_test.STEPS.values())
 GOLDEN_STEPS = (
     quantize.StepSizes(color=300),
@@ -50,13 +55,13 @@ def make_updates(rng, layers, steps, births):
         lattice.check(points[i : i + 1] + changes[i], one, step_sizes)
       except ValueError:
         changes[i] = 0
-    born = video_codec.births(
+    born = frame_coding.births(
         independent_decoder_test.make_picture(
             (count,), channels, int(rng.integers(2**31))
         ).splats,
         step_sizes,
     ).born
-    updates.append(video_codec.Update(dead, changes, born))
+    updates.append(frame_coding.Update(dead, changes, born))
   return updates
 
 
@@ -72,7 +77,7 @@ def make_gop(
     vectors=(-30, 30),
 ):
   """Packets of a GOP with a frame for each of `births`, and its states."""
-  encoder = video_codec.GopEncoder(
+  encoder = frame_coding.GopEncoder(
       steps,
       height=height,
       width=width,
@@ -108,7 +113,7 @@ def assert_same_state(layer, state):
 
 def assert_same_frame(layers, layered):
   assert tuple(len(x.symbols) for x in layers) == layered.layer_sizes
-  pairs = zip(layers, video_codec.split(layered), strict=True)
+  pairs = zip(layers, frame_coding.split(layered), strict=True)
   for layer, splats in pairs:
     independent_decoder_test.assert_same_splats(layer, splats)
 
@@ -123,7 +128,9 @@ def test_every_frame_of_every_layer_agrees(channels, size, log2_block):
   rng = np.random.default_rng(channels)
   packets, states = make_gop(rng, STEPS, births, log2_block=log2_block, **form)
   ours = independent_video_decoder.decode_gop(packets, len(births), **form)
-  theirs = list(video_codec.decode_gop(packets, num_frames=len(births), **form))
+  theirs = list(
+      frame_coding.decode_gop(packets, num_frames=len(births), **form)
+  )
   assert len(ours) == len(theirs) == len(births)
   for layers, layered, expected in zip(ours, theirs, states):
     for layer, state in zip(layers, expected, strict=True):
@@ -164,7 +171,7 @@ def forge(frames, padding=0):
         encoder.column(np.array(values), constant, statistics, name)
     payloads.append(encoder.finish() + bytes(padding))
   head = struct.pack('<HHHHB', 256, 1, 4871, 2, 6)
-  sizes = b''.join(video_syntax.pack_varint(len(x)) for x in payloads)
+  sizes = b''.join(syntax.pack_varint(len(x)) for x in payloads)
   return head + sizes + b''.join(payloads)
 
 
@@ -252,7 +259,7 @@ def test_frames_without_splats_may_have_no_bytes():
   packet = forge(
       [[('births', 0, [0])], [('moves', 0, [0]), ('births', 0, [0])]]
   )
-  assert video_codec.frame_sizes(packet, 2) == [0, 0]
+  assert frame_coding.frame_sizes(packet, 2) == [0, 0]
   frames = assert_same_outcome([packet, packet], 2, 1)
   assert [[len(x.symbols) for x in layers] for layers in frames] == [[0, 0]] * 2
   assert assert_same_outcome([packet, b''], 2, 1) is None
@@ -266,7 +273,7 @@ def test_still_is_not_the_same_as_changes_of_zero():
 
 
 def test_a_frame_has_a_byte_a_splat_at_least():
-  (bare,) = video_codec.frame_sizes(forge([born(400)]), 1)
+  (bare,) = frame_coding.frame_sizes(forge([born(400)]), 1)
   assert bare < 300
   for size, fine in ((400, True), (399, False)):
     packet = forge([born(400)], size - bare)
@@ -279,7 +286,7 @@ def assert_same_outcome(packets, num_frames, channels):
   form = {'width': 47, 'height': 35, 'channels': channels}
   try:
     theirs = list(
-        video_codec.decode_gop(packets, num_frames=num_frames, **form)
+        frame_coding.decode_gop(packets, num_frames=num_frames, **form)
     )
   except bitstream.BitstreamError:
     theirs = None
@@ -333,24 +340,25 @@ def golden_states():
       part = {name: x[stop - size : stop] for name, x in arrays.items()}
       points = part.pop('points').astype(np.int64)
       found = {name: x.astype(np.int64) for name, x in part.items()}
-      layers.append(video_codec.Layer(points, lattice.Lattice(**found), None))
+      layers.append(frame_coding.Layer(points, lattice.Lattice(**found), None))
     states.append(layers)
   return states
 
 
+@pytest.mark.parametrize('path, shapes', GOLDEN_SHAPES.items())
 @pytest.mark.parametrize('num_layers', [1, 2, 3])
-def test_golden_video_decodes_to_its_integers(num_layers):
-  data = GOLDEN.read_bytes()
+def test_golden_video_decodes_to_its_integers(num_layers, path, shapes):
+  data = path.read_bytes()
   ours = independent_video_decoder.decode(data)
   states = golden_states()
-  reader = video_bitstream.VideoReader(io.BytesIO(data))
+  reader = container.VideoReader(io.BytesIO(data))
   frames = list(playback.frames(reader, num_layers=num_layers))
   assert len(frames) == len(ours) == len(states) == 5
   for frame, layers, expected in zip(frames, ours, states):
     for layer, state in zip(layers, expected, strict=True):
       assert_same_state(layer, state)
     assert_same_frame(layers[:num_layers], frame.layered)
-    wanted = video_codec.layered(
+    wanted = frame_coding.layered(
         expected[:num_layers], GOLDEN_STEPS[:num_layers], 35, 47
     )
     for array, other in zip(frame.layered.splats, wanted.splats, strict=True):
@@ -359,6 +367,10 @@ def test_golden_video_decodes_to_its_integers(num_layers):
   assert times == [time for starts, _ in GOLDEN_TIMES for time in starts]
   assert [frame.duration for frame in frames] == [2, 2, 2, 2, 4]
   assert reader.header.metadata == b'{"k": 1}'
+  assert reader.header.layer_shapes == shapes
+  assert {x.layered.layer_shapes for x in frames} == {shapes[:num_layers]}
+  native = independent_video_reader.read(data).header['native']
+  assert native == [shape[::-1] for shape in shapes or [(35, 47)] * 3]
 
 
 def test_golden_video_has_all_that_a_video_may_have():
@@ -387,30 +399,33 @@ def test_golden_video_has_all_that_a_video_may_have():
     assert any(a[name] != b[name] for a, b in kept), name
 
 
-def write_golden():
-  """Made the golden file, once: python -m tests.independent_video_decoder_test.
+def write_golden(path, shapes):
+  """Made a golden file, once: python -m tests.independent_video_decoder_test.
 
   It stays as it is for as long as its version is read.
   """
-  header = video_syntax.VideoHeader(
+  header = syntax.VideoHeader(
       width=47,
       height=35,
       channels=3,
       num_layers=3,
       time_base=fractions.Fraction(1, 20),
       frame_rate=fractions.Fraction(10),
-      color=video_syntax.ColorTags(primaries=1, transfer=1, matrix=1),
+      color=syntax.ColorTags(primaries=1, transfer=1, matrix=1),
       metadata=b'{"k": 1}',
+      layer_shapes=shapes,
   )
   rng = np.random.default_rng(7)
   file, states = io.BytesIO(), []
-  with video_bitstream.VideoWriter(file, header) as writer:
+  with container.VideoWriter(file, header) as writer:
     for times, last in GOLDEN_TIMES:
       births = [(24, 9, 5), (6, 4, 0), (0, 5, 3)][: len(times)]
       packets, frames = make_gop(rng, GOLDEN_STEPS, births)
       writer.add_gop(times, packets, last_duration=last)
       states += frames
-  GOLDEN.write_bytes(file.getvalue())
+  path.write_bytes(file.getvalue())
+  if shapes:
+    return
   every = [layer for layers in states for layer in layers]
   np.savez_compressed(
       GOLDEN.with_suffix('.npz'),
@@ -426,5 +441,6 @@ def write_golden():
 
 
 if __name__ == '__main__':
-  if not GOLDEN.exists():
-    write_golden()
+  for golden in GOLDEN_SHAPES.items():
+    if not golden[0].exists():
+      write_golden(*golden)

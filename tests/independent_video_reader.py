@@ -7,6 +7,7 @@ are those of the page.
 import dataclasses
 import math
 import struct
+from typing import Any
 import zlib
 
 from tests import independent_decoder
@@ -34,7 +35,7 @@ class Video:
   first that is cut; None for a damaged one.
   """
 
-  header: dict[str, int | bytes]
+  header: dict[str, Any]
   gops: list[Gop]
   whole: bool
   packets: list[list[bytes | None]]
@@ -44,17 +45,19 @@ def _crc_fits(data: bytes) -> bool:
   return struct.unpack('<I', data[-4:])[0] == zlib.crc32(data[:-4])
 
 
-def _read_header(data: bytes) -> dict[str, int | bytes]:
+def _read_header(data: bytes) -> dict[str, Any]:
   _require(len(data) >= 56, 'header: cut')
   names = (
       'version flags S width height C L order primaries transfer matrix full'
       ' reserved tn td fn fd an ad'
   ).split()
   values = struct.unpack('<BBHIIBB6B6I', data[8:52])
-  header: dict[str, int | bytes] = dict(zip(names, values))
+  header: dict[str, Any] = dict(zip(names, values))
   size = header['S']
-  _require(data[:8] == _MAGIC and header['version'] == 3, 'header: no video')
-  _require(56 <= size <= len(data), 'header: size')
+  _require(data[:8] == _MAGIC, 'header: magic')
+  _require(header['version'] in (3, 5), 'header: no video')
+  begin = 52 if header['version'] == 3 else 52 + 8 * header['L']
+  _require(begin + 4 <= size <= len(data), 'header: size')
   _require(_crc_fits(data[:size]), 'header: checksum')
   _require(header['flags'] == header['reserved'] == 0, 'header: flags')
   width, height = header['width'], header['height']
@@ -70,7 +73,15 @@ def _read_header(data: bytes) -> dict[str, int | bytes]:
     unknown = n == d == 0
     fine = n >= 1 and d >= 1 and math.gcd(n, d) == 1
     _require(fine or (may_be_unknown and unknown), f'header: {a}/{b}')
-  header['metadata'] = data[52 : size - 4]
+  header['native'] = [(width, height)] * header['L']
+  if header['version'] == 5:
+    header['native'] = list(struct.iter_unpack('<II', data[52:begin]))
+    below = (1, 1)
+    for native in header['native']:
+      for least, side, most in zip(below, native, (width, height)):
+        _require(least <= side <= most, 'header: native size')
+      below = native
+  header['metadata'] = data[begin : size - 4]
   return header
 
 

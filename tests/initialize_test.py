@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from pgsvc_jax import initialize
+from pgsvc_jax.training import initialize
 
 
 def test_sampling_takes_each_pixel_at_most_once_and_follows_the_density():

@@ -13,8 +13,8 @@ from PIL import Image
 import pytest
 
 from launch import main
-from pgsvc_jax import bitstream
 from pgsvc_jax import render
+from pgsvc_jax.codec import bitstream
 
 ROOT = pathlib.Path(__file__).parents[1]
 

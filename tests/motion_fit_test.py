@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from pgsvc_jax import lattice
-from pgsvc_jax import motion
-from pgsvc_jax import motion_fit
-from pgsvc_jax import quantize
 from pgsvc_jax import render
 from pgsvc_jax import types
+from pgsvc_jax.codec import lattice
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.video import motion
+from pgsvc_jax.video import motion_fit
 
 _HEIGHT, _WIDTH, _LOG2_BLOCK = 48, 64, 4
 _STEPS = quantize.StepSizes(position=512)

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from pgsvc_jax import optimizer
 from pgsvc_jax import types
+from pgsvc_jax.training import optimizer
 
 BOUNDS = optimizer.Bounds(min_cholesky=1e-3, height=20, width=30)
 

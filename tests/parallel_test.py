@@ -16,14 +16,15 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from pgsvc_jax import bands
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import fit
 from pgsvc_jax import metrics
 from pgsvc_jax import render
-from pgsvc_jax import schedule as schedule_lib
-from pgsvc_jax import train
 from pgsvc_jax import types
+from pgsvc_jax.training import bands
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import loop
+from pgsvc_jax.training import schedule as schedule_lib
+from pgsvc_jax.training import train
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -282,7 +283,7 @@ def test_one_diverging_picture_is_named():
   bad = scene()
   bad[3, 3] = np.nan
   with pytest.raises(
-      fit.DivergenceError, match='layer 0: .* not finite after step 1 of'
+      loop.DivergenceError, match='layer 0: .* not finite after step 1 of'
   ):
     fit.fit_pictures([scene(), bad], SHORT)
 

@@ -6,9 +6,9 @@ from hypothesis.extra import numpy as hnp
 import numpy as np
 import pytest
 
-from pgsvc_jax import morton
-from pgsvc_jax import quantize
 from pgsvc_jax import types
+from pgsvc_jax.codec import morton
+from pgsvc_jax.codec import quantize
 
 SETTINGS = hypothesis.settings(
     max_examples=150, derandomize=True, deadline=None, database=None

@@ -1,6 +1,5 @@
 import importlib.util
 import sys
-import time
 
 import hypothesis
 from hypothesis import strategies as st
@@ -8,7 +7,7 @@ from hypothesis.extra import numpy as hnp
 import numpy as np
 import pytest
 
-from pgsvc_jax import range_coder
+from pgsvc_jax.codec import range_coder
 
 SETTINGS = hypothesis.settings(
     max_examples=200, derandomize=True, deadline=None, database=None
@@ -207,23 +206,6 @@ def test_size_is_the_ideal_length_of_the_model(plain, n):
     plain._encode_bit = original
   # Measured: 1.0003 at 1000 splats.
   assert ideal_bits <= 8 * len(data) <= 1.001 * ideal_bits + 16
-
-
-@pytest.mark.slow  # A speed, on a machine that others may be using.
-def test_two_million_symbols_a_second():
-  pytest.importorskip('numba')
-  columns, low, widths = realistic_columns(100_000)
-  symbols = (len(columns) + 1) * len(low)
-  best = [np.inf, np.inf]
-  for _ in range(4):  # The first compiles.
-    start = time.perf_counter()
-    data = encode_columns(columns, low, widths)
-    middle = time.perf_counter()
-    decode_columns(data, columns, widths)
-    end = time.perf_counter()
-    best = np.minimum(best, [middle - start, end - middle])
-  print('million symbols a second, each way:', symbols / best / 1e6)
-  assert (symbols / best > 2e6).all()
 
 
 @SETTINGS

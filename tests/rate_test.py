@@ -5,13 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import metrics
-from pgsvc_jax import quantize
-from pgsvc_jax import rate
 from pgsvc_jax import render
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import rate
 
 BLACK = np.zeros((120, 160, 3), np.float32)
 

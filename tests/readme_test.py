@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from pgsvc_jax import video_media
+from pgsvc_jax.video import media as video_media
 
 from . import clips
 

@@ -19,10 +19,10 @@ from launch.evaluation import operating_points
 from launch.evaluation import results
 from launch.reports import bd_rate
 from launch.reports import curves
-from pgsvc_jax import bitstream
-from pgsvc_jax import quantize
 from pgsvc_jax import render
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Another size would make every prefix a different picture.

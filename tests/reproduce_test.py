@@ -10,7 +10,7 @@ from PIL import Image
 import pytest
 import scipy.ndimage
 
-from launch import figures as figures_png
+from launch import drawings
 from launch.experiments import figures as figures_lib
 from launch.experiments import page
 from launch.experiments import units
@@ -162,7 +162,7 @@ def test_scales_are_drawn_side_by_side(tmp_path):
       height=40,
       width=60,
   )
-  figures_png.draw_scales(layered, (0.25, 1, 2), tmp_path / 'scales.png')
+  drawings.draw_scales(layered, (0.25, 1, 2), tmp_path / 'scales.png')
   with Image.open(tmp_path / 'scales.png') as image:
     assert image.size == (15 + 60 + 120 + 2 * 8, 80)
     columns = np.asarray(image).astype(int)
@@ -250,7 +250,8 @@ def test_wrong_flags_are_one_line(tmp_path):
   assert 'no experiment' in refusal('--experiment=other')
   assert '--pictures' in refusal('--experiment=cycle')
   assert '--update' in refusal('--experiment=cycle', '--form=smoke', '--update')
-  assert 'no form laptop' in refusal('--experiment=image_table_2k')
+  refused = refusal('--experiment=image_table_2k', '--form=fast')
+  assert 'no form fast' in refused
 
 
 def reproduce(name, output, *flags, status=0):

@@ -15,17 +15,17 @@ import skimage.data
 import skimage.registration
 
 import pallas_kernels
-from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import fit
-from pgsvc_jax import initialize
 from pgsvc_jax import metrics
-from pgsvc_jax import quantize
 from pgsvc_jax import render
 from pgsvc_jax import resolution
-from pgsvc_jax import schedule as schedule_lib
-from pgsvc_jax import train
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import initialize
+from pgsvc_jax.training import schedule as schedule_lib
+from pgsvc_jax.training import train
 
 CONFIG = config_lib.FitConfig(
     layer_splats=(60, 100, 200),
@@ -114,11 +114,6 @@ def test_the_same_size_is_the_same_picture():
 def test_scales_that_make_no_ladder_are_refused(scales):
   with pytest.raises(ValueError, match='layer_scales'):
     config_lib.FitConfig(layer_splats=(3, 2, 1), layer_scales=scales)
-
-
-def test_a_ladder_is_for_pictures():
-  with pytest.raises(ValueError, match='for pictures'):
-    config_lib.VideoConfig(image=config_lib.EncodeConfig(fit=CONFIG))
 
 
 def test_prefixes_of_one_size_share_a_pass():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import schedule
+from pgsvc_jax.training import schedule
 
 CONFIG = config_lib.FitConfig(
     layer_splats=(50, 20, 20), num_steps=200, chunk_steps=10

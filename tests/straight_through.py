@@ -17,17 +17,17 @@ import numpy as np
 import optax
 
 import pallas_kernels
-from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import fit
 from pgsvc_jax import media
 from pgsvc_jax import metrics
-from pgsvc_jax import quantize
-from pgsvc_jax import rate
 from pgsvc_jax import render
-from pgsvc_jax import schedule as schedule_lib
-from pgsvc_jax import train
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import rate
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import schedule as schedule_lib
+from pgsvc_jax.training import train
 
 
 def refit(

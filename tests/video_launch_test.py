@@ -3,6 +3,7 @@
 import dataclasses
 import fractions
 import functools
+import io
 import itertools
 import json
 import threading
@@ -12,14 +13,15 @@ from PIL import Image
 import pytest
 
 from launch.videos import decoding as decode_video
-from pgsvc_jax import playback
-from pgsvc_jax import quantize
 from pgsvc_jax import render
 from pgsvc_jax import types
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_codec
-from pgsvc_jax import video_media
-from pgsvc_jax import video_syntax
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.video import container
+from pgsvc_jax.video import decoder
+from pgsvc_jax.video import frame_coding
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import playback
+from pgsvc_jax.video import syntax
 from tests import launch_test
 
 HEIGHT, WIDTH = 36, 50
@@ -48,23 +50,23 @@ def make_frame(k):
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
   path = tmp_path_factory.mktemp('video')
-  header = video_syntax.VideoHeader(
+  header = syntax.VideoHeader(
       width=WIDTH,
       height=HEIGHT,
       channels=3,
       num_layers=2,
       time_base=fractions.Fraction(1, 20),
       frame_rate=fractions.Fraction(10),
-      color=video_syntax.ColorTags(primaries=1, transfer=1, matrix=1),
+      color=syntax.ColorTags(primaries=1, transfer=1, matrix=1),
   )
   frames = map(make_frame, itertools.count())
   with (
       open(path / 'clip.pgsvc', 'wb') as file,
-      video_bitstream.VideoWriter(file, header) as writer,
+      container.VideoWriter(file, header) as writer,
   ):
     for times, last in zip(TIMES, LAST):
       gop = list(itertools.islice(frames, len(times)))
-      packets = video_codec.encode_gop(gop, quantize.StepSizes())
+      packets = frame_coding.encode_gop(gop, quantize.StepSizes())
       writer.add_gop(times, packets, last_duration=last)
   return path
 
@@ -72,7 +74,7 @@ def folder(tmp_path_factory):
 def expected(folder, name='clip.pgsvc', **kwargs):
   """[(time, duration, picture)], decoded in this process."""
   with open(folder / name, 'rb') as file:
-    frames = playback.frames(video_bitstream.VideoReader(file), **kwargs)
+    frames = playback.frames(container.VideoReader(file), **kwargs)
     return [
         (f.time, f.duration, render.render_picture(f.layered)) for f in frames
     ]
@@ -126,10 +128,56 @@ def test_decode_of_one_frame_gives_a_picture(folder):
     np.testing.assert_array_equal(np.asarray(picture), expected(folder)[3][2])
 
 
+def test_a_prefix_has_the_size_it_was_fitted_at(folder):
+  """Unless another is asked for; also of a cut file, whose frames are one."""
+  data = (folder / 'clip.pgsvc').read_bytes()
+  reader = container.VideoReader(io.BytesIO(data))
+  shapes = (HEIGHT // 2, WIDTH // 2), (HEIGHT, WIDTH)
+  header = dataclasses.replace(reader.header, layer_shapes=shapes)
+  with open(folder / 'sizes.pgsvc', 'wb') as file:
+    with container.VideoWriter(file, header) as writer:
+      for gop in reader:
+        packets = reader.packets(gop.index, 2)
+        writer.add_gop(gop.times, packets, last_duration=gop.durations[-1])
+  small = [
+      (f.time, f.duration, render.render_picture(render.scaled(f.layered, 0.5)))
+      for f in playback.frames(reader, num_layers=1)
+  ]
+  run('decode', folder, 'sizes.pgsvc', 'small', '--layers=1')
+  assert_frames(folder / 'small', small)
+  run('decode', folder, 'sizes.pgsvc', 'whole')
+  assert_frames(folder / 'whole', expected(folder))
+  base = expected(folder, num_layers=1)
+  run('decode', folder, 'sizes.pgsvc', 'base', '--layers=1', '--scale=1')
+  assert_frames(folder / 'base', base)
+  run('decode', folder, 'sizes.pgsvc', 'small.png', '--layers=1', '--frame=2')
+  with Image.open(folder / 'small.png') as picture:
+    np.testing.assert_array_equal(np.asarray(picture), small[2][2])
+  named = (folder / 'sizes.pgsvc').read_bytes()
+  decoded = decoder.decode_video(named, 1)
+  for image, (_, _, wanted) in zip(decoded, small, strict=True):
+    np.testing.assert_array_equal(image, wanted)
+
+  gop = container.VideoReader(io.BytesIO(named)).gop(1)
+  cut = named[: gop.packet_offsets[1] + 1]
+  assert {x.shape[:2] for x in decoder.decode_video(cut)} == {(HEIGHT, WIDTH)}
+  (last,) = decoder.decode_video(cut, first_frame=6)
+  assert last.shape[:2] == shapes[0]
+
+  info = launch_test.run('info', f'--input={folder / "sizes.pgsvc"}').stdout
+  assert 'width' in info and f'{WIDTH // 2}      {HEIGHT // 2}' in info
+  plain = launch_test.run('info', f'--input={folder / "clip.pgsvc"}').stdout
+  assert 'width' not in plain
+  run('extract', folder, 'sizes.pgsvc', 'part.pgsvc', '--layers=1')
+  with open(folder / 'part.pgsvc', 'rb') as file:
+    part = container.VideoReader(file).header
+  assert part.layer_shapes == shapes[:1] and part.width == WIDTH
+
+
 def test_a_cut_video_decodes_to_what_is_whole(folder):
   data = (folder / 'clip.pgsvc').read_bytes()
   with open(folder / 'clip.pgsvc', 'rb') as file:
-    gop = video_bitstream.VideoReader(file).gop(1)
+    gop = container.VideoReader(file).gop(1)
   (folder / 'cut.pgsvc').write_bytes(data[: gop.packet_offsets[1] + 1])
   result = run('decode', folder, 'cut.pgsvc', 'cut')
   assert result.stderr.startswith('7 frames, 1 or 2 of 2 layers')
@@ -257,7 +305,7 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
   """However slow the writer is."""
   live = Live()
   lock = threading.Lock()
-  header = video_syntax.VideoHeader(
+  header = syntax.VideoHeader(
       width=4,
       height=4,
       channels=3,
@@ -266,19 +314,19 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
   )
   with (
       open(tmp_path / 'long.pgsvc', 'wb') as file,
-      video_bitstream.VideoWriter(file, header) as writer,
+      container.VideoWriter(file, header) as writer,
   ):
     frame = dataclasses.replace(make_frame(0), layer_sizes=(40,))
-    packets = video_codec.encode_gop([frame] * 30, quantize.StepSizes())
+    packets = frame_coding.encode_gop([frame] * 30, quantize.StepSizes())
     for k in range(4):
       writer.add_gop(range(30 * k, 30 * k + 30), packets, last_duration=1)
-  scaled = render.scaled
+  resized = render.resized
 
-  def counted(layered, scale):
+  def counted(*args):
     with lock:
       live.now += 1
       live.most = max(live.most, live.now)
-    return scaled(layered, scale)
+    return resized(*args)
 
   class Writer(video_media.VideoWriter):
 
@@ -289,17 +337,17 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
     def __exit__(self, kind, *args):
       super().__exit__(KeyboardInterrupt)  # Nothing was written.
 
-  monkeypatch.setattr(render, 'scaled', counted)
+  monkeypatch.setattr(render, 'resized', counted)
   monkeypatch.setattr(video_media, 'VideoWriter', Writer)
   with open(tmp_path / 'long.pgsvc', 'rb') as file:
     decode_video.write_video(
-        video_bitstream.VideoReader(file),
+        container.VideoReader(file),
         'long.pgsvc',
         str(tmp_path / 'frames'),
         num_layers=None,
-        start='0',
+        first_frame=0,
         num_frames=None,
-        scale=1.0,
+        shape=(HEIGHT, WIDTH),
         one_by_one=False,
     )
   assert live.now == 0 and 1 < live.most <= 5

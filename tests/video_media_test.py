@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from pgsvc_jax import av_writer
 from pgsvc_jax import media
-from pgsvc_jax import video_format
-from pgsvc_jax import video_media
+from pgsvc_jax.video import av_writer
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import stream_format
 from tests import clips
 
 LOSSLESS = {'codec': 'ffv1', 'options': ()}
@@ -34,7 +34,7 @@ COLORS = np.array(
 
 def make_format(width, height, **options):
   defaults = {'time_base': Fraction(1, 25), 'frame_rate': Fraction(25)}
-  return video_format.VideoFormat(
+  return stream_format.VideoFormat(
       width=width, height=height, **(defaults | options)
   )
 
@@ -129,7 +129,7 @@ def test_untagged_matrix_is_guessed_by_size(tmp_path, width, height, matrix):
   path = tmp_path / 'clip.mkv'
   clips.write(path, [frame], pixel_format='yuv420p', **LOSSLESS)
   reader, decoded = read(path)
-  assert reader.format.matrix == video_format.UNSPECIFIED
+  assert reader.format.matrix == stream_format.UNSPECIFIED
   np.testing.assert_allclose(decoded[0].pixels[3, 3], color, atol=0.008)
 
 
@@ -649,7 +649,7 @@ def test_raw_video(tmp_path):
   path = tmp_path / 'clip.yuv'
   path.write_bytes(clip.astype('<u2').tobytes())
   assert not video_media.is_video(path)
-  raw = video_format.RawFormat(
+  raw = stream_format.RawFormat(
       width=64,
       height=48,
       pixel_format='gray10le',
@@ -670,7 +670,7 @@ def test_raw_video_with_a_wrong_description(tmp_path):
   path = tmp_path / 'clip.yuv'
   path.write_bytes(bytes(6000))
   for width, name in ((64, 'nonsense'), (0, 'yuv420p'), (-8, 'yuv420p')):
-    raw = video_format.RawFormat(
+    raw = stream_format.RawFormat(
         width=width, height=48, pixel_format=name, frame_rate=Fraction(25)
     )
     assert 'not raw video so described' in refusal(path, raw=raw)

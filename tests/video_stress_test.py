@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from pgsvc_jax import media
-from pgsvc_jax import video_format
-from pgsvc_jax import video_media
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import stream_format
 
 # What a file without a header cannot say.
 RAW = {
-    'raw_sparks_480x270_yuv420p10le_5f.yuv': video_format.RawFormat(
+    'raw_sparks_480x270_yuv420p10le_5f.yuv': stream_format.RawFormat(
         width=480,
         height=270,
         pixel_format='yuv420p10le',

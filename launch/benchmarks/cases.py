@@ -10,13 +10,13 @@ from jax import numpy as jnp
 import numpy as np
 
 import pallas_kernels
-from pgsvc_jax import bands as bands_lib
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import fit
 from pgsvc_jax import render
-from pgsvc_jax import schedule as schedule_lib
-from pgsvc_jax import train
 from pgsvc_jax import types
+from pgsvc_jax.training import bands as bands_lib
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import schedule as schedule_lib
+from pgsvc_jax.training import train
 
 from . import timing
 from . import workloads

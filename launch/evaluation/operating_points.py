@@ -15,11 +15,11 @@ import time
 
 import numpy as np
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import media
 from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import resolution
+from pgsvc_jax.codec import bitstream
 
 from .. import command
 from .. import table

@@ -33,13 +33,13 @@ import numpy as np
 
 import pallas_kernels
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import fit
-from pgsvc_jax import initialize
-from pgsvc_jax import schedule as schedule_lib
-from pgsvc_jax import train
 from pgsvc_jax import types
-from pgsvc_jax import video_fit
-from pgsvc_jax import warm_start
+from pgsvc_jax.training import fit
+from pgsvc_jax.training import initialize
+from pgsvc_jax.training import schedule as schedule_lib
+from pgsvc_jax.training import train
+from pgsvc_jax.training import warm_start
+from pgsvc_jax.video import gop_fit
 
 _LEVELS = 63  # 6 bits.
 _STAGES = 2
@@ -294,7 +294,7 @@ class Coder:
         zeros = types.Splats(*map(np.zeros_like, splats))
         codes = Codes(zeros, *self._shape, index)
       else:
-        settings = video_fit.update_config(config)
+        settings = gop_fit.update_config(config)
         codes = Codes(codes.raw(splats), *self._shape, index)
       splats = self._fit(splats, frame, settings, codes, is_first=not index)
       layered = types.LayeredSplats(

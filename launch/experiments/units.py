@@ -24,13 +24,13 @@ from typing import Any
 from ml_collections import config_dict
 import numpy as np
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import media
 from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import resolution
-from pgsvc_jax import video_bitstream
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.video import container
 
 from .. import children
 from .. import command
@@ -310,7 +310,7 @@ def measure_video(file: pathlib.Path, unit: Unit) -> list[dict]:
       for frame in _frames(file, unit)
   ]
   with open(file, 'rb') as stream:
-    reader = video_bitstream.VideoReader(stream)
+    reader = container.VideoReader(stream)
     info = video_info.describe(reader, file.stat().st_size)
   return [
       {
@@ -328,7 +328,7 @@ def _frames(
 ) -> Iterator[video_quality.Comparison]:
   """The frames of a video, as decoded and as they were."""
   with open(file, 'rb') as stream:
-    reader = video_bitstream.VideoReader(stream)
+    reader = container.VideoReader(stream)
     yield from video_quality.compare(reader, unit.originals)
 
 

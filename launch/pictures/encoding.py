@@ -12,18 +12,18 @@ from typing import Any
 import jax
 
 import pallas_kernels
-from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import encoder
-from pgsvc_jax import fit
 from pgsvc_jax import memory
 from pgsvc_jax import metrics
-from pgsvc_jax import quantize
-from pgsvc_jax import rate
 from pgsvc_jax import render
 from pgsvc_jax import resolution
-from pgsvc_jax import schedule
 from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import rate
+from pgsvc_jax.training import loop
+from pgsvc_jax.training import schedule
 
 from .. import caches
 from .. import checkpoints
@@ -133,7 +133,7 @@ def _fit(
     if run.leads:
       show = stack.enter_context(progress.reporter(title))
 
-    def report(states: list[fit.Progress]) -> None:
+    def report(states: list[loop.Progress]) -> None:
       nonlocal first_step
       first_step = first_step or time.perf_counter()
       if show:
@@ -160,7 +160,7 @@ def _fit(
           deadline=deadline,
           checkpointer=saver if has_folders else None,
       )
-    except fit.DivergenceError as error:
+    except loop.DivergenceError as error:
       rest = saver.last_good()
       raise type(error)('; '.join(filter(None, [str(error), rest]))) from error
   return fitted, first_step

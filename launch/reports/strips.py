@@ -8,11 +8,11 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import media
-from pgsvc_jax import playback
 from pgsvc_jax import render
-from pgsvc_jax import video_bitstream
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.video import container
+from pgsvc_jax.video import playback
 
 from ..evaluation import operating_points
 from ..videos import quality as video_quality
@@ -140,7 +140,7 @@ def make_video(
   rows = [row for row in file['layers'] if row['available']]
   images = []
   with open(paths[0], 'rb') as opened:
-    reader = video_bitstream.VideoReader(opened)
+    reader = container.VideoReader(opened)
     for row in rows:
       (frame,) = playback.frames(
           reader, num_layers=row['layer'] + 1, first_frame=index, num_frames=1

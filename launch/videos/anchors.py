@@ -21,7 +21,7 @@ import lazy_loader
 import numpy as np
 
 from pgsvc_jax import media
-from pgsvc_jax import video_media
+from pgsvc_jax.video import media as video_media
 
 from . import ffmpeg
 from . import quality as video_quality

@@ -15,11 +15,11 @@ from typing import Any, TypeVar
 from jaxtyping import UInt8
 import numpy as np
 
-from pgsvc_jax import playback
 from pgsvc_jax import render
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_format
-from pgsvc_jax import video_media
+from pgsvc_jax.video import container
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import playback
+from pgsvc_jax.video import stream_format
 
 from .. import command
 
@@ -58,14 +58,14 @@ def _to_rgb(image: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 'h w 3']:
 
 
 def write_video(
-    reader: video_bitstream.VideoReader,
+    reader: container.VideoReader,
     input_path: str,
     output_path: str,
     *,
     num_layers: int | None,
-    start: str,
+    first_frame: int,
     num_frames: int | None,
-    scale: float,
+    shape: tuple[int, int],
     one_by_one: bool,
 ) -> None:
   """Decodes, renders and writes; says what and how fast.
@@ -75,9 +75,9 @@ def write_video(
     input_path: of the file, for messages.
     output_path: its suffix says the format; none: a folder of pictures.
     num_layers: to show; None for all that are whole.
-    start: the first frame, as `playback.frame_at` takes it.
+    first_frame: the first to write.
     num_frames: at most; None for all there are.
-    scale: size of the frames / their own size.
+    shape: height and width to show them at.
     one_by_one: let no stage run while another does.
 
   Raises:
@@ -89,9 +89,9 @@ def write_video(
         f'{input_path}: {header.channels} channels cannot be written as video,'
         ' only as pictures, with --frame'
     )
-  form = video_format.VideoFormat(
-      width=max(1, round(header.width * scale)),
-      height=max(1, round(header.height * scale)),
+  form = stream_format.VideoFormat(
+      width=shape[1],
+      height=shape[0],
       time_base=header.time_base,
       frame_rate=header.frame_rate,
       primaries=header.color.primaries,
@@ -105,11 +105,10 @@ def write_video(
 
   def decode() -> Iterator[playback.Frame]:
     with command.about(input_path):
-      first = playback.frame_at(reader, start)
       frames = playback.frames(
           reader,
           num_layers=num_layers,
-          first_frame=first,
+          first_frame=first_frame,
           num_frames=num_frames,
       )
       while True:
@@ -124,7 +123,7 @@ def write_video(
   ) -> Iterator[tuple[playback.Frame, UInt8[np.ndarray, 'h w 3']]]:
     for frame in frames:
       with _timing(seconds, 'render'):
-        image = render.render_picture(render.scaled(frame.layered, scale))
+        image = render.render_picture(render.resized(frame.layered, *shape))
       yield frame, _to_rgb(image)
 
   count, layers = 0, set()

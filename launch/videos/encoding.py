@@ -20,11 +20,11 @@ import sys
 import time
 from typing import Any
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import schedule
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_syntax
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.training import schedule
+from pgsvc_jax.video import container
+from pgsvc_jax.video import syntax
 
 from .. import command
 from . import progress
@@ -66,16 +66,19 @@ def encode(
     notes, form = video.notes, video.format
   for note in notes:
     print(f'{source.path}: {note}', file=sys.stderr)
-  sizes = schedule.layer_sizes(config.image.fit, form.height, form.width)
-  header = video_syntax.VideoHeader(
+  sizes, shapes = schedule.finished_layers(
+      config.image.fit, form.height, form.width
+  )
+  header = syntax.VideoHeader(
       width=form.width,
       height=form.height,
       channels=3,
-      num_layers=1 if config.image.fit.strategy == 'single' else len(sizes),
+      num_layers=len(sizes),
+      layer_shapes=shapes,
       time_base=form.time_base,
       frame_rate=form.frame_rate,
       pixel_aspect=form.pixel_aspect,
-      color=video_syntax.ColorTags(
+      color=syntax.ColorTags(
           primaries=form.primaries,
           transfer=form.transfer,
           matrix=form.matrix,
@@ -158,7 +161,7 @@ def _parts_of(output: str) -> pathlib.Path:
 def _encode_share(
     workers: workers_lib.Workers,
     share: workers_lib.Share,
-    header: video_syntax.VideoHeader,
+    header: syntax.VideoHeader,
     output: str,
     shown: progress.Progress,
 ) -> None:
@@ -170,7 +173,7 @@ def _encode_share(
     if not folder.is_dir():  # Process 0 has not waited.
       return
     with command.replacing(str(folder / f'{group.index}.pgsvc')) as file:
-      with video_bitstream.VideoWriter(file, header) as writer:
+      with container.VideoWriter(file, header) as writer:
         writer.add_gop(group.times, packets, last_duration=group.last_duration)
 
 
@@ -210,15 +213,15 @@ def _metadata(
 
 @contextlib.contextmanager
 def _growing(
-    part: pathlib.Path, header: video_syntax.VideoHeader, restart: bool
-) -> Iterator[video_bitstream.VideoWriter]:
+    part: pathlib.Path, header: syntax.VideoHeader, restart: bool
+) -> Iterator[container.VideoWriter]:
   """The file that is written group by group, or goes on being written."""
   writer = None
   # Empty: stopped before anything was written.
   if part.exists() and part.stat().st_size and not restart:
     with open(part, 'r+b') as file:
       with contextlib.suppress(bitstream.BitstreamError):
-        writer = video_bitstream.VideoWriter.resume(file)
+        writer = container.VideoWriter.resume(file)
       if writer is not None and writer.header == header:
         with writer:
           yield writer
@@ -227,7 +230,7 @@ def _growing(
         f'{part} is of a run with other settings: --restart begins anew'
     )
   with open(part, 'wb') as file:
-    with video_bitstream.VideoWriter(file, header) as writer:
+    with container.VideoWriter(file, header) as writer:
       yield writer
 
 
@@ -235,7 +238,7 @@ def _say(
     output: str, shown: progress.Progress, begin: float, target_kbps: float
 ) -> None:
   with open(output, 'rb') as file:
-    reader = video_bitstream.VideoReader(file)
+    reader = container.VideoReader(file)
     gops = reader.gops
     seconds = float((gops[-1].end - gops[0].start) * reader.header.time_base)
   size = os.path.getsize(output)

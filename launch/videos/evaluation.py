@@ -11,9 +11,10 @@ import pathlib
 import statistics
 import sys
 import tempfile
+from typing import Self
 
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_format
+from pgsvc_jax.video import container
+from pgsvc_jax.video import stream_format
 
 from .. import command
 from .. import table
@@ -34,14 +35,14 @@ def has_ffmpeg() -> bool:
 
 
 @contextlib.contextmanager
-def _open(path: str | pathlib.Path) -> Iterator[video_bitstream.VideoReader]:
+def _open(path: str | pathlib.Path) -> Iterator[container.VideoReader]:
   with open(path, 'rb') as file, command.about(str(path)):
-    yield video_bitstream.VideoReader(file)
+    yield container.VideoReader(file)
 
 
 def _form(
-    reader: video_bitstream.VideoReader, source: video_source.Source
-) -> video_format.VideoFormat:
+    reader: container.VideoReader, source: video_source.Source
+) -> stream_format.VideoFormat:
   """The format of the originals, if they are of the size of the file."""
   header = reader.header
   if header.channels != 3:
@@ -53,7 +54,7 @@ def _form(
 
 
 def _clip(
-    reader: video_bitstream.VideoReader,
+    reader: container.VideoReader,
     source: video_source.Source,
     path: pathlib.Path,
     is_written: bool,
@@ -85,12 +86,50 @@ def _clip(
   return clip
 
 
+class _RawFrames:
+  """Every prefix and the original at its size, as VMAF reads them.
+
+  Used as a context: the files are gone after it.
+  """
+
+  def __init__(self, shapes: Sequence[tuple[int, int]]):
+    self._shapes = shapes
+    self._stack = contextlib.ExitStack()
+
+  def __enter__(self) -> Self:
+    make = lambda: self._stack.enter_context(tempfile.NamedTemporaryFile())
+    self._images = [make() for _ in self._shapes]
+    self._targets = {shape: make() for shape in set(self._shapes)}
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    self._stack.close()
+
+  def write(self, frame: video_quality.Comparison) -> None:
+    """Adds a frame to all files."""
+    for file, image in zip(self._images, frame.images):
+      file.write(video_quality.yuv420_bytes(image))
+    targets = dict(zip(self._shapes, frame.targets))
+    for shape, file in self._targets.items():
+      file.write(video_quality.yuv420_bytes(targets[shape]))
+
+  def vmaf(self) -> Iterator[list[float]]:
+    """Of each frame, for each prefix."""
+    for shape, file in zip(self._shapes, self._images):
+      target = self._targets[shape]
+      for written in (file, target):
+        written.flush()
+      paths = (pathlib.Path(x.name) for x in (file, target))
+      height, width = (side + side % 2 for side in shape)
+      yield ffmpeg.vmaf(*paths, width, height)
+
+
 def _measure(
-    reader: video_bitstream.VideoReader,
+    reader: container.VideoReader,
     name: str,
     source: video_source.Source,
     *,
-    clip: video_anchors.Clip | None,
+    with_vmaf: bool,
     shown: str | None = None,
 ) -> dict:
   """Decodes all prefixes in step with the originals.
@@ -99,7 +138,7 @@ def _measure(
     reader: of the file.
     name: of the file.
     source: of its originals.
-    clip: with its raw frames, for VMAF; None: no VMAF.
+    with_vmaf: whether VMAF is computed.
     shown: path for a video of the prefixes side by side, if any.
 
   Returns:
@@ -127,25 +166,21 @@ def _measure(
             [row['bits_per_second'] for row in prefixes],
         )
     )
-    raw = []
-    if clip:
-      folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-      raw = [folder / f'{k}.yuv' for k in range(len(prefixes))]
-    files = [stack.enter_context(open(path, 'wb')) for path in raw]
+    shapes = reader.header.native_shapes[: len(prefixes)]
+    raw = with_vmaf and stack.enter_context(_RawFrames(shapes))
     for frame in video_quality.compare(reader, source):
-      scores = [video_quality.score(x, frame.original) for x in frame.images]
+      pairs = zip(frame.images, frame.targets)
+      scores = [video_quality.score(*pair) for pair in pairs]
       for k, row in enumerate(scores):
         spent = {part: getattr(frame, part)[k] for part in _TIMES}
         rows[k].append(row | spent)
-      for file, image in zip(files, frame.images):
-        file.write(video_quality.yuv420_bytes(image))
+      if raw:
+        raw.write(frame)
       if writer:
         writer.write(frame, scores)
       splats.append(frame.splats)
       times.append(frame.time)
-    for k, path in enumerate(raw):
-      files[k].flush()
-      found = ffmpeg.vmaf(path, clip.path, *clip.raw_size)
+    for k, found in enumerate(raw.vmaf() if raw else []):
       rows[k] = [x | {'vmaf': y} for x, y in zip(rows[k], found, strict=True)]
   for k, row in enumerate(prefixes):
     row |= video_quality.summary(rows[k])
@@ -178,12 +213,8 @@ def evaluate_file(
   """
   if with_vmaf:
     ffmpeg.version()  # Missing, it is missed now and not at the end.
-  with _open(name) as reader, tempfile.TemporaryDirectory() as folder:
-    _form(reader, source)
-    clip = None
-    if with_vmaf:
-      clip = _clip(reader, source, pathlib.Path(folder) / 'clip.yuv', True)
-    document = _measure(reader, name, source, clip=clip, shown=shown)
+  with _open(name) as reader:
+    document = _measure(reader, name, source, with_vmaf=with_vmaf, shown=shown)
   if as_json:
     table.print_json(document)
   else:
@@ -244,7 +275,7 @@ def check_anchors(names: Sequence[str]) -> None:
 
 def _picture(
     entry: operating_points.Entry,
-    reader: video_bitstream.VideoReader,
+    reader: container.VideoReader,
     select: dict[str, str],
     clip: video_anchors.Clip,
     output: pathlib.Path,
@@ -346,8 +377,7 @@ def evaluate_folders(
       folder = pathlib.Path(name)
       with _open(own[0].file) as reader:
         _form(reader, source)
-        is_written = bool(codecs) or with_vmaf
-        clip = _clip(reader, source, folder / 'clip.yuv', is_written)
+        clip = _clip(reader, source, folder / 'clip.yuv', bool(codecs))
         times = _seconds(reader)
         picture = _picture(own[0], reader, select, clip, output)
         # Not one of the samples: the first call loads the compiled kernels.
@@ -361,7 +391,7 @@ def evaluate_folders(
               reader,
               str(entry.file),
               source,
-              clip=clip if with_vmaf else None,
+              with_vmaf=with_vmaf,
           )
         document['files'].append(
             {
@@ -384,6 +414,6 @@ def evaluate_folders(
   return document
 
 
-def _seconds(reader: video_bitstream.VideoReader) -> list[Fraction]:
+def _seconds(reader: container.VideoReader) -> list[Fraction]:
   base = reader.header.time_base
   return [time * base for time in video_quality.frame_times(reader)]

@@ -2,12 +2,12 @@
 
 import itertools
 
-from pgsvc_jax import video_bitstream
+from pgsvc_jax.video import container
 
 from .. import table
 
 
-def describe(reader: video_bitstream.VideoReader, file_bytes: int) -> dict:
+def describe(reader: container.VideoReader, file_bytes: int) -> dict:
   """What header and entries tell; no packet is read.
 
   Args:
@@ -29,7 +29,8 @@ def describe(reader: video_bitstream.VideoReader, file_bytes: int) -> dict:
   available = [reader.available_layers(gop.index) for gop in gops]
   layers = []
   overhead = reader.whole_size - sum(packets)
-  for k, size in enumerate(itertools.accumulate(packets)):
+  pairs = zip(itertools.accumulate(packets), header.native_shapes)
+  for k, (size, shape) in enumerate(pairs):
     size += overhead
     layers.append(
         {
@@ -38,6 +39,8 @@ def describe(reader: video_bitstream.VideoReader, file_bytes: int) -> dict:
             'bytes': size,
             'bpp': 8 * size / (header.width * header.height * max(frames, 1)),
             'bits_per_second': 8 * size / duration if duration else None,
+            'width': shape[1],
+            'height': shape[0],
             'psnr_db': None,
             'ms_ssim': None,
             'available': bool(gops) and min(available) > k,
@@ -86,11 +89,18 @@ def print_info(info: dict) -> None:
       f' {info["frames"]} frames, {info["duration_s"]:.3f} s{rate},'
       f' {info["file_bytes"]} bytes in order of {info["order"]}{state}'
   )
+  rows = info['layers']
+  has_sizes = len({(row['width'], row['height']) for row in rows}) > 1
   table.print_table(
-      ['layer', 'bytes', 'kbit/s', 'bpp', ''],
+      [
+          'layer',
+          *(['width', 'height'] if has_sizes else []),
+          *('bytes', 'kbit/s', 'bpp', ''),
+      ],
       [
           [
               str(row['layer']),
+              *([str(row['width']), str(row['height'])] if has_sizes else []),
               str(row['bytes']),
               '-'
               if row['bits_per_second'] is None
@@ -98,10 +108,10 @@ def print_info(info: dict) -> None:
               f'{row["bpp"]:.4f}',
               '' if row['available'] else '(cut off)',
           ]
-          for row in info['layers']
+          for row in rows
       ],
   )
-  num_layers = len(info['layers'])
+  num_layers = len(rows)
   table.print_table(
       ['GOP', 'frame', 'frames', 'start s', 'bytes by layer', ''],
       [

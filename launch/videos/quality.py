@@ -21,10 +21,11 @@ from jaxtyping import Float, UInt8
 import numpy as np
 
 from pgsvc_jax import metrics
-from pgsvc_jax import playback
 from pgsvc_jax import render
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_format
+from pgsvc_jax import resolution
+from pgsvc_jax.video import container
+from pgsvc_jax.video import playback
+from pgsvc_jax.video import stream_format
 
 from . import source as video_source
 
@@ -52,7 +53,8 @@ class Comparison:
     time: when it starts, units of the file's time base.
     duration: until the next one starts, or the video ends.
     original: RGB in [0, 1].
-    images: of each prefix, from the base up; RGB.
+    images: of each prefix, from the base up, at the size it was fitted at; RGB.
+    targets: the original at these sizes.
     splats: of each prefix.
     entropy_ms: of entropy decoding, for each prefix by itself.
     render_ms: of rendering, for each prefix by itself.
@@ -62,7 +64,8 @@ class Comparison:
   time: int
   duration: int
   original: Float[np.ndarray, 'h w 3']
-  images: list[UInt8[np.ndarray, 'h w 3']]
+  images: list[UInt8[np.ndarray, '_ _ 3']]
+  targets: list[Float[np.ndarray, '_ _ 3']]
   splats: list[int]
   entropy_ms: list[float]
   render_ms: list[float]
@@ -170,7 +173,7 @@ def originals(
 
 
 def check_size(
-    form: video_format.VideoFormat, path: str, width: int, height: int
+    form: stream_format.VideoFormat, path: str, width: int, height: int
 ) -> None:
   """Refuses originals of another size than the file.
 
@@ -184,12 +187,12 @@ def check_size(
     )
 
 
-def frame_times(reader: video_bitstream.VideoReader) -> list[int]:
+def frame_times(reader: container.VideoReader) -> list[int]:
   """When the frames start of all GOPs that have at least a base layer."""
   return [time for gop, _ in reader.playable(1) for time in gop.times]
 
 
-def num_layers(reader: video_bitstream.VideoReader) -> int:
+def num_layers(reader: container.VideoReader) -> int:
   """Layers that all GOPs with at least a base layer have."""
   return min(layers for _, layers in reader.playable())
 
@@ -208,13 +211,13 @@ def _draw(frames: Iterator[playback.Frame]) -> _Drawn:
   begin = time.perf_counter()
   frame = next(frames)
   decoded = time.perf_counter()
-  image = render.render_picture(frame.layered)
+  image = render.render_picture(render.at_native_size(frame.layered))
   end = time.perf_counter()
   return _Drawn(frame, image, 1e3 * (decoded - begin), 1e3 * (end - decoded))
 
 
 def compare(
-    reader: video_bitstream.VideoReader, source: video_source.Source
+    reader: container.VideoReader, source: video_source.Source
 ) -> Iterator[Comparison]:
   """Decodes every prefix by itself, in step with the originals.
 
@@ -240,35 +243,36 @@ def compare(
   for original in originals(source, times):
     drawn = [_draw(stream) for stream in streams]
     first = drawn[0].frame
+    shapes = reader.header.native_shapes[: len(drawn)]
+    sizes = {x: resolution.downsample(original, *x) for x in set(shapes)}
     yield Comparison(
         index=first.index,
         time=first.time,
         duration=first.duration,
         original=original,
         images=[x.image for x in drawn],
+        targets=[sizes[shape] for shape in shapes],
         splats=[sum(x.frame.layered.layer_sizes) for x in drawn],
         entropy_ms=[x.entropy_ms for x in drawn],
         render_ms=[x.render_ms for x in drawn],
     )
 
 
-def frame_bytes(
-    reader: video_bitstream.VideoReader, layer: int
-) -> Iterator[int]:
+def frame_bytes(reader: container.VideoReader, layer: int) -> Iterator[int]:
   """Bytes of each frame in the packets of a layer.
 
   The head of a packet counts for its first frame.
   """
-  from pgsvc_jax import video_codec  # Numba: only where it is needed.
+  from pgsvc_jax.video import frame_coding  # Numba: only where it is needed.
 
   for gop, _ in reader.playable(1):
     packet = reader.packet(gop.index, layer)
-    sizes = video_codec.frame_sizes(packet, gop.num_frames)
+    sizes = frame_coding.frame_sizes(packet, gop.num_frames)
     yield len(packet) - sum(sizes[1:])
     yield from sizes[1:]
 
 
-def prefix_bytes(reader: video_bitstream.VideoReader) -> list[list[int]]:
+def prefix_bytes(reader: container.VideoReader) -> list[list[int]]:
   """Bytes of each frame in every prefix, from the base up."""
   layers = [list(frame_bytes(reader, k)) for k in range(num_layers(reader))]
   return [

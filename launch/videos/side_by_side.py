@@ -8,8 +8,8 @@ from PIL import ImageDraw
 from PIL import ImageFont
 
 from pgsvc_jax import media
-from pgsvc_jax import video_format
-from pgsvc_jax import video_media
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import stream_format
 
 from . import quality as video_quality
 
@@ -24,6 +24,16 @@ def _label(text: str, width: int) -> np.ndarray:
   return np.asarray(image)
 
 
+def _column(
+    text: str, image: np.ndarray, height: int, width: int
+) -> np.ndarray:
+  """A picture under its label; smaller than its room, in the upper left."""
+  column = np.zeros((_LABEL_HEIGHT + height, width, 3), np.uint8)
+  column[:_LABEL_HEIGHT] = _label(text, width)
+  column[_LABEL_HEIGHT:][: image.shape[0], : image.shape[1]] = image
+  return column
+
+
 class Writer:
   """Writes the video; used as a context.
 
@@ -34,7 +44,7 @@ class Writer:
   """
 
   def __init__(
-      self, path: str, form: video_format.VideoFormat, rates: list[float]
+      self, path: str, form: stream_format.VideoFormat, rates: list[float]
   ):
     self._rates = rates
     # Sides are even, for 4:2:0.
@@ -43,7 +53,7 @@ class Writer:
     self._padding = ((0, height % 2), (0, width % 2), (0, 0))
     self._file = video_media.VideoWriter(
         path,
-        video_format.VideoFormat(
+        stream_format.VideoFormat(
             width=width + width % 2,
             height=height + height % 2,
             time_base=form.time_base,
@@ -76,8 +86,9 @@ class Writer:
         for k, (row, rate) in enumerate(zip(rows, self._rates))
     ]
     images = [*frame.images, media.to_uint8(frame.original)]
+    shape = frame.original.shape[:2]
     columns = [
-        np.concatenate([_label(text, image.shape[1]), image])
+        _column(text, image, *shape)
         for text, image in zip([*texts, 'original'], images, strict=True)
     ]
     row = np.pad(np.concatenate(columns, axis=1), self._padding, 'edge')

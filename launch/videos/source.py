@@ -11,8 +11,8 @@ from typing import Any
 
 from absl import flags
 
-from pgsvc_jax import video_format
-from pgsvc_jax import video_media
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import stream_format
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -124,13 +124,13 @@ def parse_rate(text: str) -> fractions.Fraction:
   return rate
 
 
-def parse_raw(text: str) -> video_format.RawFormat:
+def parse_raw(text: str) -> stream_format.RawFormat:
   """WIDTHxHEIGHT:PIXEL_FORMAT:RATE."""
   parts = text.split(':')
   if len(parts) != 3:
     raise ValueError(f'no WIDTHxHEIGHT:PIXEL_FORMAT:RATE: {text}')
   width, height = parse_size(parts[0])
-  return video_format.RawFormat(
+  return stream_format.RawFormat(
       width=width,
       height=height,
       pixel_format=parts[1],

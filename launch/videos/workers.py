@@ -17,13 +17,13 @@ import threading
 import time
 from typing import Any
 
-from pgsvc_jax import bitstream
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import groups
-from pgsvc_jax import video_bitstream
-from pgsvc_jax import video_format
-from pgsvc_jax import video_rate
-from pgsvc_jax import video_syntax
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.video import container
+from pgsvc_jax.video import groups
+from pgsvc_jax.video import rate_control
+from pgsvc_jax.video import stream_format
+from pgsvc_jax.video import syntax
 
 from . import progress
 from . import source as video_source
@@ -51,12 +51,12 @@ class Share:
 
 
 def _read_part(
-    path: pathlib.Path, header: video_syntax.VideoHeader, group: groups.Group
+    path: pathlib.Path, header: syntax.VideoHeader, group: groups.Group
 ) -> list[bytes] | None:
   """The packets of a group that another process, or run, has left."""
   try:
     with open(path, 'rb') as file:
-      reader = video_bitstream.VideoReader(file)
+      reader = container.VideoReader(file)
       if reader.header != header or reader.gop(0).times != group.times:
         return None
       return reader.packets(0, header.num_layers)
@@ -74,7 +74,7 @@ class Workers:
       self,
       source: video_source.Source,
       config: config_lib.VideoConfig,
-      form: video_format.VideoFormat,
+      form: stream_format.VideoFormat,
       devices: Sequence[Any],
       implementation: str | None,
   ):
@@ -103,7 +103,7 @@ class Workers:
       shown: progress.Progress,
       share: Share,
       parts: pathlib.Path,
-      header: video_syntax.VideoHeader,
+      header: syntax.VideoHeader,
   ) -> Iterator[tuple[groups.Group, list[bytes], list[dict]]]:
     """Encodes groups as they are found.
 
@@ -146,7 +146,7 @@ class Workers:
   def _await_part(
       self,
       parts: pathlib.Path,
-      header: video_syntax.VideoHeader,
+      header: syntax.VideoHeader,
       group: groups.Group,
       submit: Callable[[], concurrent.futures.Future],
   ) -> tuple[list[bytes], list[dict]]:
@@ -168,7 +168,7 @@ class Workers:
     if self._config.target_kbps:
       with self._source.open() as video:
         every = list(groups.find_groups(video, self._config))
-      self._config, every = video_rate.plan(
+      self._config, every = rate_control.plan(
           self._config,
           every,
           height=self._form.height,
@@ -214,12 +214,12 @@ class Workers:
   ) -> tuple[list[bytes], list[dict]]:
     import jax
 
-    from pgsvc_jax import video_fit
+    from pgsvc_jax.video import gop_fit
 
     device = self._devices.get()
     try:
       if device not in self._fitters:
-        self._fitters[device] = video_fit.GopFitter(
+        self._fitters[device] = gop_fit.GopFitter(
             self._config,
             self._form.height,
             self._form.width,
@@ -234,7 +234,7 @@ class Workers:
       ):
         pixels = (frame.pixels for frame in video)
         last = time.perf_counter()
-        budget = video_rate.budget(group)
+        budget = rate_control.budget(group)
         for stats in fitter.encode(pixels, group.first_frame, budget):
           if self._stop.is_set():
             raise concurrent.futures.CancelledError

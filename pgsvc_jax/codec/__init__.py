@@ -1,0 +1,1 @@
+"""What turns splats into bytes and back: symbols, contexts, layers, files."""

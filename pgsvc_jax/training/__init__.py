@@ -1,0 +1,1 @@
+"""What fits layered splats to a picture: joint loss, schedule, state."""

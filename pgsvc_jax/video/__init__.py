@@ -1,0 +1,1 @@
+"""Layered splats in motion: frames in and out, groups, coding, rate control."""

@@ -1,0 +1,325 @@
+"""Videos in and out, one frame at a time: files through PyAV, and folders.
+
+Pixels are the RGB values that the file stores: its own matrix and range turn
+YUV into RGB, and no transfer function or color space is applied, so HDR stays
+in its own curve.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+import dataclasses
+from fractions import Fraction
+import itertools
+import os
+import pathlib
+import secrets
+import shutil
+from typing import Self
+import weakref
+
+from jaxtyping import Float, UInt8
+import numpy as np
+from PIL import Image
+
+from pgsvc_jax import media
+from pgsvc_jax.video import av_reader
+from pgsvc_jax.video import av_writer
+from pgsvc_jax.video import frame_folder
+from pgsvc_jax.video import stream_format
+
+
+def is_video(path: str | os.PathLike[str]) -> bool:
+  """Whether a file is a video that `open_video` can open.
+
+  Animations (GIF, PNG) are videos; still pictures, folders and raw video
+  without a header are not. Reads the header only.
+
+  Args:
+    path: any path.
+
+  Returns:
+    Whether it is a video.
+
+  Raises:
+    ModuleNotFoundError: the file is no picture and PyAV is not installed.
+
+  Example:
+    >>> is_video(__file__)
+    False
+  """
+  try:
+    if not os.path.isfile(path) or av_reader.is_picture(path):
+      return False
+    with av_reader.open_container(path, None):
+      return True
+  except (OSError, ValueError):
+    return False
+
+
+def open_video(
+    path: str | os.PathLike[str],
+    *,
+    start: int = 0,
+    frames: int | None = None,
+    size: tuple[int, int] | None = None,
+    raw: stream_format.RawFormat | None = None,
+    frame_rate: Fraction | int = 24,
+) -> VideoReader:
+  """Opens a video file, or a folder of pictures, to be read frame by frame.
+
+  The first frame is decoded at once, so what cannot be read is known early.
+
+  Args:
+    path: a file in any format that PyAV reads, or a folder of pictures of one
+      size, taken in natural order of their names (2 before 10).
+    start: frames to leave out at the beginning.
+    frames: how many to read at most; None for all.
+    size: (width, height) to shrink to (Lanczos, on the RGB values).
+    raw: the format of a file of raw video.
+    frame_rate: of a folder without times (those that `VideoWriter` wrote have
+      them).
+
+  Returns:
+    The video; it can be iterated several times.
+
+  Raises:
+    media.MediaError: the file is missing, no video, damaged or not supported.
+    ValueError: an argument makes no sense.
+
+  Example:
+    >>> import tempfile
+    >>> form = stream_format.VideoFormat(
+    ...     width=6, height=4, time_base=Fraction(1, 50), frame_rate=None
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = os.path.join(folder, 'clip.mkv')
+    ...   with VideoWriter(path, form) as writer:
+    ...     for time in (0, 2, 6):
+    ...       writer.write(np.full((4, 6, 3), 51, np.uint8), time, 2)
+    ...   with open_video(path) as video:
+    ...     [frame.time * video.format.time_base for frame in video]
+    [Fraction(0, 1), Fraction(1, 25), Fraction(3, 25)]
+  """
+  if start < 0:
+    raise ValueError(f'start must not be negative: {start}')
+  if frames is not None and frames < 1:
+    raise ValueError(f'frames must be at least 1: {frames}')
+  if frame_rate <= 0:
+    raise ValueError(f'frame rate must be positive: {frame_rate}')
+  return VideoReader(path, start, frames, size, raw, Fraction(frame_rate))
+
+
+class VideoReader:
+  """An open video: its format, and its frames by iteration.
+
+  Each iteration reads the file anew and holds a few decoded frames at a time.
+  Leaving the `with` block ends the iterations that are still running.
+
+  Attributes:
+    format: size, times and colors; the size is that of the frames given.
+    notes: what reading changes or leaves out, for the user.
+  """
+
+  format: stream_format.VideoFormat
+  notes: tuple[str, ...]
+
+  def __init__(
+      self,
+      path: str | os.PathLike[str],
+      start: int,
+      frames: int | None,
+      size: tuple[int, int] | None,
+      raw: stream_format.RawFormat | None,
+      frame_rate: Fraction,
+  ):
+    self._path = path
+    self._start = start
+    self._stop = None if frames is None else start + frames
+    self._running: weakref.WeakSet[Generator[stream_format.Frame]] = (
+        weakref.WeakSet()
+    )
+    with media.errors('read', path):
+      if os.path.isdir(path):
+        self._source = frame_folder.FolderReader(pathlib.Path(path), frame_rate)
+      else:
+        self._source = av_reader.AvReader(path, raw)
+    self.notes = tuple(self._source.notes)
+    self.format = _shrunk_format(self._source.format, size)
+
+  def __enter__(self) -> Self:
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for frames in tuple(self._running):
+      frames.close()
+
+  def __iter__(self) -> Iterator[stream_format.Frame]:
+    frames = self._frames()
+    self._running.add(frames)
+    return frames
+
+  def _frames(self) -> Generator[stream_format.Frame]:
+    size = self.format.width, self.format.height
+    with media.errors('read', self._path):
+      num_frames = 0
+      frames = self._source.frames(self._start)
+      for frame in itertools.islice(frames, self._stop):
+        num_frames += 1
+        if frame is not None:
+          yield dataclasses.replace(frame, pixels=_shrink(frame.pixels, size))
+      if num_frames <= self._start:
+        raise ValueError(
+            f'it has {num_frames} frames, none from {self._start} on'
+        )
+
+
+def _shrunk_format(
+    form: stream_format.VideoFormat, size: tuple[int, int] | None
+) -> stream_format.VideoFormat:
+  """The format after shrinking to a size."""
+  if size is None:
+    return form
+  width, height = size
+  if not (0 < width <= form.width and 0 < height <= form.height):
+    raise ValueError(
+        f'size {width}x{height} is not within 1x1 and the'
+        f' {form.width}x{form.height} of the video'
+    )
+  aspect = form.pixel_aspect
+  if aspect != 1:
+    # So that the shape on screen stays; square pixels stay square, or rounding
+    # 1280x720 to 320x181 would give odd ones.
+    aspect *= Fraction(form.width * height, form.height * width)
+  return dataclasses.replace(
+      form, width=width, height=height, pixel_aspect=aspect
+  )
+
+
+def _shrink(
+    pixels: Float[np.ndarray, 'h w 3'], size: tuple[int, int]
+) -> Float[np.ndarray, 'h2 w2 3']:
+  """Shrinks by Lanczos; its overshoots are clipped."""
+  if pixels.shape[1::-1] == size:
+    return pixels
+  channels = [
+      np.asarray(
+          Image.fromarray(np.ascontiguousarray(pixels[..., channel])).resize(
+              size, Image.Resampling.LANCZOS
+          )
+      )
+      for channel in range(3)
+  ]
+  return np.clip(np.stack(channels, axis=2), 0, 1)
+
+
+class VideoWriter:
+  """Writes a video; an existing file is replaced only by a whole new one.
+
+  What is written depends on the suffix:
+
+  - .mp4: H.264 of high quality, 4:2:0 (4:4:4 where a side is odd).
+  - .mkv: FFV1, lossless RGB. Matroska rounds times to milliseconds.
+  - .webm: VP9 of high quality, 4:2:0. Times as in Matroska.
+  - .y4m: uncompressed 4:4:4 YUV, at a constant frame rate only.
+  - none: a folder of PNG files with a list of their times, `times.json`.
+
+  Times come back exactly, except where said; in a file, times below zero are
+  moved, all by the same, so that the first is zero. Color tags come back, apart
+  from the matrix of what is stored as RGB (.mkv) and from y4m, which knows no
+  tag but the range. RGB sources are written as YUV of limited range.
+
+  Args:
+    path: the file or folder to write. A folder must be new or empty.
+    format: what the video is.
+
+  Raises:
+    media.MediaError: the suffix is unknown, a frame does not fit, or the file
+      cannot be written.
+  """
+
+  def __init__(
+      self, path: str | os.PathLike[str], format: stream_format.VideoFormat
+  ):
+    self._path = pathlib.Path(path)
+    self._format = format
+    self._num_frames = 0
+    self._last_time: int | None = None
+    suffix = self._path.suffix.lower()
+    with media.errors('write', path):
+      self._is_folder = not suffix or self._path.is_dir()
+      if self._is_folder:
+        if self._path.exists() and (
+            not self._path.is_dir() or any(self._path.iterdir())
+        ):
+          raise ValueError('it exists and is not an empty folder')
+      elif suffix not in av_writer.ENCODINGS:
+        known = ', '.join(av_writer.ENCODINGS)
+        raise ValueError(
+            f'{suffix!r} is not a video format to write; try {known} or a'
+            ' folder (no suffix)'
+        )
+    self._temporary = self._path.with_name(f'.{secrets.token_hex(8)}.tmp')
+
+  def __enter__(self) -> Self:
+    with media.errors('write', self._path):
+      if self._is_folder:
+        self._sink = frame_folder.FolderWriter(self._temporary, self._format)
+      else:
+        try:
+          self._sink = av_writer.AvWriter(
+              self._temporary,
+              self._format,
+              av_writer.ENCODINGS[self._path.suffix.lower()],
+          )
+        except BaseException:
+          self._temporary.unlink(missing_ok=True)
+          raise
+    return self
+
+  def write(
+      self, pixels: UInt8[np.ndarray, 'h w 3'], time: int, duration: int
+  ) -> None:
+    """Writes the next frame.
+
+    Args:
+      pixels: RGB.
+      time: in ticks, later than that of the frame before.
+      duration: in ticks; used for the last frame, those before it last until
+        the next.
+
+    Raises:
+      media.MediaError: the frame has another size or an impossible time, or it
+        cannot be written.
+    """
+    shape = self._format.height, self._format.width, 3
+    with media.errors('write', self._path):
+      if pixels.shape != shape or pixels.dtype != np.uint8:
+        raise ValueError(
+            f'need uint8 {list(shape)}, not'
+            f' {pixels.dtype} {list(pixels.shape)}'
+        )
+      if self._last_time is not None and time <= self._last_time:
+        raise ValueError(f'time {time} is not after {self._last_time}')
+      if duration < 0:
+        raise ValueError(f'duration {duration} is negative')
+      self._sink.write(pixels, time, duration)
+    self._last_time = time
+    self._num_frames += 1
+
+  def __exit__(self, kind: type | None, *_: object) -> None:
+    try:
+      with media.errors('write', self._path):
+        if kind is not None:
+          self._sink.abandon()
+          return
+        if not self._num_frames:
+          self._sink.abandon()
+          raise ValueError('there are no frames')
+        self._sink.finish()
+        os.replace(self._temporary, self._path)
+    finally:
+      if self._is_folder:
+        shutil.rmtree(self._temporary, ignore_errors=True)
+      else:
+        self._temporary.unlink(missing_ok=True)

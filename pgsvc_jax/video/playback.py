@@ -1,0 +1,151 @@
+"""The frames of a video file, one after the other, in bounded memory."""
+
+import bisect
+from collections.abc import Iterator
+import dataclasses
+import fractions
+import itertools
+
+from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.video import container
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Frame:
+  """A decoded frame.
+
+  Attributes:
+    index: in the file, from 0.
+    time: when it starts, units of the time base.
+    duration: until the next one starts, or the video ends.
+    layered: its splats, of the layers that are shown.
+  """
+
+  index: int
+  time: int
+  duration: int
+  layered: types.LayeredSplats
+
+
+def frame_at(reader: container.VideoReader, position: str) -> int:
+  """The index of the frame at a position.
+
+  Args:
+    reader: of the file.
+    position: the index itself, such as '48', or seconds after the first frame
+      starts, such as '2.5s': the frame on show by then.
+
+  Returns:
+    The index.
+
+  Raises:
+    BitstreamError: the video ends before, or is damaged before.
+    ValueError: this is no position.
+  """
+  try:
+    if not position.endswith('s'):
+      frame = int(position)
+      reader.gop_of_frame(frame)
+      return frame
+    seconds = fractions.Fraction(position[:-1])
+  except bitstream.BitstreamError:
+    raise
+  except (ValueError, ZeroDivisionError):
+    raise ValueError(
+        f'{position!r} is no position: a frame, such as 48, or seconds, such as'
+        ' 2.5s'
+    ) from None
+  if seconds < 0:
+    raise ValueError(f'{position!r} is before the video starts')
+  time = reader.gop(0).start + seconds // reader.header.time_base
+  gop = reader.gop(reader.gop_at(time))
+  return gop.first_frame + max(0, bisect.bisect(gop.times, time) - 1)
+
+
+def shown_shape(
+    reader: container.VideoReader,
+    num_layers: int | None = None,
+    first_frame: int = 0,
+) -> tuple[int, int]:
+  """The size that the first of these `frames` was fitted at.
+
+  Of a cut file, later frames may have fewer layers, never more.
+
+  Args:
+    reader: of the file, which may be cut.
+    num_layers: as in `frames`.
+    first_frame: as in `frames`.
+
+  Returns:
+    Height and width of the grid of the highest layer shown.
+
+  Raises:
+    BitstreamError: as in `frames`.
+    ValueError: num_layers is not positive.
+  """
+  start = reader.gop_of_frame(first_frame) if first_frame else 0
+  _, layers = next(reader.playable(num_layers, start))
+  return reader.header.native_shapes[layers - 1]
+
+
+def frames(
+    reader: container.VideoReader,
+    *,
+    num_layers: int | None = None,
+    first_frame: int = 0,
+    num_frames: int | None = None,
+) -> Iterator[Frame]:
+  """Decodes frames in order.
+
+  Decoding starts at the I-frame before the first frame.
+
+  Args:
+    reader: of the file, which may be cut.
+    num_layers: to decode; None for all that are whole, GOP by GOP.
+    first_frame: the first to yield.
+    num_frames: how many at most; None for all there are.
+
+  Yields:
+    The frames; at least one.
+
+  Raises:
+    BitstreamError: what is needed is not there or damaged; the message names
+      GOP and layer.
+    ValueError: num_layers or num_frames is not positive.
+  """
+  if num_frames is not None and num_frames < 1:
+    raise ValueError(f'{num_frames=} is not positive')
+  start = reader.gop_of_frame(first_frame) if first_frame else 0
+  every = itertools.chain.from_iterable(
+      _gop_frames(reader, gop.index, layers)
+      for gop, layers in reader.playable(num_layers, start)
+  )
+  skipped = first_frame - reader.gop(start).first_frame
+  stop = None if num_frames is None else skipped + num_frames
+  yield from itertools.islice(every, skipped, stop)
+
+
+def _gop_frames(
+    reader: container.VideoReader, index: int, num_layers: int
+) -> Iterator[Frame]:
+  from pgsvc_jax.video import frame_coding  # Numba: only where it is needed.
+
+  gop = reader.gop(index)
+  header = reader.header
+  decoded = frame_coding.decode_gop(
+      reader.packets(index, num_layers),
+      num_frames=gop.num_frames,
+      height=header.height,
+      width=header.width,
+      channels=header.channels,
+  )
+  timeline = zip(itertools.count(gop.first_frame), gop.times, gop.durations)
+  try:
+    for (frame, time, duration), layered in zip(timeline, decoded, strict=True):
+      layered = dataclasses.replace(
+          layered, layer_shapes=header.layer_shapes[:num_layers]
+      )
+      yield Frame(index=frame, time=time, duration=duration, layered=layered)
+  except bitstream.BitstreamError as error:
+    raise bitstream.BitstreamError(f'GOP {index}, {error}') from None
