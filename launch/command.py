@@ -10,7 +10,6 @@ import contextlib
 import functools
 import os
 import pathlib
-import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +25,7 @@ from pgsvc_jax.codec import bitstream
 
 from . import caches
 from . import children
+from . import interrupts
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
 
@@ -140,8 +140,7 @@ def _fail(message: str, status: int = 1) -> NoReturn:
 
 
 def _guarded(main: Callable[[], None]) -> None:
-  # Ended by a scheduler, as by Ctrl-C: temporary files are removed.
-  signal.signal(signal.SIGTERM, signal.default_int_handler)
+  interrupts.catch()
   children.end_with_parent()
   caches.set_up()
   try:

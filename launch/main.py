@@ -3,6 +3,8 @@
 import runpy
 import sys
 
+from . import interrupts
+
 VERBS = {
     'encode': 'fit a picture and write a .pgsvc file',
     'decode': 'turn a .pgsvc file, whole or cut, into a picture or video',
@@ -29,6 +31,7 @@ def main() -> None:
     for verb, what in VERBS.items():
       print(f'  {verb:10} {what}', file=out)
     sys.exit(0 if asked_for_help else 2)
+  interrupts.end_at_once()
   verb = sys.argv.pop(1)
   package = __package__ or 'launch'
   runpy.run_module(f'{package}.{verb}', run_name='__main__', alter_sys=True)

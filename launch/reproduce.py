@@ -81,9 +81,19 @@ def main() -> None:
   """Runs what is asked for."""
   table = units.load_module('experiments').EXPERIMENTS
   if _LIST.value:
+    recorded = _read_recorded()
     for name, experiment in table.items():
       print(f'{name} ({", ".join(experiment.forms)})')
-      print('  ' + experiment.about.replace('\n', '\n  ') + '\n')
+      print('  ' + experiment.about.replace('\n', '\n  '))
+      for form, known in recorded.get(name, {}).items():
+        seconds = sum(
+            row.get('seconds', 0) for x in known.values() for row in x.values()
+        )
+        print(
+            f'  {form}: {seconds / 60:.0f} min when it was recorded; means are'
+            f' to be within {experiment.tolerance_db} dB of those'
+        )
+      print()
     return
   names = _EXPERIMENT.value or []
   if names == ['all']:
@@ -109,6 +119,15 @@ def main() -> None:
     misses += [f'{name}: {x}' for x in _run(name, table[name], sources[name])]
   if misses:
     raise ValueError('; '.join(misses))
+
+
+def _read_recorded() -> dict:
+  """Figures by experiment, form, variant and source."""
+  record = pathlib.Path(_RECORDED.value)
+  if not record.exists():
+    return {}
+  with command.about(str(record)):
+    return json.loads(record.read_text(encoding='utf-8'))
 
 
 def _require_plots() -> None:
@@ -251,11 +270,7 @@ def _run(name: str, experiment, sources: list[pathlib.Path]) -> list[str]:
   # Thirty steps tell nothing.
   claims = experiment.claims if _FORM.value != 'smoke' else ()
   verdicts = [figures_lib.judge(claim, figures) for claim in claims]
-  record = pathlib.Path(_RECORDED.value)
-  recorded = {}
-  if record.exists():
-    with command.about(str(record)):
-      recorded = json.loads(record.read_text(encoding='utf-8'))
+  recorded = _read_recorded()
   differences, misses = {}, []
   if not _UPDATE.value:
     known = recorded.get(name, {}).get(_FORM.value, {})
@@ -278,7 +293,7 @@ def _run(name: str, experiment, sources: list[pathlib.Path]) -> list[str]:
     known = recorded.setdefault(name, {}).setdefault(_FORM.value, {})
     figures_lib.record(figures, known)
     text = json.dumps(recorded, indent=1, sort_keys=True) + '\n'
-    command.write_bytes(str(record), text.encode())
+    command.write_bytes(_RECORDED.value, text.encode())
   print(
       f'{name}: {len(rows)} cells in {time.perf_counter() - begin:.0f} s',
       file=sys.stderr,

@@ -9,13 +9,16 @@ import platform
 import sys
 import warnings
 
-import jax
 import psutil
 
 from pgsvc_jax import memory
 
 from . import caches
 from . import host
+from . import interrupts
+
+with interrupts.ending_at_once():
+  import jax
 
 # Of mallopt(3), and what counts as large: bytes.
 _M_MMAP_THRESHOLD = -3

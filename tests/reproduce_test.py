@@ -319,6 +319,18 @@ def test_an_experiment_is_run_once_and_compared(tmp_path):
   assert last.startswith('reproduce: incremental: incremental, level 0: -1.00')
 
 
+def test_the_list_says_what_was_recorded(tmp_path):
+  rows = {'kodim05': {'psnr_db': [30.0], 'seconds': 200.0}}
+  recorded = {'cycle': {'laptop': {'step': rows, 'none': rows}}}
+  (tmp_path / 'recorded.json').write_text(json.dumps(recorded))
+  flag = f'--recorded={tmp_path / "recorded.json"}'
+  result = launch_test.run('reproduce', '--list', flag)
+  about = {x.partition(' ')[0]: x for x in result.stdout.split('\n\n')}
+  assert set(EXPERIMENTS) <= set(about)
+  assert '\n  laptop: 7 min' in about['cycle'] and '0.15 dB' in about['cycle']
+  assert ' min when' not in about['overhead']
+
+
 @pytest.mark.slow  # About four seconds a file, 30 files.
 def test_the_smoke_form_of_every_experiment(tmp_path):
   done = reproduce('all', tmp_path, '--workers=2')

@@ -93,7 +93,7 @@ def markdown(
 
 def draw(experiment, figures: figures_lib.Figures) -> bytes:
   """PSNR of the prefixes, a line a variant: PNG."""
-  canvas = mpl_figure.Figure(figsize=(5.2, 3.4), layout='constrained')
+  canvas = mpl_figure.Figure(figsize=(6.6, 3.4), layout='constrained')
   axis = canvas.subplots()
   for variant in figures.variants:
     splats = figures.splats(variant)
@@ -118,7 +118,8 @@ def draw(experiment, figures: figures_lib.Figures) -> bytes:
       title=experiment.title,
   )
   axis.grid(color='#e6e6e6')
-  axis.legend(fontsize=8)
+  # Beside the lines: there may be as many as to leave no room between them.
+  canvas.legend(fontsize=8, loc='outside right center')
   file = io.BytesIO()
   canvas.savefig(file, format='png', dpi=100, metadata={'Software': None})
   return file.getvalue()
