@@ -70,10 +70,12 @@ def main(folder: str) -> None:
   """Writes the pages into the folder."""
   names = []
   for package in PACKAGES:
-    modules = pkgutil.iter_modules([str(ROOT / package)], f'{package}.')
-    names += [package, *sorted(x.name for x in modules if not x.ispkg)]
-  for name in names:
-    prepare(importlib.import_module(name))
+    where = [str(ROOT / package)], f'{package}.'
+    for module in pkgutil.walk_packages(*where):
+      prepare(importlib.import_module(module.name))
+    # pdoc finds what is in folders, but not what `__all__` leaves out.
+    names.append(package)
+    names += [module.name for module in pkgutil.iter_modules(*where)]
   pdoc.render.configure(docformat='google', search=False)
   pdoc.pdoc(*names, output_directory=pathlib.Path(folder))
 

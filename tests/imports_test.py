@@ -70,7 +70,6 @@ ARROWS = {
     },
     'pgsvc_jax.codec.version1': {
         'pgsvc_jax.codec.morton',
-        'pgsvc_jax.codec.quantize',
         'pgsvc_jax.codec.range_coder',
         'pgsvc_jax.types',
     },

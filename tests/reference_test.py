@@ -23,5 +23,5 @@ def test_the_reference_shows_names_settings_and_modules(tmp_path):
   assert 'means_rate, cholesky_rate, colors_rate' in page
   assert 'thinner splats fall between pixel centres' in page
   assert 'Alias for field number' not in page
-  for path in ('pgsvc_jax/train', 'pallas_kernels/dispatch', 'index'):
+  for path in ('pgsvc_jax/training/train', 'pallas_kernels/dispatch', 'index'):
     assert (tmp_path / f'{path}.html').exists()
