@@ -485,6 +485,17 @@ def test_published_videos_stand_beside_their_clips_only():
   assert found('Beauty', 'bunny')['curves'] == []
 
 
+def test_vmaf_of_too_small_frames_is_none(tmp_path):
+  pytest.importorskip('imageio_ffmpeg')
+  from launch.videos import ffmpeg
+
+  path = tmp_path / 'frames.yuv'
+  for side, wanted in ((16, type(None)), (18, float)):
+    path.write_bytes(bytes(2 * side**2 * 3 // 2))
+    found = ffmpeg.vmaf(path, path, side, side)
+    assert list(map(type, found)) == [wanted] * 2
+
+
 def test_without_ffmpeg_there_is_no_vmaf(folder):
   result = launch_test.run_without(
       ['imageio_ffmpeg'],

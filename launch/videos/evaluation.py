@@ -113,7 +113,7 @@ class _RawFrames:
     for shape, file in self._targets.items():
       file.write(video_quality.yuv420_bytes(targets[shape]))
 
-  def vmaf(self) -> Iterator[list[float]]:
+  def vmaf(self) -> Iterator[list[float | None]]:
     """Of each frame, for each prefix."""
     for shape, file in zip(self._shapes, self._images):
       target = self._targets[shape]

@@ -10,6 +10,9 @@ import pathlib
 import subprocess
 import tempfile
 
+# Of a side, pixels: with fewer, libvmaf crashes.
+_LEAST_SIDE = 18
+
 
 def _program() -> str:
   import imageio_ffmpeg  # An extra.
@@ -66,7 +69,7 @@ def raw_input(
 
 def vmaf(
     distorted: pathlib.Path, reference: pathlib.Path, width: int, height: int
-) -> list[float]:
+) -> list[float | None]:
   """VMAF of each frame, by the model vmaf_v0.6.1.
 
   Args:
@@ -76,11 +79,13 @@ def vmaf(
     height: even.
 
   Returns:
-    From 0 to 100.
+    From 0 to 100; None of frames that are too small for it.
 
   Raises:
     ChildProcessError: it cannot be computed.
   """
+  if min(width, height) < _LEAST_SIDE:
+    return [None] * (reference.stat().st_size // (width * height * 3 // 2))
   with tempfile.TemporaryDirectory() as folder:
     run(
         *raw_input(distorted.resolve(), width, height, Fraction(25)),
