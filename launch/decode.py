@@ -11,6 +11,7 @@ has the size that the highest layer shown was fitted at, or S times that of the
 whole file. An output without suffix is a folder of pictures. Needs no JAX.
 """
 
+import math
 import pathlib
 import sys
 import time
@@ -114,7 +115,8 @@ def _decode_video(reader: container.VideoReader) -> None:
       shape = playback.shown_shape(reader, _LAYERS.value, index)
     else:
       shape = resolution.scaled_shape(header.height, header.width, _SCALE.value)
-  _prepare(*shape)
+  # The motion field is that of whole frames, whatever is shown.
+  _prepare(*max((header.height, header.width), shape, key=math.prod))
   if _FRAME.value is None:
     decode_video.write_video(
         reader,

@@ -163,6 +163,17 @@ def test_a_prefix_has_the_size_it_was_fitted_at(folder):
   assert {x.shape[:2] for x in decoder.decode_video(cut)} == {(HEIGHT, WIDTH)}
   (last,) = decoder.decode_video(cut, first_frame=6)
   assert last.shape[:2] == shapes[0]
+  # Moving the splats of a small base takes the memory of whole frames.
+  few = HEIGHT * WIDTH - 1
+  with pytest.raises(ValueError, match=f'{WIDTH} x {HEIGHT} is more'):
+    decoder.decode_video(named, 1, max_pixels=few)
+  line = launch_test.refusal(
+      'decode',
+      f'--input={folder / "sizes.pgsvc"}',
+      f'--output={folder / "no"}',
+      *('--layers=1', f'--max_pixels={few}'),
+  )
+  assert f'{WIDTH} x {HEIGHT} is more than --max_pixels={few}' in line
 
   info = launch_test.run('info', f'--input={folder / "sizes.pgsvc"}').stdout
   assert 'width' in info and f'{WIDTH // 2}      {HEIGHT // 2}' in info

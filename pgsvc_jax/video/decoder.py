@@ -35,7 +35,8 @@ def decode_video(
     num_frames: how many at most; None: all there are.
     scale: sides of the frames over those of the video; None: the size that the
       highest layer shown was fitted at, one for all frames.
-    max_pixels: larger frames are refused: a small file can claim them.
+    max_pixels: larger frames, in the file or as shown, are refused: a small file
+      can claim them.
 
   Returns:
     Of the frames, one after the other: gray, gray + alpha, RGB or RGB + alpha.
@@ -72,14 +73,15 @@ def decode_video(
   """
   file = io.BytesIO(data) if isinstance(data, bytes) else data
   reader = container.VideoReader(file)
+  whole = reader.header.height, reader.header.width
   if scale is None:
     shape = playback.shown_shape(reader, num_layers, first_frame)
   else:
-    header = reader.header
-    shape = resolution.scaled_shape(header.height, header.width, scale)
-  height, width = shape
-  if height * width > max_pixels:
-    raise ValueError(f'{width} x {height} is more than {max_pixels=}')
+    shape = resolution.scaled_shape(*whole, scale)
+  # The motion field is that of whole frames, whatever is shown.
+  for height, width in (whole, shape):
+    if height * width > max_pixels:
+      raise ValueError(f'{width} x {height} is more than {max_pixels=}')
   frames = playback.frames(
       reader,
       num_layers=num_layers,
@@ -87,6 +89,6 @@ def decode_video(
       num_frames=num_frames,
   )
   return (
-      render.render_picture(render.resized(frame.layered, height, width))
+      render.render_picture(render.resized(frame.layered, *shape))
       for frame in frames
   )
