@@ -19,6 +19,8 @@ from launch.evaluation import operating_points
 from launch.evaluation import results
 from launch.reports import bd_rate
 from launch.reports import curves
+from launch.reports import picture_page
+from launch.reports import strips
 from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
@@ -448,6 +450,31 @@ def test_the_page_has_all_sections_and_pictures(page, document):
     assert text in parsed.text, text
   for codec in document['codecs'].values():
     assert codec['title'] in parsed.text
+
+
+@pytest.mark.parametrize('shape', [(8, 8), (8, 13), (9, 9), (20, 15)])
+@pytest.mark.parametrize('size', [7, 8])
+def test_the_worst_window_is_found_up_to_the_edges(shape, size):
+  for corner in ((0, 0), (shape[0] - size, shape[1] - size)):
+    rows, columns = (slice(first, first + size) for first in corner)
+    image = np.zeros((*shape, 3), np.uint8)
+    image[rows, columns] = 255
+    worst = strips.worst_window([image], np.zeros((*shape, 3)), size)
+    assert worst == (rows, columns)
+
+
+def test_prefixes_for_smaller_sizes_say_so(folder, document, page):
+  note = 'layers of several sizes'
+  assert note not in page
+  changed = json.loads(json.dumps(document))
+  file = next(x for x in changed['files'] if len(x['layers']) > 1)
+  file['layers'][0] |= {'width': file['width'] // 2}
+  assert note in picture_page.make(changed, folder)
+  (picture,) = (x for x in changed['pictures'] if x['name'] == file['picture'])
+  base, *others = strips.make(folder, file, picture)
+  size = f'{file["width"] // 2} x {file["height"]}'
+  assert base['caption'].endswith(f' dB at {size}')
+  assert not any(' at ' in x['caption'] for x in others)
 
 
 def test_the_page_does_without_files_and_anchors(folder, document, tmp_path):

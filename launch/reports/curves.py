@@ -102,6 +102,16 @@ def _with_front(curves: list[Curve]) -> list[Curve]:
   ]
 
 
+def is_smaller(row: dict, whole: dict) -> bool:
+  """Whether a prefix was compared at a smaller size than the whole file's.
+
+  Args:
+    row: of a layer; in older results it has no size.
+    whole: the row of the file, or of its original.
+  """
+  return any(row.get(x, whole[x]) < whole[x] for x in ('width', 'height'))
+
+
 def points(document: dict) -> list[str]:
   """Names of the operating points, in the order of the file."""
   return list(dict.fromkeys(file['point'] for file in document['files']))

@@ -94,6 +94,11 @@ def fields(document: dict, published: dict, rate: str) -> dict:
       ),
       'mean_names': [_COLUMNS[name][0] for name in columns],
       'means': _means_table(own, columns),
+      'has_sizes': any(
+          curves.is_smaller(row, file)
+          for file in document['files']
+          for row in file['layers']
+      ),
       'levels_plot': len(levels) > 1 and plots.levels(levels, 'levels'),
       'bd_tables': [_bd_table(document, mean, published, x) for x in metrics],
       'published': published,

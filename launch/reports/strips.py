@@ -17,6 +17,7 @@ from pgsvc_jax.video import playback
 from ..evaluation import operating_points
 from ..videos import quality as video_quality
 from ..videos import source as video_source
+from . import curves
 
 _WIDTH = 300
 _CROP = 100
@@ -30,8 +31,10 @@ def worst_window(
       ((image / np.float32(255) - reference) ** 2).mean(-1) for image in images
   )
   blurred = ndimage.uniform_filter(error, size, mode='constant')
+  # The filter names a square by its middle.
   half = size // 2
-  inside = blurred[half : blurred.shape[0] - half, half : -half or None]
+  height, width = (side - size + 1 for side in error.shape)
+  inside = blurred[half : half + height, half : half + width]
   top, left = np.unravel_index(inside.argmax(), inside.shape)
   return slice(top, top + size), slice(left, left + size)
 
@@ -55,15 +58,19 @@ def _cells(image: np.ndarray, window: tuple[slice, slice]) -> dict:
   return {'whole': _uri(whole if small else shown, 85), 'crop': _uri(crop, 92)}
 
 
-def _quality(psnr_db: float | None) -> str:
-  return 'exact' if psnr_db is None else f'{psnr_db:.2f} dB'
+def _quality(psnr_db: float | None, row: dict, picture: dict) -> str:
+  """PSNR of a prefix, and the size it is at if not that of the original."""
+  quality = 'exact' if psnr_db is None else f'{psnr_db:.2f} dB'
+  if not curves.is_smaller(row, picture):
+    return quality
+  return f'{quality} at {row["width"]} x {row["height"]}'
 
 
-def _caption(row: dict) -> str:
+def _caption(row: dict, picture: dict) -> str:
   return (
       f'{row["layer"] + 1} layer{"s" if row["layer"] else ""}:'
       f' {row["splats"]:,} splats, {row["bytes"]:,} bytes,'
-      f' {row["bpp"]:.3f} bpp, {_quality(row["psnr_db"])}'
+      f' {row["bpp"]:.3f} bpp, {_quality(row["psnr_db"], row, picture)}'
   )
 
 
@@ -118,7 +125,7 @@ def make(folder: pathlib.Path, file: dict, picture: dict) -> list[dict]:
   layered = bitstream.read_layers(paths[0].read_bytes())
   reference = media.read_picture(paths[1]).pixels
   images = list(render.render_prefixes(layered))
-  captions = [_caption(row) for row, _ in zip(file['layers'], images)]
+  captions = [_caption(row, picture) for row, _ in zip(file['layers'], images)]
   return _strip(images, reference, captions, picture['name'])
 
 
@@ -150,7 +157,7 @@ def make_video(
   (reference,) = video_quality.originals(source, [time])
   captions = [
       f'{row["layer"] + 1} layer{"s" if row["layer"] else ""}: '
-      + _quality(row['per_frame']['psnr_db'][index])
+      + _quality(row['per_frame']['psnr_db'][index], row, picture)
       for row in rows
   ]
   return _strip(images, reference, captions, picture['name'])

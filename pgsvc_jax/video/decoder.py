@@ -35,7 +35,7 @@ def decode_video(
     num_frames: how many at most; None: all there are.
     scale: sides of the frames over those of the video; None: the size that the
       highest layer shown was fitted at, one for all frames.
-    max_pixels: larger frames, in the file or as shown, are refused: a small file
+    max_pixels: larger frames, as coded or as shown, are refused: a small file
       can claim them.
 
   Returns:
