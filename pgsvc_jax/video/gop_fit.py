@@ -66,7 +66,7 @@ class FrameStats:
   Attributes:
     index: in the group; 0 is the I-frame.
     sizes: bytes of each layer.
-    psnr_db: of each prefix as decoded, before 8 bits.
+    psnr_db: of each prefix as decoded to 8 bits, on its own grid.
     born: splats born.
     still: share of the other splats that did not change.
   """
