@@ -362,6 +362,20 @@ def test_the_front_is_what_nothing_smaller_reaches(document):
     )
 
 
+def test_prefixes_of_smaller_sizes_are_in_no_comparison(document):
+  changed = json.loads(json.dumps(document))
+  for file in changed['files']:
+    file['layers'][0] |= {'width': file['width'] // 2, 'psnr_db': 99.0}
+  for lines in (curves.of_picture(changed, NAMES[0]), curves.means(changed)):
+    front, *others = lines
+    assert max(y for _, y in front.points('psnr_db')) < 99
+    assert any(x.points('psnr_db')[0][1] == 99 for x in others)
+    # Of two layers, one is left.
+    (few,) = (x for x in others if x.kind == 'point' and len(x.rows) == 2)
+    result = curves.compare(others[-1], few, 'psnr_db')
+    assert result.reason == 'it has 1 points, 4 are needed'
+
+
 def test_published_figures_are_whole_and_of_known_sets():
   published = curves.load_published()
   for entry in published['curves'] + published['by_splats']:

@@ -95,7 +95,7 @@ def _with_front(curves: list[Curve]) -> list[Curve]:
   """Adds the best prefixes of all files, if there are several."""
   if len(curves) < 2:
     return curves
-  rows = [row for curve in curves for row in curve.rows]
+  rows = [row for curve in curves for row in _of_whole_size(curve).rows]
   return [
       Curve(name='pgsvc, best of all', kind='front', key='front', rows=rows),
       *curves,
@@ -107,9 +107,15 @@ def is_smaller(row: dict, whole: dict) -> bool:
 
   Args:
     row: of a layer; in older results it has no size.
-    whole: the row of the file, or of its original.
+    whole: the row of the file, of its original or of its last layer.
   """
-  return any(row.get(x, whole[x]) < whole[x] for x in ('width', 'height'))
+  return any(x in row and row[x] < whole[x] for x in ('width', 'height'))
+
+
+def _of_whole_size(curve: Curve) -> Curve:
+  """The curve without prefixes that were compared at a smaller size."""
+  rows = [x for x in curve.rows if not is_smaller(x, curve.rows[-1])]
+  return dataclasses.replace(curve, rows=rows)
 
 
 def points(document: dict) -> list[str]:
@@ -308,7 +314,8 @@ def published_set(document: dict, published: dict) -> dict:
 
 def compare(anchor: Curve, test: Curve, metric: str) -> bd_rate.BdRate:
   """The BD-rate of a curve against another."""
-  return bd_rate.bd_rate(anchor.points(metric), test.points(metric))
+  points = (_of_whole_size(x).points(metric) for x in (anchor, test))
+  return bd_rate.bd_rate(*points)
 
 
 def compare_means(
