@@ -128,10 +128,11 @@ def encode(
         found = workers.find(writer.num_gops, done)
         encoded = workers.encode(found, shown, share, _parts_of(output), header)
         for group, packets, frames in encoded:
+          # Rows first: those of a group that is not in the file are dropped.
+          log.append_rows(frames)
           writer.add_gop(
               group.times, packets, last_duration=group.last_duration
           )
-          log.append_rows(frames)
           rows += frames
       os.replace(part, output)
       if workdir:
