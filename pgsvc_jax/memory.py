@@ -34,9 +34,9 @@ _CHUNK = 40 * _MIB
 # each tile.
 _PREFIX_IMAGES = {'cpu': 0, 'xla': 1.75, 'triton': 2.5, 'reference': 7}
 
-# Pairs and jobs of `triton`, for each splat: up to 16 pairs of 15 bytes, with
-# those that the sort works in.
-_WINDOW = 400
+# Pairs and jobs of `triton`, for each splat: 10 pairs of 15 bytes, with those
+# that the sort works in.
+_WINDOW = 300
 
 # The same of all splats at all pixels: the weights, and those of autodiff.
 _DENSE = 7
