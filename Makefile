@@ -5,6 +5,7 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+CUDA ?= cuda13
 BIN = $(VENV)/bin
 
 .PHONY: demo test test-slow test-gpu test-h200 lint format docs tutorial clean
@@ -18,9 +19,10 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow
 
-# On a machine with a CUDA device, after `pip install -e '.[dev,cuda13]'` into
-# $(VENV).
-test-gpu: $(VENV)/.dev
+# On a machine with a CUDA device; CUDA=cuda12 for an older driver. Without the
+# first line, all tests would be skipped where JAX finds no device.
+test-gpu: $(VENV)/.dev-$(CUDA)
+	$(BIN)/python -c 'import jax; print(*jax.devices("cuda"))'
 	$(BIN)/python -m pytest -m gpu -v
 
 # Compiles for a GPU on a machine without one; Python >= 3.12, its own
@@ -62,6 +64,10 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install -qq -e '.[dev]'
+	@touch $@
+
+$(VENV)/.dev-$(CUDA): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -qq -e '.[dev,$(CUDA)]'
 	@touch $@
 
 $(VENV)-h200/.dev: pyproject.toml tests/requirements-h200.txt

@@ -13,7 +13,15 @@ import dataclasses
 _MIB = 2**20
 
 # The process with its libraries, and with XLA's programs for the operator.
-_BASE = {'cpu': 400 * _MIB, 'xla': 490 * _MIB, 'reference': 490 * _MIB}
+_BASE = {
+    'cpu': 400 * _MIB,
+    'xla': 490 * _MIB,
+    'triton': 490 * _MIB,
+    'reference': 490 * _MIB,
+}
+
+# What runs by default, by platform; elsewhere `xla`.
+_DEFAULTS = {'cpu': 'cpu', 'gpu': 'triton'}
 
 # The same while Numba compiles, which it does once on a machine.
 _COMPILING = 600 * _MIB
@@ -22,7 +30,13 @@ _COMPILING = 600 * _MIB
 _CHUNK = 40 * _MIB
 
 # Float arrays of the size of all prefix images that a step holds at a time.
-_PREFIX_IMAGES = {'cpu': 0, 'xla': 1.75, 'reference': 7}
+# Of `triton`, what XLA allots when it compiles for an H200, with the pairs for
+# each tile.
+_PREFIX_IMAGES = {'cpu': 0, 'xla': 1.75, 'triton': 2.5, 'reference': 7}
+
+# Pairs and jobs of `triton`, for each splat: 10 pairs of 15 bytes, with those
+# that the sort works in.
+_WINDOW = 300
 
 # The same of all splats at all pixels: the weights, and those of autodiff.
 _DENSE = 7
@@ -87,7 +101,7 @@ def estimate_fit(
     754
   """
   splats = sum(layer_sizes)
-  kind = implementation or ('cpu' if platform == 'cpu' else 'xla')
+  kind = implementation or _DEFAULTS.get(platform, 'xla')
   kind = kind if kind in _BASE else 'xla'
   plane = 4 * height * width * num_pictures
   image = plane * channels
@@ -102,6 +116,8 @@ def estimate_fit(
   step = slack * _PREFIX_IMAGES[kind] * len(layer_sizes) * image
   if kind == 'xla':
     step += num_devices * _CHUNK
+  if kind == 'triton':
+    step += num_devices * _WINDOW * splats
   if kind == 'reference':
     step += _DENSE * splats * plane
   # What the splats show: bands, all of them on every device, and joined.

@@ -1,7 +1,8 @@
-"""Several CPU devices for every test, and where real material lies."""
+"""Which devices the tests see, and where real material lies."""
 
 import os
 import pathlib
+import re
 
 import jax
 import pytest
@@ -13,6 +14,13 @@ jax.config.update('jax_num_cpu_devices', 8)
 
 # Tests and the commands that they run compile the kernels once between them.
 os.environ['NUMBA_CACHE_DIR'] = str(caches.folder('numba'))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+  """Only tests that ask for a GPU see one, and what they start likewise."""
+  if not re.search(r'(?<!not )\bgpu\b', config.getoption('markexpr')):
+    os.environ['JAX_PLATFORMS'] = 'cpu'
+    jax.config.update('jax_platforms', 'cpu')
 
 
 @pytest.fixture(scope='session')

@@ -70,6 +70,21 @@ def test_implementations_fit_alike():
   np.testing.assert_allclose(results[1:], [results[0]] * 2, atol=0.02)
 
 
+@pytest.mark.gpu
+def test_a_gpu_fits_as_the_processor_does_and_no_transfer_is_unasked():
+  if jax.default_backend() != 'gpu':
+    pytest.skip('needs a CUDA device')
+  (device, *_), (host, *_) = jax.devices('gpu'), jax.devices('cpu')
+  # A read of the device that is not asked for raises here only: what lies on a
+  # CPU device is on the host already.
+  with jax.transfer_guard('disallow'):
+    layered = fit.fit_picture(scene(), CONFIG, devices=[device])
+  expected = fit.fit_picture(scene(), CONFIG, devices=[host])
+  np.testing.assert_allclose(
+      psnrs(layered, scene()), psnrs(expected, scene()), atol=0.5
+  )
+
+
 def test_sequential_freezes_the_base():
   """With the base frozen, its picture is that of a fit of the base alone."""
   config = dataclasses.replace(CONFIG, strategy='sequential', num_steps=180)

@@ -61,6 +61,20 @@ def test_devices_with_memory_of_their_own_are_counted_apart():
   assert memory.estimate_fit(*HD, (9000,)).device_bytes == 0
 
 
+def test_a_gpu_holds_prefix_images_and_pairs():
+  def device(splats, **kwargs):
+    return memory.estimate_fit(*HD, splats, platform='gpu', **kwargs)
+
+  image = 4 * HD[0] * HD[1] * HD[2]
+  # The images and their cotangents, of every prefix.
+  six, three = device((5,) * 6), device((10,) * 3)
+  assert six.device_bytes - three.device_bytes > 3 * 2 * image
+  assert three == device((10,) * 3, implementation='triton')
+  # A window has room for 8 pairs of each splat, of a key and a number.
+  more = device((10**6,)).device_bytes - device((10,)).device_bytes
+  assert more > 10**6 * 8 * 8
+
+
 def test_compilation_matters_to_small_pictures_only():
   assert host((8, 8, 3), 10, compiles=True) > host((8, 8, 3), 10)
   large = (4320, 7680, 3)

@@ -208,10 +208,11 @@ def test_images_and_gradients_match_float64(implementation, name):
   # Measured, largest of the implementations and scenes: images 7e-7 (5,000
   # splats in one tile; 1.4e-7 elsewhere), gradients 3.6e-7; element bounds
   # 1.3e-6 and 5.4e-7. The elongated splat cancels terms 1e4 times its result in
-  # L^-1 (p - mean): 1.9e-6 and 1.4e-5.
+  # L^-1 (p - mean): 1.9e-6 and 1.4e-5, and where l21 / l11 is wrong by 2 units
+  # in the last place, as XLA's division on GPUs may be, 5.6e-6 and 4.5e-5.
   image_bound, gradient_bound = 3e-6, 2e-6
   if name == 'elongated':
-    image_bound, gradient_bound = 6e-6, 4e-5
+    image_bound, gradient_bound = 1.2e-5, 1e-4
   images, *gradients = actual
   expected_images, *expected_gradients = expected.results
   assert_close(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import pallas_kernels
+from pallas_kernels import boxes
 from pallas_kernels import dispatch
 from pallas_kernels import triton
 from pallas_kernels import xla
@@ -47,7 +48,11 @@ def test_a_small_capacity_costs_rounds_and_no_splat(
       np.random.default_rng(1).normal(size=(3, 21, 50, 3)), jnp.float32
   )
   small = triton.Tuning(
-      pairs_per_splat=1, pairs_per_tile=0, jobs_per_splat=1, pieces=1
+      pairs_per_splat=1,
+      pairs_per_tile=0,
+      jobs_per_splat=1,
+      jobs_per_tile=0,
+      pieces=1,
   )
 
   @jax.jit
@@ -88,6 +93,30 @@ def test_windows_number_all_items_once(monkeypatch, round_size):
       interpret=True,
   )
   np.testing.assert_array_equal(seen, np.arange(40) < counts[:, None])
+
+
+@pytest.mark.parametrize(
+    'n, height, width, scale, large',
+    [(9000, 512, 768, 1.3, 10), (960, 512, 768, 0.7, 40)],
+)
+def test_a_picture_takes_one_window(n, height, width, scale, large):
+  """Of splats as in fits: large ones below many small ones."""
+  means, cholesky, _ = random_splats(n, height, width)
+  cholesky *= scale
+  cholesky[:large] = [width, 0, height]
+  first, last = boxes.pixel_boxes(means, cholesky, height, width)
+  num_tiles = -(-height // triton.TILE) * -(-width // triton.TILE)
+  tuning = triton.Tuning()
+  _, span = triton._tile_boxes(first, last)
+  pairs = int(jnp.prod(span, axis=1).sum())
+  pieces = jnp.prod((last - first + triton.TILE) // triton.TILE, axis=1)
+  jobs = int((-(-pieces // tuning.pieces)).sum())
+  assert pairs <= tuning.pair_capacity(n, num_tiles)
+  assert jobs <= tuning.job_capacity(n, num_tiles)
+  # A window of half the size would not do for both.
+  assert 2 * pairs > tuning.pair_capacity(
+      n, num_tiles
+  ) or 2 * jobs > tuning.job_capacity(n, num_tiles)
 
 
 def test_platforms_without_triton_are_refused():

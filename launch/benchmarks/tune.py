@@ -21,7 +21,8 @@ _VALUES = {
     'backward_warps': (2, 4),
     'pieces': (2, 4, 16, 32),
     'programs': (2048, 4096, 16384, 65536),
-    'pairs_per_splat': (4, 16),
+    'pairs_per_splat': (8, 28),
+    'jobs_per_splat': (2, 8),
 }
 
 
