@@ -14,7 +14,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m launch.demo --output=demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist=loadfile
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -m slow

@@ -442,7 +442,7 @@ def test_an_ended_run_says_so_and_leaves_no_file(folder):
       'launch.encode',
       f'--input={folder / "picture.png"}',
       f'--output={folder / "ended.pgsvc"}',
-      '--config.fit.num_steps=200000',
+      '--config.fit.num_steps=20000',
   ]
   with subprocess.Popen(
       command, cwd=ROOT, stderr=subprocess.PIPE, text=True

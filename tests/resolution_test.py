@@ -305,16 +305,15 @@ def test_devices_share_every_grid():
       num_births=4,
   )
   fits, curves = [], []
-  for count in (1, 2, 3):
+  for count in (1, 3):
     devices, curve = jax.local_devices()[:count], []
     report = lambda x, curve=curve: curve.append(x.psnr_db[0])
     fits.append(fit.fit_picture(image, config, devices=devices, report=report))
     curves.append(curve)
   # Sums in another order: float32 rounding, grown over 20 steps of Adam.
-  for i in (1, 2):
-    for a, b in zip(fits[0].splats, fits[i].splats):
-      np.testing.assert_allclose(a, b, atol=2e-2)
-    np.testing.assert_allclose(curves[i], curves[0], atol=0.01)
+  for a, b in zip(fits[0].splats, fits[1].splats):
+    np.testing.assert_allclose(a, b, atol=2e-2)
+  np.testing.assert_allclose(curves[1], curves[0], atol=0.01)
 
 
 def test_bands_of_coarse_grids_hold_every_row_once():

@@ -43,6 +43,7 @@ def outputs(text: str) -> list[str]:
   return [block[3] for block in _BLOCKS.finditer(text) if block[2]]
 
 
+@pytest.mark.slow
 def test_the_tutorial_prints_what_it_says(tmp_path):
   subprocess.run(
       [sys.executable, '-m', 'tests.tutorial_test', str(tmp_path)],
