@@ -74,6 +74,7 @@ def test_the_picture_has_a_panel_a_sweep():
     assert image.format == 'PNG' and image.size == (1600, 420)
 
 
+@pytest.mark.slow
 def test_json_is_one_document():
   result = launch_test.run(
       'benchmark',
