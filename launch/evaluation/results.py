@@ -93,3 +93,13 @@ def check(document: dict, path: str) -> None:
 def is_video(document: dict) -> bool:
   """Whether the results are of videos."""
   return any('frames' in picture for picture in document['pictures'])
+
+
+def is_smaller(row: dict, whole: dict) -> bool:
+  """Whether a prefix was compared at a smaller size than the whole file's.
+
+  Args:
+    row: of a layer; in older results it has no size.
+    whole: the row of the file, of its original or of its last layer.
+  """
+  return any(x in row and row[x] < whole[x] for x in ('width', 'height'))

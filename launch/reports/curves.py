@@ -102,19 +102,9 @@ def _with_front(curves: list[Curve]) -> list[Curve]:
   ]
 
 
-def is_smaller(row: dict, whole: dict) -> bool:
-  """Whether a prefix was compared at a smaller size than the whole file's.
-
-  Args:
-    row: of a layer; in older results it has no size.
-    whole: the row of the file, of its original or of its last layer.
-  """
-  return any(x in row and row[x] < whole[x] for x in ('width', 'height'))
-
-
 def _of_whole_size(curve: Curve) -> Curve:
   """The curve without prefixes that were compared at a smaller size."""
-  rows = [x for x in curve.rows if not is_smaller(x, curve.rows[-1])]
+  rows = [x for x in curve.rows if not results.is_smaller(x, curve.rows[-1])]
   return dataclasses.replace(curve, rows=rows)
 
 

@@ -95,7 +95,7 @@ def fields(document: dict, published: dict, rate: str) -> dict:
       'mean_names': [_COLUMNS[name][0] for name in columns],
       'means': _means_table(own, columns),
       'has_sizes': any(
-          curves.is_smaller(row, file)
+          results.is_smaller(row, file)
           for file in document['files']
           for row in file['layers']
       ),

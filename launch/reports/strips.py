@@ -15,9 +15,9 @@ from pgsvc_jax.video import container
 from pgsvc_jax.video import playback
 
 from ..evaluation import operating_points
+from ..evaluation import results
 from ..videos import quality as video_quality
 from ..videos import source as video_source
-from . import curves
 
 _WIDTH = 300
 _CROP = 100
@@ -61,7 +61,7 @@ def _cells(image: np.ndarray, window: tuple[slice, slice]) -> dict:
 def _quality(psnr_db: float | None, row: dict, picture: dict) -> str:
   """PSNR of a prefix, and the size it is at if not that of the original."""
   quality = 'exact' if psnr_db is None else f'{psnr_db:.2f} dB'
-  if not curves.is_smaller(row, picture):
+  if not results.is_smaller(row, picture):
     return quality
   return f'{quality} at {row["width"]} x {row["height"]}'
 
