@@ -111,10 +111,7 @@ def _decode_video(reader: container.VideoReader) -> None:
   header = reader.header
   with command.about(_INPUT.value):
     index = playback.frame_at(reader, _FRAME.value or _START.value or '0')
-    if _SCALE.value is None:
-      shape = playback.shown_shape(reader, _LAYERS.value, index)
-    else:
-      shape = resolution.scaled_shape(header.height, header.width, _SCALE.value)
+    shape = playback.shown_shape(reader, _LAYERS.value, index, _SCALE.value)
   # The motion field is that of whole frames, whatever is shown.
   _prepare(*max((header.height, header.width), shape, key=math.prod))
   if _FRAME.value is None:

@@ -106,6 +106,7 @@ ARROWS = {
     },
     'pgsvc_jax.video.playback': {
         'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.resolution',
         'pgsvc_jax.types',
         'pgsvc_jax.video.container',
         'pgsvc_jax.video.frame_coding',
@@ -234,7 +235,6 @@ ARROWS = {
     },
     'pgsvc_jax.video.decoder': {
         'pgsvc_jax.render',
-        'pgsvc_jax.resolution',
         'pgsvc_jax.video.container',
         'pgsvc_jax.video.playback',
     },

@@ -8,7 +8,6 @@ from jaxtyping import UInt8
 import numpy as np
 
 from pgsvc_jax import render
-from pgsvc_jax import resolution
 from pgsvc_jax.video import container
 from pgsvc_jax.video import playback
 
@@ -74,10 +73,7 @@ def decode_video(
   file = io.BytesIO(data) if isinstance(data, bytes) else data
   reader = container.VideoReader(file)
   whole = reader.header.height, reader.header.width
-  if scale is None:
-    shape = playback.shown_shape(reader, num_layers, first_frame)
-  else:
-    shape = resolution.scaled_shape(*whole, scale)
+  shape = playback.shown_shape(reader, num_layers, first_frame, scale)
   # The motion field is that of whole frames, whatever is shown.
   for height, width in (whole, shape):
     if height * width > max_pixels:

@@ -6,6 +6,7 @@ import dataclasses
 import fractions
 import itertools
 
+from pgsvc_jax import resolution
 from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.video import container
@@ -67,26 +68,32 @@ def shown_shape(
     reader: container.VideoReader,
     num_layers: int | None = None,
     first_frame: int = 0,
+    scale: float | None = None,
 ) -> tuple[int, int]:
-  """The size that the first of these `frames` was fitted at.
+  """The size to show these `frames` at: one for all of them.
 
-  Of a cut file, later frames may have fewer layers, never more.
+  Of a cut file, later frames may have fewer layers than the first, never more.
 
   Args:
     reader: of the file, which may be cut.
     num_layers: as in `frames`.
     first_frame: as in `frames`.
+    scale: sides over those of the whole frames; None: the size that the highest
+      layer of the first frame was fitted at.
 
   Returns:
-    Height and width of the grid of the highest layer shown.
+    Height and width.
 
   Raises:
     BitstreamError: as in `frames`.
-    ValueError: num_layers is not positive.
+    ValueError: num_layers or scale is not positive.
   """
+  header = reader.header
+  if scale is not None:
+    return resolution.scaled_shape(header.height, header.width, scale)
   start = reader.gop_of_frame(first_frame) if first_frame else 0
   _, layers = next(reader.playable(num_layers, start))
-  return reader.header.native_shapes[layers - 1]
+  return header.native_shapes[layers - 1]
 
 
 def frames(
