@@ -48,10 +48,13 @@ ARROWS = {
     'pgsvc_jax.codec.range_coder': set(),
     'pgsvc_jax.video.stream_format': set(),
     'pgsvc_jax.video.color': {'pgsvc_jax.video.stream_format'},
+    'pgsvc_jax.video.structure': set(),
+    'pgsvc_jax.video.av_frames': {'pgsvc_jax.media'},
     'pgsvc_jax.video.av_reader': {
-        'pgsvc_jax.media',
+        'pgsvc_jax.video.av_frames',
         'pgsvc_jax.video.color',
         'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.structure',
     },
     'pgsvc_jax.video.av_writer': {
         'pgsvc_jax.video.color',
