@@ -21,6 +21,7 @@ import numpy as np
 
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import quantized
 from pgsvc_jax.codec import splat_coding
 from pgsvc_jax.codec import version1
 
@@ -213,16 +214,17 @@ def check_shapes(
 
 
 def write(
-    layered: types.LayeredSplats,
-    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
+    layered: quantized.QuantizedLayers | types.LayeredSplats,
+    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes] | None = None,
     *,
     metadata: bytes = b'',
 ) -> bytes:
   """The file of a layered picture.
 
   Args:
-    layered: NumPy splats in layer order.
-    step_sizes: one for all layers, or one a layer; cells are larger
+    layered: symbols as a fit ends with them; or NumPy splats in layer order,
+      which are rounded to the nearest symbols.
+    step_sizes: of splats, one for all layers, or one a layer; cells are larger
       where a picture of over 32,766 pixels needs it (`quantize.reaching`).
     metadata: stored in the header as it is.
 
@@ -232,6 +234,7 @@ def write(
   Raises:
     ValueError: the picture does not fit the syntax or has values that are not
       finite.
+    TypeError: splats without step sizes.
 
   Example:
     >>> one = types.Splats(
@@ -248,44 +251,47 @@ def write(
     >>> read_layers(data).splats.means
     array([[1.5625, 2.125 ]], dtype=float32)
   """
-  sizes = layered.layer_sizes
-  step_sizes = quantize.per_layer(
-      step_sizes, len(sizes), layered.height, layered.width
-  )
-  if min(sizes, default=0) < 0 or sum(sizes) != len(layered.splats.means):
-    raise ValueError(f'{sizes=} do not sum to {len(layered.splats.means)}')
-  if layered.layer_shapes and len(layered.layer_shapes) != len(sizes):
-    raise ValueError(f'{len(layered.layer_shapes)} shapes for {sizes=}')
+  if isinstance(layered, types.LayeredSplats):
+    if step_sizes is None:
+      raise TypeError('splats are written with step sizes')
+    layered = quantized.quantize_layers(layered, step_sizes)
+  packets = list(map(splat_coding.encode, layered.symbols, layered.step_sizes))
   is_ladder = set(layered.native_shapes) != {(layered.height, layered.width)}
-
-  entries, packets = [], []
-  end = 0
-  for size, steps, shape in zip(
-      sizes, step_sizes, layered.native_shapes, strict=True
-  ):
-    start, end = end, end + size
-    layer = types.Splats(*(array[start:end] for array in layered.splats))
-    packet = splat_coding.encode(quantize.quantize(layer, steps), steps)
-    packets.append(packet)
-    entries.append(
-        LayerEntry(
-            num_splats=size,
-            packet_size=len(packet),
-            checksum=zlib.crc32(packet),
-            step_sizes=steps,
-            shape=shape if is_ladder else None,
-        )
-    )
   header = Header(
       width=layered.width,
       height=layered.height,
       channels=layered.channels,
-      layers=tuple(entries),
+      layers=tuple(
+          LayerEntry(
+              num_splats=size,
+              packet_size=len(packet),
+              checksum=zlib.crc32(packet),
+              step_sizes=steps,
+              shape=shape if is_ladder else None,
+          )
+          for size, packet, steps, shape in zip(
+              layered.layer_sizes,
+              packets,
+              layered.step_sizes,
+              layered.native_shapes,
+              strict=True,
+          )
+      ),
       metadata=metadata,
       version=LADDER_VERSION if is_ladder else VERSION,
   )
   _check(header)
   return _pack_header(header) + b''.join(packets)
+
+
+def header_size(num_layers: int) -> int:
+  """Bytes before the first packet of a picture whose layers are of one size.
+
+  Example:
+    >>> header_size(3) - header_size(2)
+    20
+  """
+  return _FIXED.size + num_layers * _entry_size(VERSION) + _CHECKSUM.size
 
 
 def _read_entry(version: int, data: bytes) -> LayerEntry:
