@@ -27,8 +27,8 @@ from pgsvc_jax.codec import lattice as lattice_lib
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import range_coder
 from pgsvc_jax.codec import splat_coding
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import motion
-from pgsvc_jax.video import syntax
 
 # Step sizes, and log2 of the pixels across a block.
 _HEAD = struct.Struct('<HHHHB')
