@@ -68,7 +68,7 @@ ARROWS = {
         'pgsvc_jax.video.frame_folder',
         'pgsvc_jax.video.stream_format',
     },
-    'pgsvc_jax.codec.version1': {
+    'pgsvc_jax.codec.versions.version1': {
         'pgsvc_jax.codec.morton',
         'pgsvc_jax.codec.range_coder',
         'pgsvc_jax.types',
@@ -83,19 +83,22 @@ ARROWS = {
         'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.types',
     },
+    'pgsvc_jax.codec.syntax': {
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.splat_coding',
+        'pgsvc_jax.codec.versions.version1',
+    },
+    'pgsvc_jax.codec.stream': {'pgsvc_jax.codec.syntax'},
     'pgsvc_jax.codec.bitstream': {
         'pgsvc_jax.codec.quantize',
         'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.splat_coding',
-        'pgsvc_jax.codec.version1',
+        'pgsvc_jax.codec.stream',
+        'pgsvc_jax.codec.syntax',
+        'pgsvc_jax.codec.versions.version1',
         'pgsvc_jax.types',
     },
     'pgsvc_jax.codec.lattice': {'pgsvc_jax.codec.quantize', 'pgsvc_jax.types'},
-    'pgsvc_jax.video.syntax': {'pgsvc_jax.codec.bitstream'},
-    'pgsvc_jax.video.container': {
-        'pgsvc_jax.codec.bitstream',
-        'pgsvc_jax.video.syntax',
-    },
     'pgsvc_jax.video.motion': {
         'pgsvc_jax.codec.lattice',
         'pgsvc_jax.codec.quantize',
@@ -109,13 +112,15 @@ ARROWS = {
         'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.types',
         'pgsvc_jax.video.motion',
-        'pgsvc_jax.video.syntax',
+        'pgsvc_jax.codec.syntax',
     },
     'pgsvc_jax.video.playback': {
+        'pgsvc_jax.codec.syntax',
+        'pgsvc_jax.video.stream_format',
         'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.resolution',
         'pgsvc_jax.types',
-        'pgsvc_jax.video.container',
+        'pgsvc_jax.codec.stream',
         'pgsvc_jax.video.frame_coding',
     },
     'pgsvc_jax.render': {
@@ -164,7 +169,6 @@ ARROWS = {
         'pgsvc_jax.codec.code_lengths',
         'pgsvc_jax.codec.quantize',
         'pgsvc_jax.codec.quantized',
-        'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.config',
         'pgsvc_jax.metrics',
         'pgsvc_jax.render',
@@ -246,7 +250,7 @@ ARROWS = {
     },
     'pgsvc_jax.video.decoder': {
         'pgsvc_jax.render',
-        'pgsvc_jax.video.container',
+        'pgsvc_jax.codec.stream',
         'pgsvc_jax.video.playback',
     },
     'pgsvc_jax.video.encoder': {
@@ -254,12 +258,12 @@ ARROWS = {
         'pgsvc_jax.config',
         'pgsvc_jax.encoder',
         'pgsvc_jax.training.schedule',
-        'pgsvc_jax.video.container',
+        'pgsvc_jax.codec.stream',
         'pgsvc_jax.video.gop_fit',
         'pgsvc_jax.video.groups',
         'pgsvc_jax.video.rate_control',
         'pgsvc_jax.video.stream_format',
-        'pgsvc_jax.video.syntax',
+        'pgsvc_jax.codec.syntax',
     },
     'pgsvc_jax.encoder': {
         'pallas_kernels',

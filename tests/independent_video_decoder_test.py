@@ -12,11 +12,11 @@ from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import lattice
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import range_coder
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import motion
 from pgsvc_jax.video import playback
-from pgsvc_jax.video import syntax
 from tests import independent_decoder
 from tests import independent_decoder_test
 from tests import independent_video_decoder
@@ -351,7 +351,7 @@ def test_golden_video_decodes_to_its_integers(num_layers, path, shapes):
   data = path.read_bytes()
   ours = independent_video_decoder.decode(data)
   states = golden_states()
-  reader = container.VideoReader(io.BytesIO(data))
+  reader = stream.StreamReader(io.BytesIO(data))
   frames = list(playback.frames(reader, num_layers=num_layers))
   assert len(frames) == len(ours) == len(states) == 5
   for frame, layers, expected in zip(frames, ours, states):
@@ -411,13 +411,15 @@ def write_golden(path, shapes):
       num_layers=3,
       time_base=fractions.Fraction(1, 20),
       frame_rate=fractions.Fraction(10),
-      color=syntax.ColorTags(primaries=1, transfer=1, matrix=1),
+      primaries=1,
+      transfer=1,
+      matrix=1,
       metadata=b'{"k": 1}',
       layer_shapes=shapes,
   )
   rng = np.random.default_rng(7)
   file, states = io.BytesIO(), []
-  with container.VideoWriter(file, header) as writer:
+  with stream.StreamWriter(file, header) as writer:
     for times, last in GOLDEN_TIMES:
       births = [(24, 9, 5), (6, 4, 0), (0, 5, 3)][: len(times)]
       packets, frames = make_gop(rng, GOLDEN_STEPS, births)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from pgsvc_jax import media
 from pgsvc_jax import render
 from pgsvc_jax.codec import bitstream
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 from pgsvc_jax.video import playback
 
 from ..evaluation import operating_points
@@ -147,7 +147,7 @@ def make_video(
   rows = [row for row in file['layers'] if row['available']]
   images = []
   with open(paths[0], 'rb') as opened:
-    reader = container.VideoReader(opened)
+    reader = stream.StreamReader(opened)
     for row in rows:
       (frame,) = playback.frames(
           reader, num_layers=row['layer'] + 1, first_frame=index, num_frames=1

@@ -17,7 +17,6 @@ from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import code_lengths
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import quantized
-from pgsvc_jax.codec import splat_coding
 
 # Bits a splat: of 18, 24, 30 and 38, best on four Kodak pictures at 0.3 and 0.6
 # bits a pixel. Those that are weak at the steps found are then left out.
@@ -183,19 +182,18 @@ def _reach_layer_bytes(
 ) -> tuple[quantize.StepSizes, ...]:
   """Layer by layer the finest steps with which the file is not larger."""
   pixels = layered.height * layered.width
-  num_bytes = bitstream.header_size(len(layered.layer_sizes))
+  none = layered.keep(np.zeros(len(layered.splats.means), bool))
+  num_bytes = _file_size(quantized.quantize_layers(none, config.step_sizes))
   steps = []
-  for k, (bpp, size) in enumerate(zip(config.layer_bpp, layered.layer_sizes)):
-    first = sum(layered.layer_sizes[:k])
+  for bpp, splats in zip(config.layer_bpp, layered.layers):
     layer = dataclasses.replace(
-        layered,
-        splats=types.Splats(*(x[first : first + size] for x in layered.splats)),
-        layer_sizes=(size,),
+        layered, splats=splats, layer_sizes=(len(splats.means),)
     )
 
     def packet_size(color, layer=layer):
       chosen = _with_color(config, color, layer)
-      return _packets_size(round_layers(config, layer, chosen))
+      _, (packet,) = bitstream.encode(round_layers(config, layer, chosen))
+      return len(packet)
 
     left = bpp * pixels / 8 - num_bytes
     _, color = _bisect(lambda x, left=left: packet_size(x) <= left)
@@ -204,16 +202,10 @@ def _reach_layer_bytes(
   return tuple(steps)
 
 
-def _packets_size(layers: quantized.QuantizedLayers) -> int:
-  """Bytes of the packets of all layers."""
-  pairs = zip(layers.symbols, layers.step_sizes)
-  return sum(len(splat_coding.encode(*pair)) for pair in pairs)
-
-
 def _file_size(layers: quantized.QuantizedLayers) -> int:
-  """Bytes of a file, without sizes of layers in its header."""
-  num_layers = len(layers.symbols)
-  return bitstream.header_size(num_layers) + _packets_size(layers)
+  """Bytes of the file."""
+  header, _ = bitstream.encode(layers)
+  return header.file_size
 
 
 def _reach_psnr(

@@ -323,9 +323,7 @@ def finish_step_sizes(
 
 def _hand_out(
     layered: types.LayeredSplats, config: config_lib.FitConfig
-) -> tuple[
-    Int[np.ndarray, ' n'], tuple[int, ...], tuple[tuple[int, int], ...]
-]:
+) -> tuple[Int[np.ndarray, ' n'], tuple[int, ...], tuple[tuple[int, int], ...]]:
   """Order, layer sizes and layer shapes of what the strategy hands out.
 
   `prune` cuts a finished fit into layers, splats of largest contribution first.
@@ -420,4 +418,3 @@ def _restore(
   for picture, snapshot in zip(pictures, snapshots):
     picture.restore(snapshot)
   return snapshots[0].step
-

@@ -28,8 +28,8 @@ from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import quantized
 from pgsvc_jax.codec import range_coder
 from pgsvc_jax.codec import splat_coding
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import motion
-from pgsvc_jax.video import syntax
 
 # Step sizes, and log2 of the pixels across a block.
 _HEAD = struct.Struct('<HHHHB')
@@ -458,4 +458,3 @@ def encode_gop(
     dead = (len(layer.points) for layer in encoder.layers)
     encoder.add(list(map(births, layers.symbols, layers.step_sizes, dead)))
   return encoder.packets()
-
