@@ -383,8 +383,8 @@ def test_public_names_load_on_first_use():
 
 
 def test_the_demo_does_with_its_own_extra():
-  loaded = loaded_after('import launch.demo, launch.drawings')
-  assert 'launch.reports.strips' in loaded
+  loaded = loaded_after('import launch.demo, launch.lab.drawings')
+  assert 'launch.lab.reports.strips' in loaded
   # Of the extras `report`, `video` and `anchors`.
   others = {'bjontegaard', 'jinja2', 'av', 'cv2', 'imageio_ffmpeg'}
   assert not loaded & others
