@@ -19,11 +19,11 @@ from typing import Any
 
 from pgsvc_jax import config as config_lib
 from pgsvc_jax.codec import bitstream
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import groups
 from pgsvc_jax.video import rate_control
 from pgsvc_jax.video import stream_format
-from pgsvc_jax.video import syntax
 
 from . import progress
 from . import source as video_source
@@ -56,7 +56,7 @@ def _read_part(
   """The packets of a group that another process, or run, has left."""
   try:
     with open(path, 'rb') as file:
-      reader = container.VideoReader(file)
+      reader = stream.StreamReader(file)
       if reader.header != header or reader.gop(0).times != group.times:
         return None
       return reader.packets(0, header.num_layers)
