@@ -13,9 +13,9 @@ import pytest
 
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantize
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import playback
-from pgsvc_jax.video import syntax
 from tests import independent_decoder_test
 from tests import independent_video_decoder_test
 
@@ -114,7 +114,7 @@ def test_golden_videos_decode_to_their_integers(golden, name):
   found = golden[name]
   states = independent_video_decoder_test.golden_states()
   with (GOLDEN / f'{name}.pgsvc').open('rb') as file:
-    reader = container.VideoReader(file)
+    reader = stream.StreamReader(file)
     frames = list(playback.frames(reader))
     base = reader.header.time_base
   assert len(found['frames']) == len(states) == 5
@@ -194,7 +194,7 @@ def random_video(seed):
       num_layers=3,
       time_base=fractions.Fraction(1, 25),
   )
-  with container.VideoWriter(file, header) as writer:
+  with stream.StreamWriter(file, header) as writer:
     writer.add_gop(list(range(4)), packets, last_duration=1)
   return file.getvalue(), states
 

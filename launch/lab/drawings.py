@@ -18,6 +18,7 @@ from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import syntax
 
 from .reports import strips
 
@@ -241,7 +242,7 @@ def _draw_training(axis: plt.Axes, metrics: pathlib.Path) -> None:
   axis.set_title('3. all layers are trained together', fontsize=10)
 
 
-def _draw_file(axis: plt.Axes, header: bitstream.Header) -> None:
+def _draw_file(axis: plt.Axes, header: syntax.Header) -> None:
   """The file as a bar: header, then a packet a layer."""
   start = 0
   sizes = [header.header_size, *(x.packet_size for x in header.layers)]

@@ -1,6 +1,6 @@
-"""Videos: GOPs and their packets in a file, written, read and rearranged.
+"""Files of pictures and videos: packets written, read and rearranged.
 
-A file stands in one of two orders:
+The file of a video stands in one of two orders:
 
   time     header, then GOP after GOP: its entry, its packets; then an end mark.
            Written as a stream. A cut file plays to its last whole GOP, and the
@@ -9,9 +9,11 @@ A file stands in one of two orders:
            all GOPs, then those of the layer above, ... A cut file plays at the
            last layer that is whole, and one more in its first GOPs.
 
-`reorder` turns one into the other and back, to the same bytes. What is in the
-packets is the matter of `frame_coding`. `docs/format_video.md` is the
-specification.
+`reorder` turns one into the other and back, to the same bytes. That of a
+picture is header and packets, base layer first, of what is read here as one GOP
+of one frame; a cut file shows the layers that are whole. What is in the packets
+is the matter of `bitstream` and `frame_coding`, what is around them that of
+`syntax`. `docs/format.md` and `docs/format_video.md` are the specification.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,8 +25,7 @@ import struct
 from typing import BinaryIO
 import zlib
 
-from pgsvc_jax.codec import bitstream
-from pgsvc_jax.video import syntax
+from pgsvc_jax.codec import syntax
 
 _END_MARK = syntax.ENTRY_SIZE.pack(0)
 # GOPs, bytes of all their entries.
@@ -38,8 +39,8 @@ def _located(gop: syntax.GopEntry, offset: int) -> syntax.GopEntry:
   return dataclasses.replace(gop, packet_offsets=tuple(ends)[:-1])
 
 
-class VideoWriter:
-  """Writes a video in order of time, GOP by GOP.
+class StreamWriter:
+  """Writes a picture, or a video in order of time, GOP by GOP.
 
   Used as a context, it ends the video where no exception did.
 
@@ -49,23 +50,26 @@ class VideoWriter:
     >>> header = syntax.VideoHeader(
     ...     width=4, height=2, channels=3, num_layers=2,
     ...     time_base=fractions.Fraction(1, 24))
-    >>> with VideoWriter(file, header) as writer:
+    >>> with StreamWriter(file, header) as writer:
     ...   writer.add_gop([0, 1, 2], [b'base', b'more'], last_duration=1)
-    >>> reader = VideoReader(file)
+    >>> reader = StreamReader(file)
     >>> [(gop.times, gop.end) for gop in reader]
     [((0, 1, 2), 3)]
     >>> reader.packets(0, 2)
     [b'base', b'more']
   """
 
-  def __init__(self, file: BinaryIO, header: syntax.VideoHeader):
+  def __init__(
+      self, file: BinaryIO, header: syntax.Header | syntax.VideoHeader
+  ):
     """Writes the header.
 
     Raises:
       ValueError: it breaks a rule of the syntax, or asks for another order.
     """
     syntax.check_header(header)
-    if header.order != syntax.PacketOrder.TIME:
+    self._is_video = isinstance(header, syntax.VideoHeader)
+    if self._is_video and header.order != syntax.PacketOrder.TIME:
       raise ValueError('a video is written in order of time, then reordered')
     self.header = header
     self._file = file
@@ -74,8 +78,8 @@ class VideoWriter:
     file.flush()
 
   @classmethod
-  def resume(cls, file: BinaryIO) -> 'VideoWriter':
-    """Goes on after the last GOP of a file that is whole and undamaged.
+  def resume(cls, file: BinaryIO) -> 'StreamWriter':
+    """Goes on after the last GOP of a video that is whole and undamaged.
 
     What follows it is cut off: a crash may have left anything there.
 
@@ -85,14 +89,14 @@ class VideoWriter:
     Raises:
       BitstreamError: it is no such video, or its header is damaged.
     """
-    reader = VideoReader(file)
-    if reader.header.order != syntax.PacketOrder.TIME:
-      raise bitstream.BitstreamError('the file is not in order of time')
+    reader = StreamReader(file)
+    if not reader.is_video or reader.header.order != syntax.PacketOrder.TIME:
+      raise syntax.BitstreamError('the file is not in order of time')
     writer = cls.__new__(cls)
     writer.header, writer._file = reader.header, file
-    writer._last = None
+    writer._is_video, writer._last = True, None
     end = reader.header.header_size
-    with contextlib.suppress(bitstream.BitstreamError):
+    with contextlib.suppress(syntax.BitstreamError):
       for gop in reader:
         reader.packets(gop.index, reader.header.num_layers)
         writer._last = gop
@@ -148,12 +152,21 @@ class VideoWriter:
     self._file.flush()
     self._last = gop
 
+  def add_picture(self, packets: Sequence[bytes]) -> None:
+    """Writes all there is of a picture after its header.
+
+    Args:
+      packets: those that the header tells of.
+    """
+    self._file.writelines(packets)
+
   def close(self) -> None:
     """Ends the video; the file stays open."""
-    self._file.write(_END_MARK)
+    if self._is_video:
+      self._file.write(_END_MARK)
     self._file.flush()
 
-  def __enter__(self) -> 'VideoWriter':
+  def __enter__(self) -> 'StreamWriter':
     return self
 
   def __exit__(self, exc_type, *unused) -> None:
@@ -161,8 +174,8 @@ class VideoWriter:
       self.close()
 
 
-class VideoReader:
-  """Reads a video, whole, cut or still being written, from a seekable file.
+class StreamReader:
+  """Reads a picture or video, whole, cut or still being written.
 
   Keeps entries only, and those of a file in order of time only as far as they
   have been asked for: damage beyond is not noticed. Iterating gives all entries
@@ -170,56 +183,102 @@ class VideoReader:
 
   Attributes:
     header: of the file.
+
+  Example:
+    >>> from pgsvc_jax.codec import quantize
+    >>> header = syntax.Header(width=4, height=2, channels=1, layers=(
+    ...     syntax.LayerEntry(
+    ...         num_splats=3, packet_size=6, checksum=zlib.crc32(b'splats'),
+    ...         step_sizes=quantize.StepSizes()),))
+    >>> reader = StreamReader(syntax.pack_header(header) + b'splats')
+    >>> reader.is_video, [gop.num_frames for gop in reader]
+    (False, [1])
+    >>> reader.packet(0, layer=0)
+    b'splats'
   """
 
-  def __init__(self, file: BinaryIO):
+  def __init__(self, file: BinaryIO | bytes):
     """Reads the header, and the directory if there is one.
 
+    Args:
+      file: the bytes, or a seekable file of which only what is asked for is
+        read.
+
     Raises:
-      BitstreamError: they are not there, or damaged.
+      BitstreamError: header or directory are not there, or damaged.
     """
+    if isinstance(file, bytes):
+      file = io.BytesIO(file)
     self._file = file
     self._size = file.seek(0, io.SEEK_END)
     self.header = syntax.read_header(
-        self._read(0, min(self._size, bitstream.MAX_HEADER_SIZE))
+        self._read(0, min(self._size, syntax.MAX_HEADER_SIZE))
     )
     self._gops: list[syntax.GopEntry] = []
     self._end = self.header.header_size  # Of what has been walked over.
     self._ended = False
-    if self.header.order == syntax.PacketOrder.QUALITY:
+    if not self.is_video:
+      self._take_picture()
+    elif self.header.order == syntax.PacketOrder.QUALITY:
       self._read_directory()
+
+  @property
+  def is_video(self) -> bool:
+    """Whether the file is that of a video."""
+    return isinstance(self.header, syntax.VideoHeader)
 
   def _read(self, offset: int, size: int) -> bytes:
     """Reads what lies within the file, whatever its header claims."""
     self._file.seek(offset)
     data = self._file.read(size)
     if len(data) < size:
-      raise bitstream.BitstreamError('the file became shorter')
+      raise syntax.BitstreamError('the file became shorter')
     return data
+
+  def _take_picture(self) -> None:
+    """A picture is a GOP of one frame; its header is the entry."""
+    gop = syntax.GopEntry(
+        index=0,
+        first_frame=0,
+        start=0,
+        runs=((1, 1),),
+        packet_sizes=tuple(x.packet_size for x in self.header.layers),
+        checksums=tuple(x.checksum for x in self.header.layers),
+    )
+    self._gops = [_located(gop, self._end)]
+    self._finish(self.header.file_size)
+
+  def _finish(self, end: int) -> None:
+    """All entries are known; so is where the last packet ends."""
+    self._end, self._ended = end, True
+    if self._size > end:
+      raise syntax.BitstreamError(
+          f'{self._size - end} bytes after the last packet'
+      )
 
   def _read_directory(self) -> None:
     start = self._end
     offset = start + _DIRECTORY.size
     if self._size < offset:
-      raise bitstream.BitstreamError('file ends inside the directory')
+      raise syntax.BitstreamError('file ends inside the directory')
     num_gops, size = _DIRECTORY.unpack(self._read(start, _DIRECTORY.size))
     if self._size < offset + size + syntax.CHECKSUM.size:
-      raise bitstream.BitstreamError('file ends inside the directory')
+      raise syntax.BitstreamError('file ends inside the directory')
     data = self._read(start, _DIRECTORY.size + size + syntax.CHECKSUM.size)
     end = len(data) - syntax.CHECKSUM.size
     if syntax.CHECKSUM.unpack_from(data, end) != (zlib.crc32(data[:end]),):
-      raise bitstream.BitstreamError('directory is damaged (checksum)')
+      raise syntax.BitstreamError('directory is damaged (checksum)')
     at = _DIRECTORY.size
     for index in range(num_gops):
       if end - at < syntax.ENTRY_SIZE.size:
-        raise bitstream.BitstreamError(f'directory ends before GOP {index}')
+        raise syntax.BitstreamError(f'directory ends before GOP {index}')
       (entry_size,) = syntax.ENTRY_SIZE.unpack_from(data, at)
       if entry_size > end - at:
-        raise bitstream.BitstreamError(f'directory ends inside GOP {index}')
+        raise syntax.BitstreamError(f'directory ends inside GOP {index}')
       self._append(data[at : at + entry_size])
       at += entry_size
     if at != end:
-      raise bitstream.BitstreamError('directory has bytes after its last GOP')
+      raise syntax.BitstreamError('directory has bytes after its last GOP')
     offset = start + len(data)
     offsets = []
     for sizes in zip(*(gop.packet_sizes for gop in self._gops)):
@@ -229,11 +288,7 @@ class VideoReader:
         dataclasses.replace(gop, packet_offsets=packet_offsets)
         for gop, packet_offsets in zip(self._gops, zip(*offsets))
     ]
-    self._end, self._ended = offset, True
-    if self._size > offset:
-      raise bitstream.BitstreamError(
-          f'{self._size - offset} bytes after the last packet'
-      )
+    self._finish(offset)
 
   def _append(self, entry: bytes) -> None:
     before = self._gops[-1] if self._gops else None
@@ -252,7 +307,7 @@ class VideoReader:
       self._ended = True
       self._end += len(_END_MARK)
       if self._size > self._end:
-        raise bitstream.BitstreamError(
+        raise syntax.BitstreamError(
             f'{self._size - self._end} bytes after the end of the video'
         )
       return False
@@ -290,6 +345,10 @@ class VideoReader:
     """Whether nothing is missing: the file is neither cut nor being written."""
     return self._size == self.whole_size and self._ended
 
+  def _name(self, index: int, end: str) -> str:
+    """What a message about a GOP starts with; a picture has only one."""
+    return f'GOP {index}{end} ' if self.is_video else ''
+
   def gop(self, index: int) -> syntax.GopEntry:
     """The entry of one GOP.
 
@@ -299,9 +358,9 @@ class VideoReader:
     while len(self._gops) <= index and self._walk():
       pass
     if not self._gops:
-      raise bitstream.BitstreamError(_NOTHING_WHOLE)
+      raise syntax.BitstreamError(_NOTHING_WHOLE)
     if not 0 <= index < len(self._gops):
-      raise bitstream.BitstreamError(
+      raise syntax.BitstreamError(
           f'GOP {index} is not there, the file has {len(self._gops)}'
       )
     return self._gops[index]
@@ -321,19 +380,17 @@ class VideoReader:
       BitstreamError: it is not there, cut off or damaged.
     """
     gop = self.gop(index)
-    where = f'GOP {index}, layer {layer}:'
+    where = f'{self._name(index, ",")}layer {layer}:'
     if not 0 <= layer < self.header.num_layers:
-      raise bitstream.BitstreamError(
+      raise syntax.BitstreamError(
           f'{where} the file has {self.header.num_layers} layers'
       )
     offset, size = gop.packet_offsets[layer], gop.packet_sizes[layer]
     if self._size < offset + size:
-      raise bitstream.BitstreamError(
-          f'{where} file ends before its packet does'
-      )
+      raise syntax.BitstreamError(f'{where} file ends before its packet does')
     packet = self._read(offset, size)
     if zlib.crc32(packet) != gop.checksums[layer]:
-      raise bitstream.BitstreamError(f'{where} packet is damaged (checksum)')
+      raise syntax.BitstreamError(f'{where} packet is damaged (checksum)')
     return packet
 
   def packets(self, index: int, num_layers: int) -> list[bytes]:
@@ -349,7 +406,7 @@ class VideoReader:
     for gop in self:
       if time < gop.end:
         return gop.index
-    raise bitstream.BitstreamError(f'the file ends before time {time}')
+    raise syntax.BitstreamError(f'the file ends before time {time}')
 
   def gop_of_frame(self, frame: int) -> int:
     """The GOP that holds a frame, counted from 0.
@@ -361,8 +418,8 @@ class VideoReader:
       if 0 <= frame < gop.first_frame + gop.num_frames:
         return gop.index
     if not self._gops:
-      raise bitstream.BitstreamError(_NOTHING_WHOLE)
-    raise bitstream.BitstreamError(f'frame {frame} is not in the file')
+      raise syntax.BitstreamError(_NOTHING_WHOLE)
+    raise syntax.BitstreamError(f'frame {frame} is not in the file')
 
   def playable(
       self, num_layers: int | None = None, first_gop: int = 0
@@ -383,17 +440,22 @@ class VideoReader:
     if num_layers is not None and num_layers < 1:
       raise ValueError(f'{num_layers=} is not positive')
     if (num_layers or 1) > self.header.num_layers:
-      raise bitstream.BitstreamError(
+      raise syntax.BitstreamError(
           f'{num_layers} layers asked for, the file has'
           f' {self.header.num_layers}'
       )
     available = self.available_layers(first_gop)
+    if not available and not self.is_video:
+      raise syntax.BitstreamError(
+          f'file ends inside the base layer (has {self._size} of'
+          f' {self.header.truncation_points[0]} bytes)'
+      )
     if not available and first_gop == 0:
-      raise bitstream.BitstreamError(_NOTHING_WHOLE)
+      raise syntax.BitstreamError(_NOTHING_WHOLE)
     if available < (num_layers or 1):
-      raise bitstream.BitstreamError(
-          f'GOP {first_gop}: {num_layers or 1} layers asked for, the file is'
-          f' cut after {available}'
+      raise syntax.BitstreamError(
+          f'{self._name(first_gop, ":")}{num_layers or 1} layers asked for,'
+          f' the file is cut after {available} of {self.header.num_layers}'
       )
     for gop in itertools.islice(self, first_gop, None):
       available = self.available_layers(gop.index)
@@ -403,13 +465,17 @@ class VideoReader:
 
 
 def _copy(
-    reader: VideoReader,
+    reader: StreamReader,
     file: BinaryIO,
-    header: syntax.VideoHeader,
+    header: syntax.Header | syntax.VideoHeader,
     gops: Sequence[syntax.GopEntry],
 ) -> None:
   """Writes a file of these GOPs in the order that the header says."""
   layers = range(header.num_layers)
+  if not reader.is_video:
+    with StreamWriter(file, header) as writer:
+      writer.add_picture(reader.packets(0, header.num_layers))
+    return
   entries = []
   for before, gop in zip([None, *gops], gops):
     kept = dataclasses.replace(
@@ -433,7 +499,7 @@ def _copy(
 
 
 def reorder(
-    reader: VideoReader, file: BinaryIO, order: syntax.PacketOrder
+    reader: StreamReader, file: BinaryIO, order: syntax.PacketOrder
 ) -> None:
   """Writes the same video in another order; no packet is decoded.
 
@@ -443,10 +509,13 @@ def reorder(
     order: of the new file. Back again gives the same bytes.
 
   Raises:
-    BitstreamError: the file is not whole, or a packet is damaged.
+    BitstreamError: the file is of a picture or not whole, or a packet is
+      damaged.
   """
+  if not isinstance(reader.header, syntax.VideoHeader):
+    raise syntax.BitstreamError('the file is a picture, not a video')
   if not reader.is_complete:
-    raise bitstream.BitstreamError(
+    raise syntax.BitstreamError(
         'the file is cut or still being written; extract what is whole first'
     )
   header = dataclasses.replace(reader.header, order=order)
@@ -454,14 +523,14 @@ def reorder(
 
 
 def extract(
-    reader: VideoReader,
+    reader: StreamReader,
     file: BinaryIO,
     *,
     num_layers: int | None = None,
     first_gop: int = 0,
     num_gops: int | None = None,
 ) -> int:
-  """Writes a whole video of some layers and GOPs; no packet is decoded.
+  """Writes a whole file of some layers and GOPs; no packet is decoded.
 
   Args:
     reader: of the file, which may be cut.
@@ -484,7 +553,7 @@ def extract(
   playable = reader.playable(num_layers, first_gop)
   kept = [gop for gop, _ in itertools.islice(playable, num_gops)]
   if num_gops is not None and len(kept) < num_gops:
-    raise bitstream.BitstreamError(
+    raise syntax.BitstreamError(
         f'{num_gops} GOPs asked for, {len(kept)} have these layers'
     )
   header = reader.header.first_layers(num_layers)

@@ -11,13 +11,13 @@ from scipy import ndimage
 from pgsvc_jax import media
 from pgsvc_jax import render
 from pgsvc_jax.codec import bitstream
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 from pgsvc_jax.video import playback
 
-from ..evaluation import operating_points
-from ..evaluation import results
-from ..videos import quality as video_quality
-from ..videos import source as video_source
+from ...evaluation import operating_points
+from ...evaluation import results
+from ...videos import quality as video_quality
+from ...videos import source as video_source
 
 _WIDTH = 300
 _CROP = 100
@@ -147,7 +147,7 @@ def make_video(
   rows = [row for row in file['layers'] if row['available']]
   images = []
   with open(paths[0], 'rb') as opened:
-    reader = container.VideoReader(opened)
+    reader = stream.StreamReader(opened)
     for row in rows:
       (frame,) = playback.frames(
           reader, num_layers=row['layer'] + 1, first_frame=index, num_frames=1

@@ -30,15 +30,15 @@ from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import resolution
 from pgsvc_jax.codec import bitstream
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 
-from .. import children
-from .. import command
-from .. import host
-from .. import table
-from ..videos import info as video_info
-from ..videos import quality as video_quality
-from ..videos import source as video_source
+from ... import children
+from ... import command
+from ... import host
+from ... import table
+from ...videos import info as video_info
+from ...videos import quality as video_quality
+from ...videos import source as video_source
 
 _RESULT = 'result.json'
 _LOG = 'log.txt'
@@ -309,8 +309,8 @@ def measure_video(file: pathlib.Path, unit: Unit) -> list[dict]:
       [_psnr_db(image, frame.original) for image in frame.images]
       for frame in _frames(file, unit)
   ]
-  with open(file, 'rb') as stream:
-    reader = container.VideoReader(stream)
+  with open(file, 'rb') as opened:
+    reader = stream.StreamReader(opened)
     info = video_info.describe(reader, file.stat().st_size)
   return [
       {
@@ -327,8 +327,8 @@ def _frames(
     file: pathlib.Path, unit: Unit
 ) -> Iterator[video_quality.Comparison]:
   """The frames of a video, as decoded and as they were."""
-  with open(file, 'rb') as stream:
-    reader = container.VideoReader(stream)
+  with open(file, 'rb') as opened:
+    reader = stream.StreamReader(opened)
     yield from video_quality.compare(reader, unit.originals)
 
 
