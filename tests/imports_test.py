@@ -147,7 +147,21 @@ ARROWS = {
     },
     'pgsvc_jax.config': {'pgsvc_jax.codec.quantize'},
     'pgsvc_jax.training.schedule': {'pgsvc_jax.config', 'pgsvc_jax.resolution'},
-    'pgsvc_jax.training.initialize': {'pgsvc_jax.types'},
+    'pgsvc_jax.training.peaks': set(),
+    'pgsvc_jax.training.matching': {
+        'pgsvc_jax.training.peaks',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.training.initialize': {
+        'pgsvc_jax.training.matching',
+        'pgsvc_jax.training.peaks',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.training.relocation': {
+        'pgsvc_jax.training.matching',
+        'pgsvc_jax.training.peaks',
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.training.optimizer': {'pgsvc_jax.types'},
     'pgsvc_jax.training.bands': {'pallas_kernels.constants', 'pgsvc_jax.types'},
     'pgsvc_jax.training.train': {
@@ -202,6 +216,7 @@ ARROWS = {
         'pgsvc_jax.training.bands',
         'pgsvc_jax.training.checkpoint',
         'pgsvc_jax.training.initialize',
+        'pgsvc_jax.training.relocation',
         'pgsvc_jax.training.rounding',
         'pgsvc_jax.training.schedule',
         'pgsvc_jax.training.train',
