@@ -12,7 +12,7 @@ import struct
 from typing import Any, BinaryIO, Literal
 import warnings
 
-from jaxtyping import Float, UInt8, UInt16
+from jaxtyping import Float, UInt, UInt8, UInt16
 import numpy as np
 import PIL
 from PIL import ExifTags
@@ -169,6 +169,14 @@ def read_picture(
   return dataclasses.replace(picture, notes=tuple(dict.fromkeys(notes)))
 
 
+def to_uint(
+    image: Float[np.ndarray, '...'], dtype: type[np.unsignedinteger]
+) -> UInt[np.ndarray, '...']:
+  """As `to_uint8`, to pixels of another type."""
+  white = np.float32(np.iinfo(dtype).max)
+  return np.rint(np.clip(image, 0, 1) * white).astype(dtype)
+
+
 def to_uint8(image: Float[np.ndarray, '...']) -> UInt8[np.ndarray, '...']:
   """Turns values in [0, 1] into pixels: clips, scales, rounds to nearest.
 
@@ -182,7 +190,7 @@ def to_uint8(image: Float[np.ndarray, '...']) -> UInt8[np.ndarray, '...']:
     >>> to_uint8(np.array([-0.1, 0.0, 0.5, 1.0, 1.7]))
     array([  0,   0, 128, 255, 255], dtype=uint8)
   """
-  return np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+  return to_uint(image, np.uint8)
 
 
 def write_picture(

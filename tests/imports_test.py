@@ -58,6 +58,8 @@ ARROWS = {
     'pgsvc_jax.video.structure': set(),
     'pgsvc_jax.video.av_frames': {'pgsvc_jax.media'},
     'pgsvc_jax.video.av_reader': {
+        'pgsvc_jax.hdr',
+        'pgsvc_jax.profiles',
         'pgsvc_jax.video.av_frames',
         'pgsvc_jax.video.color',
         'pgsvc_jax.video.stream_format',

@@ -1,7 +1,10 @@
 """Colors of pictures: profiles, tags, depth, EXIF, and what is on files."""
 
 import io
+import pathlib
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -14,7 +17,11 @@ import tifffile
 from pgsvc_jax import hdr
 from pgsvc_jax import media
 from pgsvc_jax import profiles
+from pgsvc_jax import types
+from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantize
 
+ROOT = pathlib.Path(__file__).parents[1]
 P3 = profiles.make_profile(profiles.PRIMARIES[12], profiles.CURVES[13], 'P3')
 LINEAR = profiles.make_profile(profiles.PRIMARIES[1], (1.0,), 'linear')
 GRAY = profiles.make_profile(profiles.PRIMARIES[1], (1.8,), 'gray', True)
@@ -363,3 +370,74 @@ def test_a_gif_smaller_than_its_canvas_is_clear_around(tmp_path):
   expected = np.zeros((8, 10))
   expected[1:5, 2:8] = 1
   np.testing.assert_array_equal(pixels[..., 3], expected)
+
+
+# The commands.
+
+
+def run(verb, *flags):
+  command = [sys.executable, '-m', f'launch.{verb}', *map(str, flags)]
+  return subprocess.run(
+      command, cwd=ROOT, capture_output=True, text=True, check=False
+  )
+
+
+def write_splat(path, channels, metadata=b''):
+  splats = types.Splats(
+      means=np.float32([[4.5, 4.5]]),
+      cholesky=np.float32([[3, 0, 3]]),
+      colors=np.full((1, channels), 0.7, np.float32),
+  )
+  layered = types.LayeredSplats(
+      splats=splats, layer_sizes=(1,), height=9, width=10
+  )
+  steps = quantize.StepSizes()
+  path.write_bytes(bitstream.write(layered, steps, metadata=metadata))
+
+
+def test_decode_gives_depth_and_profile_on_request(tmp_path):
+  path = tmp_path / 'x.pgsvc'
+  kept = media.Picture(pixels=np.zeros((1, 1, 3)), notes=(), profile=P3)
+  write_splat(path, 3, kept.metadata)
+  output = tmp_path / 'x.png'
+  result = run('decode', f'--input={path}', f'--output={output}', '--depth=16')
+  assert result.returncode == 0, result.stderr
+  picture = media.read_picture(output, color='keep')
+  assert picture.profile == P3
+  values = np.rint(picture.pixels * 65535).astype(int)
+  assert len(np.unique(values % 257)) > 20  # More than 8 bits hold.
+
+
+def test_decode_puts_alpha_on_a_background(tmp_path):
+  path, output = tmp_path / 'x.pgsvc', tmp_path / 'x.jpg'
+  write_splat(path, 4)
+  flags = (f'--input={path}', f'--output={output}')
+  result = run('decode', *flags)
+  assert result.returncode == 1
+  assert '--background=white' in result.stderr.splitlines()[-1]
+  assert run('decode', *flags, '--background=#00ff00').returncode == 0
+  pixels = media.read_picture(output).pixels
+  np.testing.assert_allclose(pixels[0, 9], (0, 1, 0), atol=0.15)
+
+
+@pytest.mark.slow
+def test_color_and_exif_go_through_the_commands(tmp_path):
+  source, output = tmp_path / 'x.png', tmp_path / 'y.png'
+  image = Image.new('RGB', (40, 40), (200, 80, 60))
+  image.save(source, icc_profile=P3, exif=exif_with_place())
+  file = tmp_path / 'x.pgsvc'
+  smoke = '--config=configs/image.py:smoke'
+  for options, color in (
+      ((), (216, 69, 50)),
+      (('--color=keep', '--metadata=keep'), (200, 80, 60)),
+  ):
+    flags = (f'--input={source}', f'--output={file}', smoke)
+    assert run('encode', *flags, *options).returncode == 0
+    assert (
+        run('decode', f'--input={file}', f'--output={output}').returncode == 0
+    )
+    picture = media.read_picture(output, color='keep', metadata='all')
+    middle = picture.pixels[20, 20] * 255
+    np.testing.assert_allclose(middle, color, atol=6)
+    assert picture.profile == (P3 if options else b'')
+    assert bool(picture.exif) == bool(options)
