@@ -21,7 +21,7 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
-from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import syntax
 
 from . import caches
 from . import children
@@ -277,8 +277,8 @@ def is_video(path: str) -> bool:
     BitstreamError: it is no .pgsvc file.
   """
   with open(path, 'rb') as file, about(path):
-    version = bitstream.read_version(file.read(len(bitstream.MAGIC) + 1))
-  return version in bitstream.VIDEO_VERSIONS
+    version = syntax.read_version(file.read(len(syntax.MAGIC) + 1))
+  return version in syntax.VIDEO_VERSIONS
 
 
 def verb_line(verb: str, *arguments: str) -> list[str]:

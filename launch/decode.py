@@ -23,7 +23,8 @@ from pgsvc_jax import media
 from pgsvc_jax import render
 from pgsvc_jax import resolution
 from pgsvc_jax.codec import bitstream
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import playback
 
 from . import caches
@@ -70,7 +71,7 @@ def _start_decoder() -> None:
   range_coder.Decoder(b'').column(np.zeros(0, np.int64))
 
 
-def _output_shape(header: bitstream.Header, num_bytes: int) -> tuple[int, int]:
+def _output_shape(header: syntax.Header, num_bytes: int) -> tuple[int, int]:
   """Height and width of the picture to write."""
   if _SCALE.value is not None:
     return resolution.scaled_shape(header.height, header.width, _SCALE.value)
@@ -82,7 +83,7 @@ def main() -> None:
   if command.is_video(_INPUT.value):
     with open(_INPUT.value, 'rb') as file:
       with command.about(_INPUT.value):
-        reader = container.VideoReader(file)
+        reader = stream.StreamReader(file)
       _decode_video(reader)
     return
   for flag in (_START, _FRAMES, _FRAME):
@@ -104,7 +105,7 @@ def _prepare(height: int, width: int) -> None:
   _start_decoder()
 
 
-def _decode_video(reader: container.VideoReader) -> None:
+def _decode_video(reader: stream.StreamReader) -> None:
   parts = _START.value is not None or _FRAMES.value is not None
   if _FRAME.value is not None and parts:
     raise ValueError('--frame is for one picture: leave out --start, --frames')

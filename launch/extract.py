@@ -15,7 +15,7 @@ import sys
 from absl import flags
 
 from pgsvc_jax.codec import bitstream
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 from pgsvc_jax.video import playback
 
 from . import command
@@ -61,11 +61,11 @@ def main() -> None:
 def _extract_video() -> None:
   with open(_INPUT.value, 'rb') as file:
     with command.about(_INPUT.value):
-      reader = container.VideoReader(file)
+      reader = stream.StreamReader(file)
     with command.replacing(_OUTPUT.value) as output:
       with command.about(_INPUT.value):
         first, count = _gops(reader)
-        kept = container.extract(
+        kept = stream.extract(
             reader,
             output,
             num_layers=_LAYERS.value,
@@ -81,7 +81,7 @@ def _extract_video() -> None:
     )
 
 
-def _gops(reader: container.VideoReader) -> tuple[int, int | None]:
+def _gops(reader: stream.StreamReader) -> tuple[int, int | None]:
   """(first GOP, how many) that hold what is asked for."""
   if _FRAMES.value is not None and _FRAMES.value < 1:
     raise ValueError(f'--frames={_FRAMES.value} is not positive')

@@ -10,7 +10,7 @@ import pathlib
 
 from absl import flags
 
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 
 from . import command
 from . import table
@@ -30,7 +30,7 @@ def main() -> None:
       raise ValueError(f'{_INPUT.value}: --attributes is for pictures')
     with open(_INPUT.value, 'rb') as file, command.about(_INPUT.value):
       size = os.fstat(file.fileno()).st_size
-      info = video_info.describe(container.VideoReader(file), size)
+      info = video_info.describe(stream.StreamReader(file), size)
     print_info = video_info.print_info
   else:
     with command.about(_INPUT.value):

@@ -25,11 +25,11 @@ import numpy as np
 
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import metrics
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 
 from . import caches
 from . import command
-from .experiments import units
+from .lab.experiments import units
 from .videos import quality as video_quality
 
 _CLIPS = flags.DEFINE_string('clips', None, 'folder of videos', required=True)
@@ -91,8 +91,8 @@ def intra_bytes(points: Sequence[CodedFrame], psnr_db: float) -> float | None:
 
 def _coded_frames(unit: units.Unit, folder: pathlib.Path) -> list[CodedFrame]:
   """The frames of a file, as decoded again."""
-  with open(units.file_of(unit, folder), 'rb') as stream:
-    reader = container.VideoReader(stream)
+  with open(units.file_of(unit, folder), 'rb') as opened:
+    reader = stream.StreamReader(opened)
     sizes = video_quality.prefix_bytes(reader)[-1]
     return [
         CodedFrame(

@@ -9,8 +9,8 @@ cut anywhere leaves all of it, at fewer layers. Back again gives the same bytes.
 
 from absl import flags
 
-from pgsvc_jax.video import container
-from pgsvc_jax.video import syntax
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 
 from . import command
 
@@ -29,10 +29,10 @@ def main() -> None:
   """Copies packets."""
   with open(_INPUT.value, 'rb') as file:
     with command.about(_INPUT.value):
-      reader = container.VideoReader(file)
+      reader = stream.StreamReader(file)
     with command.replacing(_OUTPUT.value) as output:
       with command.about(_INPUT.value):
-        container.reorder(reader, output, _ORDER.value)
+        stream.reorder(reader, output, _ORDER.value)
 
 
 if __name__ == '__main__':

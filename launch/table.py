@@ -8,7 +8,7 @@ from pgsvc_jax.codec import bitstream
 def describe(data: bytes) -> dict:
   """What the header and the length of a file tell; nothing is decoded."""
   header = bitstream.read_header(data)
-  available = bitstream.available_layers(header, len(data))
+  available = header.available_layers(len(data))
   splats = 0
   layers = []
   for i, layer in enumerate(header.layers):

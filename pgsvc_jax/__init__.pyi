@@ -1,10 +1,12 @@
-from .codec.bitstream import BitstreamError as BitstreamError
-from .codec.bitstream import Header as Header
 from .codec.bitstream import extract as extract
-from .codec.bitstream import read_header as read_header
 from .codec.bitstream import read_layers as read_layers
 from .codec.bitstream import write as write
 from .codec.quantize import StepSizes as StepSizes
+from .codec.stream import StreamReader as StreamReader
+from .codec.syntax import BitstreamError as BitstreamError
+from .codec.syntax import Header as Header
+from .codec.syntax import VideoHeader as VideoHeader
+from .codec.syntax import read_header as read_header
 from .config import EncodeConfig as EncodeConfig
 from .config import FitConfig as FitConfig
 from .config import VideoConfig as VideoConfig

@@ -49,7 +49,7 @@ def decode(
     >>> decode(data, scale=2).shape
     (2, 8, 1)
   """
-  header = bitstream.read_header(data)
+  header = bitstream.picture_reader(data).header
   shape = header.shown_shape(len(data), num_layers)
   if scale is not None:
     shape = resolution.scaled_shape(header.height, header.width, scale)

@@ -21,7 +21,7 @@ import pytest
 
 import pallas_kernels
 import pgsvc_jax
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 
 ROOT = pathlib.Path(__file__).parents[1]
 GOLDEN = ROOT / 'tests' / 'golden' / 'api.txt'
@@ -264,7 +264,7 @@ def video():
 
 
 def test_frames_go_to_bytes_and_back(video):
-  header = container.VideoReader(io.BytesIO(video)).header
+  header = stream.StreamReader(io.BytesIO(video)).header
   assert (header.metadata, header.frame_rate) == (b'{}', 30)
   for num_layers, least in ((1, 20), (2, 22)):
     frames = pgsvc_jax.decode_video(video, num_layers)
@@ -281,7 +281,7 @@ def test_frames_can_be_chosen(video):
 
 
 def test_a_cut_video_gives_the_groups_that_are_whole(video):
-  second = container.VideoReader(io.BytesIO(video)).gop(1)
+  second = stream.StreamReader(io.BytesIO(video)).gop(1)
   assert second.first_frame == 3
   cut = video[: second.packet_offsets[0]]
   np.testing.assert_array_equal(
@@ -304,9 +304,9 @@ def test_what_is_no_video_is_refused(frames, message):
     pgsvc_jax.encode_video(frames, VIDEO_CONFIG)
 
 
-def test_a_picture_is_no_video(data, video):
-  with pytest.raises(pgsvc_jax.BitstreamError, match='picture'):
-    pgsvc_jax.decode_video(data)
+def test_a_picture_is_a_video_of_one_frame(data, video):
+  (frame,) = pgsvc_jax.decode_video(data)
+  np.testing.assert_array_equal(frame, pgsvc_jax.decode(data))
   with pytest.raises(pgsvc_jax.BitstreamError, match='video'):
     pgsvc_jax.decode(video)
   with pytest.raises(ValueError, match='max_pixels=100'):
@@ -340,7 +340,7 @@ def test_the_command_writes_the_same_packets_of_a_video(tmp_path, target_kbps):
   )
 
   def packets(data):
-    reader = container.VideoReader(io.BytesIO(data))
+    reader = stream.StreamReader(io.BytesIO(data))
     return [reader.packets(gop.index, 2) for gop in reader]
 
   data = pgsvc_jax.encode_video(clip(), config)

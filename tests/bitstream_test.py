@@ -20,7 +20,8 @@ from pgsvc_jax.codec import morton
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import range_coder
 from pgsvc_jax.codec import splat_coding
-from pgsvc_jax.codec import version1
+from pgsvc_jax.codec import syntax
+from pgsvc_jax.codec.versions import version1
 
 SETTINGS = hypothesis.settings(
     max_examples=100, derandomize=True, deadline=None, database=None
@@ -83,9 +84,7 @@ def forge(data, **changes):
   """The file with other claims in its header, checksum and all."""
   header = bitstream.read_header(data)
   packets = data[header.header_size :]
-  return (
-      bitstream._pack_header(dataclasses.replace(header, **changes)) + packets
-  )
+  return syntax.pack_header(dataclasses.replace(header, **changes)) + packets
 
 
 def forge_entry(data, **changes):
@@ -197,7 +196,7 @@ def test_every_cut_gives_the_last_whole_prefix_or_the_stated_error(
         bitstream.read_layers(cut)
       counts['header'] += 1
       continue
-    assert bitstream.available_layers(header, end) == whole
+    assert header.available_layers(end) == whole
     if not whole:
       message = (
           rf'inside the base layer \(has {end} of'
@@ -235,7 +234,7 @@ def test_damage_names_its_packet_and_leaves_the_layers_below(
   damaged = bytearray(data)
   damaged[header.packet_offsets[layer] + 3] ^= 1
   damaged = bytes(damaged)
-  message = rf'^packet of layer {layer} is damaged \(checksum\)$'
+  message = rf'^layer {layer}: packet is damaged \(checksum\)$'
   with pytest.raises(bitstream.BitstreamError, match=message):
     bitstream.read_layers(damaged)
   with pytest.raises(bitstream.BitstreamError, match=message):
@@ -248,7 +247,7 @@ def test_damage_names_its_packet_and_leaves_the_layers_below(
 @hypothesis.given(st.binary(max_size=200), st.booleans())
 def test_random_bytes_are_refused(data, with_magic):
   if with_magic:
-    data = bitstream.MAGIC + bytes([bitstream.VERSION]) + data
+    data = syntax.MAGIC + bytes([syntax.VERSION]) + data
   with pytest.raises(bitstream.BitstreamError):
     bitstream.read_layers(data)
 
@@ -258,12 +257,12 @@ def test_random_bytes_are_refused(data, with_magic):
     packet=st.binary(min_size=1, max_size=300), num_splats=st.integers(1, 200)
 )
 def test_any_packet_with_a_good_checksum_is_read_or_refused(packet, num_splats):
-  header = bitstream.Header(
+  header = syntax.Header(
       width=8,
       height=8,
       channels=3,
       layers=(
-          bitstream.LayerEntry(
+          syntax.LayerEntry(
               num_splats=num_splats,
               packet_size=len(packet),
               checksum=zlib.crc32(packet),
@@ -272,7 +271,7 @@ def test_any_packet_with_a_good_checksum_is_read_or_refused(packet, num_splats):
       ),
   )
   try:
-    picture = bitstream.read_layers(bitstream._pack_header(header) + packet)
+    picture = bitstream.read_layers(syntax.pack_header(header) + packet)
   except bitstream.BitstreamError:
     return
   assert picture.layer_sizes == (num_splats,)

@@ -19,13 +19,13 @@ from pgsvc_jax import config as config_lib
 from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import flow
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import groups
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import playback
-from pgsvc_jax.video import syntax
 
 from . import clips
 
@@ -83,7 +83,7 @@ def _long_video(tmp_path_factory):
   )
   packets = frame_coding.encode_gop([layered] * 50, quantize.StepSizes())
   with open(path, 'wb') as file:
-    with container.VideoWriter(file, header) as writer:
+    with stream.StreamWriter(file, header) as writer:
       for first in range(0, 1000, 50):
         writer.add_gop(range(first, first + 50), packets, last_duration=1)
   frame = np.zeros((48, 64, 3), np.uint8)
@@ -118,7 +118,7 @@ def test_what_leaves_a_flat_ground_is_no_cut():
 
 def test_a_video_comes_back_with_its_frames_and_times(encoded):
   with open(encoded, 'rb') as file:
-    reader = container.VideoReader(file)
+    reader = stream.StreamReader(file)
     assert [x.first_frame for x in reader.gops] == [0, 3, 4, 7]
     frames = list(playback.frames(reader))
     assert [x.time for x in frames] == TIMES
@@ -139,7 +139,7 @@ def test_the_record_of_a_run_is_of_its_frames(encoded):
   assert [row['frame'] for row in rows] == list(range(8))
   assert ''.join(row['kind'] for row in rows) == 'IPPIIPPI'
   with open(encoded, 'rb') as file:
-    reader = container.VideoReader(file)
+    reader = stream.StreamReader(file)
     packets = sum(sum(gop.packet_sizes) for gop in reader.gops)
   heads = packets - sum(sum(row['bytes']) for row in rows)
   # Of four GOPs of two layers: 9 bytes, and one or two a frame.
@@ -214,7 +214,7 @@ def test_a_stopped_run_goes_on_after_its_last_whole_group(
     )
     assert 'Traceback' not in complaint
   with open(part, 'rb') as file:
-    reader = container.VideoReader(io.BytesIO(file.read()))
+    reader = stream.StreamReader(io.BytesIO(file.read()))
     assert list(playback.frames(reader))[0].time == TIMES[0]
   # Another run would write something else into this file.
   run = launch('encode', *words[:-1], '--num_devices=1')

@@ -15,7 +15,7 @@ import pytest
 
 from launch.evaluation import operating_points
 from launch.evaluation import results
-from launch.reports import curves
+from launch.lab.reports import curves
 from launch.videos import anchors as video_anchors
 from launch.videos import evaluation as evaluate_video
 from launch.videos import quality as video_quality
@@ -25,11 +25,11 @@ from pgsvc_jax import render
 from pgsvc_jax import resolution
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import stream_format
-from pgsvc_jax.video import syntax
 from tests import clips
 from tests import launch_test
 from tests import report_test
@@ -70,7 +70,7 @@ def write_file(path, num_splats):
         time_base=BASE,
         frame_rate=Fraction(10),
     )
-    with container.VideoWriter(file, header) as writer:
+    with stream.StreamWriter(file, header) as writer:
       first = 0
       for times in TIMES:
         gop = [frame_of(first + i, num_splats) for i in range(len(times))]
@@ -200,11 +200,11 @@ def test_a_prefix_is_compared_at_the_size_it_was_fitted_at(
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   shape = HEIGHT // 2, WIDTH // 2
   with open(path, 'rb') as source, open(tmp_path / 'a.pgsvc', 'wb') as file:
-    reader = container.VideoReader(source)
+    reader = stream.StreamReader(source)
     header = dataclasses.replace(
         reader.header, layer_shapes=(shape, *[(HEIGHT, WIDTH)] * 2)
     )
-    with container.VideoWriter(file, header) as writer:
+    with stream.StreamWriter(file, header) as writer:
       for gop in reader:
         packets = reader.packets(gop.index, 3)
         writer.add_gop(gop.times, packets, last_duration=gop.durations[-1])
@@ -241,7 +241,7 @@ def decoded_prefixes(folder):
   """Frame by frame, the splats of every prefix."""
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   with open(path, 'rb') as file:
-    reader = container.VideoReader(file)
+    reader = stream.StreamReader(file)
     prefixes = [
         [
             layered
@@ -298,7 +298,7 @@ def source_of(folder, **options):
 def test_frames_are_compared_as_a_stream(folder):
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   with open(path, 'rb') as file:
-    reader = container.VideoReader(file)
+    reader = stream.StreamReader(file)
     seen = []
     for frame in video_quality.compare(reader, source_of(folder)):
       assert all(reference() is None for reference in seen[:-1])
@@ -320,7 +320,7 @@ def test_other_frames_are_refused(folder, options, what):
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   with open(path, 'rb') as file, pytest.raises(ValueError, match=what):
     evaluate_video._measure(
-        container.VideoReader(file),
+        stream.StreamReader(file),
         str(path),
         source_of(folder, **options),
         with_vmaf=False,
@@ -343,12 +343,12 @@ def test_wrong_use_is_one_line(folder, tmp_path):
 def test_a_cut_file_is_measured_as_far_as_it_goes(folder, single, tmp_path):
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   with open(path, 'rb') as file:
-    gop = container.VideoReader(file).gop(1)
+    gop = stream.StreamReader(file).gop(1)
   cut = tmp_path / 'cut.pgsvc'
   cut.write_bytes(path.read_bytes()[: gop.packet_offsets[1] + 1])
   with open(cut, 'rb') as file:
     document = evaluate_video._measure(
-        container.VideoReader(file),
+        stream.StreamReader(file),
         str(cut),
         source_of(folder),
         with_vmaf=False,
@@ -362,12 +362,12 @@ def test_a_cut_file_is_measured_as_far_as_it_goes(folder, single, tmp_path):
 def test_a_file_cut_inside_a_base_layer_is_refused(folder, tmp_path):
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   with open(path, 'rb') as file:
-    gop = container.VideoReader(file).gop(1)
+    gop = stream.StreamReader(file).gop(1)
   cut = tmp_path / 'cut.pgsvc'
   cut.write_bytes(path.read_bytes()[: gop.packet_offsets[0] + 1])
   with open(cut, 'rb') as file, pytest.raises(ValueError, match='--frames=3'):
     evaluate_video._measure(
-        container.VideoReader(file),
+        stream.StreamReader(file),
         str(cut),
         source_of(folder),
         with_vmaf=False,
@@ -463,7 +463,7 @@ def test_the_page_of_videos_stands_alone(folder, document):
 def test_the_page_does_without_the_clip(document, tmp_path):
   path = tmp_path / 'results.json'
   path.write_text(json.dumps(document))
-  from launch.reports import video_page
+  from launch.lab.reports import video_page
 
   page = report_test.Page(video_page.make(document, tmp_path))
   assert 'is not there' in page.text and 'img' not in page.tags

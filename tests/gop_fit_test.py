@@ -13,9 +13,9 @@ from pgsvc_jax import render
 from pgsvc_jax import resolution
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import stream
 from pgsvc_jax.training import loop
 from pgsvc_jax.training import schedule
-from pgsvc_jax.video import container
 from pgsvc_jax.video import encoder
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import gop_fit
@@ -148,7 +148,7 @@ def test_layers_of_several_sizes(frames):
   )
   stats = []
   data = encoder.encode_video(frames[:3], config, report=stats.append)
-  reader = container.VideoReader(io.BytesIO(data))
+  reader = stream.StreamReader(io.BytesIO(data))
   assert reader.header.layer_shapes == ((24, 32), (48, 64))
   decoded = [frame.layered for frame in playback.frames(reader)]
   for row, layered, frame in zip(stats, decoded, frames[:3], strict=True):
@@ -182,10 +182,12 @@ def test_births_of_a_grid_are_where_its_own_prefix_lacks_something():
       np.ones((10, 1)),
   )
   layers = (slice(0, 4), slice(4, 10))
+  symbols = quantize.quantize(splats, quantize.StepSizes())
   coder.add(
       [
           frame_coding.births(
-              types.Splats(*(x[part] for x in splats)), quantize.StepSizes()
+              quantize.Symbols(*(x[part] for x in symbols)),
+              quantize.StepSizes(),
           )
           for part in layers
       ]

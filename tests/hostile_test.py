@@ -17,7 +17,8 @@ from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import splat_coding
-from pgsvc_jax.codec import version1
+from pgsvc_jax.codec import syntax
+from pgsvc_jax.codec.versions import version1
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
 
@@ -58,7 +59,7 @@ def make_layer(rng, n, channels):
 def make_file(rng, packets, sizes, steps, channels, version=2):
   """A file of these packets, whatever they hold, with good checksums."""
   layers = tuple(
-      bitstream.LayerEntry(
+      syntax.LayerEntry(
           num_splats=size,
           packet_size=len(packet),
           checksum=zlib.crc32(packet),
@@ -66,7 +67,7 @@ def make_file(rng, packets, sizes, steps, channels, version=2):
       )
       for packet, size, step_sizes in zip(packets, sizes, steps, strict=True)
   )
-  header = bitstream.Header(
+  header = syntax.Header(
       width=int(rng.integers(1, 50)),
       height=int(rng.integers(1, 50)),
       channels=channels,
@@ -74,7 +75,7 @@ def make_file(rng, packets, sizes, steps, channels, version=2):
       metadata=rng.bytes(int(rng.integers(4))),
       version=version,
   )
-  return bitstream._pack_header(header) + b''.join(packets)
+  return syntax.pack_header(header) + b''.join(packets)
 
 
 def make_originals(rng):
@@ -218,10 +219,11 @@ def forge_symbols(rng, data, files):
   )
   aspects = draw(aspect_limits, n)
   shears = draw(quantize.SHEAR_LIMIT, n)
-  bits = quantize.cell_bits(classes, precision, aspects, steps)
-  limits = quantize.CELL_LIMIT << bits
-  positions = draw(limits - 1, (n, 2), -limits)
-  symbols = quantize.Symbols(positions, classes, colors, sizes, aspects, shears)
+  symbols = quantize.Symbols(
+      np.zeros((n, 2), np.int64), classes, colors, sizes, aspects, shears
+  )
+  limits = quantize.CELL_LIMIT << quantize.cell_bits(symbols, steps)
+  symbols = symbols._replace(positions=draw(limits - 1, (n, 2), -limits))
   packet = splat_coding.encode(symbols, steps)
   data[:] = make_file(rng, [packet], [n], [steps], channels)
 
@@ -261,7 +263,7 @@ def hostile_files(num_files, seed):
 
 
 def assert_valid(picture, header, num_bytes):
-  num_layers = bitstream.available_layers(header, num_bytes)
+  num_layers = header.available_layers(num_bytes)
   sizes = tuple(entry.num_splats for entry in header.layers[:num_layers])
   assert picture.layer_sizes == sizes
   assert (picture.width, picture.height) == (header.width, header.height)
@@ -293,14 +295,21 @@ def read(data):
     assert '\n' not in str(error)
     with pytest.raises(bitstream.BitstreamError) as caught:
       bitstream.read_layers(data)
-    assert str(caught.value) == str(error)
+    assert str(caught.value) in (
+        str(error),
+        'the file is a video, not a picture',
+    )
     return 'header refused'
+  if isinstance(header, syntax.VideoHeader):
+    with pytest.raises(bitstream.BitstreamError, match='is a video'):
+      bitstream.read_layers(data)
+    return 'video refused'
   try:
     picture = bitstream.read_layers(data)
   except bitstream.BitstreamError as error:
     message = str(error)
     assert '\n' not in message
-    if 'packet of layer' not in message:
+    if ': packet is damaged' not in message:
       return 'size refused'
     return 'checksum refused' if 'checksum' in message else 'symbols refused'
   assert_valid(picture, header, len(data))

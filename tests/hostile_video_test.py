@@ -18,11 +18,11 @@ import pytest
 
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantize
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import motion
 from pgsvc_jax.video import playback
-from pgsvc_jax.video import syntax
 from tests import hostile_test
 from tests import independent_decoder
 from tests import independent_video_reader
@@ -58,7 +58,7 @@ def make_packets(rng, num_frames, sizes, channels, height, width):
       shape = np.sum(~dead), layer.points.shape[1]
       born = hostile_test.make_layer(rng, n >> frame, channels)
       updates.append(
-          frame_coding.births(born, steps)._replace(
+          frame_coding.births(quantize.quantize(born, steps), steps)._replace(
               dead=dead, changes=rng.integers(-1, 2, shape)
           )
       )
@@ -127,7 +127,7 @@ def serialize(model):
   values = [header[name] or 0 for name in HEADER_NAMES]
   values[2] = header['size'] or 52 + len(shapes) + len(metadata) + 4
   values = [v % 2**bits for v, bits in zip(values, HEADER_BITS)]
-  body = bitstream.MAGIC + struct.pack(HEADER_FORMAT, *values)
+  body = syntax.MAGIC + struct.pack(HEADER_FORMAT, *values)
   body += shapes + metadata
   data = body + zlib.crc32(body).to_bytes(4, 'little')
   entries = []
@@ -261,7 +261,7 @@ def open_video(data):
   except independent_decoder.FormatError:
     truth = None
   try:
-    reader = container.VideoReader(io.BytesIO(data))
+    reader = stream.StreamReader(io.BytesIO(data))
     gops = reader.gops
   except bitstream.BitstreamError:
     assert truth is None
@@ -274,8 +274,8 @@ def open_video(data):
       *(('C', header.channels), ('L', header.num_layers)),
       *(('order', header.order), ('metadata', header.metadata)),
       *(
-          ('primaries', header.color.primaries),
-          ('full', header.color.full_range),
+          ('primaries', header.primaries),
+          ('full', header.full_range),
       ),
       ('native', [shape[::-1] for shape in header.native_shapes]),
       ('tn', header.time_base.numerator),
@@ -304,15 +304,15 @@ def assert_copies(reader):
   """Extraction and reordering, of what the checksums allow."""
   layers = reader.available_layers(0)
   first = io.BytesIO()
-  count = container.extract(reader, first)
+  count = stream.extract(reader, first)
   copied, gops = open_video(first.getvalue())
   assert copied.is_complete and len(gops) == count
   assert copied.header.num_layers == layers
   there, back = io.BytesIO(), io.BytesIO()
   other = syntax.PacketOrder(1 - reader.header.order)
-  container.reorder(copied, there, other)
+  stream.reorder(copied, there, other)
   again, _ = open_video(there.getvalue())
-  container.reorder(again, back, reader.header.order)
+  stream.reorder(again, back, reader.header.order)
   assert back.getvalue() == first.getvalue()
   for k, gop in enumerate(gops):
     assert again.packets(k, layers) == reader.packets(k, layers)
@@ -420,12 +420,12 @@ def test_many_small_gops_cost_little_memory():
       time_base=fractions.Fraction(1, 24),
   )
   file = io.BytesIO()
-  with container.VideoWriter(file, header) as writer:
+  with stream.StreamWriter(file, header) as writer:
     for k in range(5000):
       writer.add_gop([k], [b''], last_duration=1)
   size = len(file.getvalue())
   tracemalloc.start()
-  reader = container.VideoReader(file)
+  reader = stream.StreamReader(file)
   assert len(reader.gops) == 5000
   peak = tracemalloc.get_traced_memory()[1]
   tracemalloc.stop()

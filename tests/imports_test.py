@@ -65,10 +65,13 @@ ARROWS = {
     'pgsvc_jax.codec.range_coder': set(),
     'pgsvc_jax.video.stream_format': set(),
     'pgsvc_jax.video.color': {'pgsvc_jax.video.stream_format'},
+    'pgsvc_jax.video.structure': set(),
+    'pgsvc_jax.video.av_frames': {'pgsvc_jax.media'},
     'pgsvc_jax.video.av_reader': {
-        'pgsvc_jax.media',
+        'pgsvc_jax.video.av_frames',
         'pgsvc_jax.video.color',
         'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.structure',
     },
     'pgsvc_jax.video.av_writer': {
         'pgsvc_jax.video.color',
@@ -85,7 +88,7 @@ ARROWS = {
         'pgsvc_jax.video.frame_folder',
         'pgsvc_jax.video.stream_format',
     },
-    'pgsvc_jax.codec.version1': {
+    'pgsvc_jax.codec.versions.version1': {
         'pgsvc_jax.codec.morton',
         'pgsvc_jax.codec.range_coder',
         'pgsvc_jax.types',
@@ -95,18 +98,27 @@ ARROWS = {
         'pgsvc_jax.codec.quantize',
         'pgsvc_jax.codec.range_coder',
     },
-    'pgsvc_jax.codec.bitstream': {
+    'pgsvc_jax.codec.quantized': {
         'pgsvc_jax.codec.quantize',
         'pgsvc_jax.codec.splat_coding',
-        'pgsvc_jax.codec.version1',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.codec.syntax': {
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.splat_coding',
+        'pgsvc_jax.codec.versions.version1',
+    },
+    'pgsvc_jax.codec.stream': {'pgsvc_jax.codec.syntax'},
+    'pgsvc_jax.codec.bitstream': {
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.quantized',
+        'pgsvc_jax.codec.splat_coding',
+        'pgsvc_jax.codec.stream',
+        'pgsvc_jax.codec.syntax',
+        'pgsvc_jax.codec.versions.version1',
         'pgsvc_jax.types',
     },
     'pgsvc_jax.codec.lattice': {'pgsvc_jax.codec.quantize', 'pgsvc_jax.types'},
-    'pgsvc_jax.video.syntax': {'pgsvc_jax.codec.bitstream'},
-    'pgsvc_jax.video.container': {
-        'pgsvc_jax.codec.bitstream',
-        'pgsvc_jax.video.syntax',
-    },
     'pgsvc_jax.video.motion': {
         'pgsvc_jax.codec.lattice',
         'pgsvc_jax.codec.quantize',
@@ -115,17 +127,20 @@ ARROWS = {
         'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.codec.lattice',
         'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.range_coder',
         'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.types',
         'pgsvc_jax.video.motion',
-        'pgsvc_jax.video.syntax',
+        'pgsvc_jax.codec.syntax',
     },
     'pgsvc_jax.video.playback': {
+        'pgsvc_jax.codec.syntax',
+        'pgsvc_jax.video.stream_format',
         'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.resolution',
         'pgsvc_jax.types',
-        'pgsvc_jax.video.container',
+        'pgsvc_jax.codec.stream',
         'pgsvc_jax.video.frame_coding',
     },
     'pgsvc_jax.render': {
@@ -142,7 +157,21 @@ ARROWS = {
     },
     'pgsvc_jax.config': {'pgsvc_jax.codec.quantize'},
     'pgsvc_jax.training.schedule': {'pgsvc_jax.config', 'pgsvc_jax.resolution'},
-    'pgsvc_jax.training.initialize': {'pgsvc_jax.types'},
+    'pgsvc_jax.training.peaks': set(),
+    'pgsvc_jax.training.matching': {
+        'pgsvc_jax.training.peaks',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.training.initialize': {
+        'pgsvc_jax.training.matching',
+        'pgsvc_jax.training.peaks',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.training.relocation': {
+        'pgsvc_jax.training.matching',
+        'pgsvc_jax.training.peaks',
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.training.optimizer': {'pgsvc_jax.types'},
     'pgsvc_jax.training.bands': {'pallas_kernels.constants', 'pgsvc_jax.types'},
     'pgsvc_jax.training.train': {
@@ -173,6 +202,7 @@ ARROWS = {
         'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.codec.code_lengths',
         'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.quantized',
         'pgsvc_jax.config',
         'pgsvc_jax.metrics',
         'pgsvc_jax.render',
@@ -190,19 +220,22 @@ ARROWS = {
     'pgsvc_jax.training.loop': {
         'pallas_kernels',
         'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.quantized',
         'pgsvc_jax.config',
         'pgsvc_jax.processes',
         'pgsvc_jax.training.bands',
         'pgsvc_jax.training.checkpoint',
         'pgsvc_jax.training.initialize',
+        'pgsvc_jax.training.relocation',
         'pgsvc_jax.training.rounding',
         'pgsvc_jax.training.schedule',
         'pgsvc_jax.training.train',
-        'pgsvc_jax.training.warm_start',
         'pgsvc_jax.types',
     },
     'pgsvc_jax.training.fit': {
         'pallas_kernels',
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.quantized',
         'pgsvc_jax.config',
         'pgsvc_jax.pace',
         'pgsvc_jax.processes',
@@ -252,7 +285,7 @@ ARROWS = {
     },
     'pgsvc_jax.video.decoder': {
         'pgsvc_jax.render',
-        'pgsvc_jax.video.container',
+        'pgsvc_jax.codec.stream',
         'pgsvc_jax.video.playback',
     },
     'pgsvc_jax.video.encoder': {
@@ -260,24 +293,23 @@ ARROWS = {
         'pgsvc_jax.config',
         'pgsvc_jax.encoder',
         'pgsvc_jax.training.schedule',
-        'pgsvc_jax.video.container',
+        'pgsvc_jax.codec.stream',
         'pgsvc_jax.video.gop_fit',
         'pgsvc_jax.video.groups',
         'pgsvc_jax.video.rate_control',
         'pgsvc_jax.video.stream_format',
-        'pgsvc_jax.video.syntax',
+        'pgsvc_jax.codec.syntax',
     },
     'pgsvc_jax.encoder': {
         'pallas_kernels',
         'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.rate',
         'pgsvc_jax.config',
-        'pgsvc_jax.training.checkpoint',
         'pgsvc_jax.training.fit',
         'pgsvc_jax.training.initialize',
         'pgsvc_jax.training.loop',
         'pgsvc_jax.training.train',
-        'pgsvc_jax.types',
     },
     'pgsvc_jax.operator': {
         'pallas_kernels.api.composite',
@@ -386,8 +418,8 @@ def test_public_names_load_on_first_use():
 
 
 def test_the_demo_does_with_its_own_extra():
-  loaded = loaded_after('import launch.demo, launch.drawings')
-  assert 'launch.reports.strips' in loaded
+  loaded = loaded_after('import launch.demo, launch.lab.drawings')
+  assert 'launch.lab.reports.strips' in loaded
   # Of the extras `report`, `video` and `anchors`.
   others = {'bjontegaard', 'jinja2', 'av', 'cv2', 'imageio_ffmpeg'}
   assert not loaded & others

@@ -13,6 +13,7 @@ from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import range_coder
+from pgsvc_jax.codec import syntax
 from tests import independent_decoder
 
 GOLDEN = pathlib.Path(__file__).parent / 'golden'
@@ -241,7 +242,7 @@ def one_splat(symbols, origin=(0, 0)):
     encoder.column(np.array([value]), np.array([0]))
   # The bits below the cell, whatever they are, come from the zeros.
   packet = struct.pack('<ii', *origin) + encoder.finish() + bytes(4)
-  head = struct.pack('<8sBBHIIBB', bitstream.MAGIC, 2, 0, 46, 9, 9, 1, 1)
+  head = struct.pack('<8sBBHIIBB', syntax.MAGIC, 2, 0, 46, 9, 9, 1, 1)
   entry = struct.pack('<IIIHHHH', 1, 0, 0, 256, 1, 4871, 2)
   return with_packets(head + entry + bytes(4), [packet])
 

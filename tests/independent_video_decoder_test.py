@@ -12,11 +12,11 @@ from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import lattice
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import range_coder
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import motion
 from pgsvc_jax.video import playback
-from pgsvc_jax.video import syntax
 from tests import independent_decoder
 from tests import independent_decoder_test
 from tests import independent_video_decoder
@@ -55,11 +55,11 @@ def make_updates(rng, layers, steps, births):
         lattice.check(points[i : i + 1] + changes[i], one, step_sizes)
       except ValueError:
         changes[i] = 0
+    splats = independent_decoder_test.make_picture(
+        (count,), channels, int(rng.integers(2**31))
+    ).splats
     born = frame_coding.births(
-        independent_decoder_test.make_picture(
-            (count,), channels, int(rng.integers(2**31))
-        ).splats,
-        step_sizes,
+        quantize.quantize(splats, step_sizes), step_sizes
     ).born
     updates.append(frame_coding.Update(dead, changes, born))
   return updates
@@ -113,7 +113,7 @@ def assert_same_state(layer, state):
 
 def assert_same_frame(layers, layered):
   assert tuple(len(x.symbols) for x in layers) == layered.layer_sizes
-  pairs = zip(layers, frame_coding.split(layered), strict=True)
+  pairs = zip(layers, layered.layers, strict=True)
   for layer, splats in pairs:
     independent_decoder_test.assert_same_splats(layer, splats)
 
@@ -351,7 +351,7 @@ def test_golden_video_decodes_to_its_integers(num_layers, path, shapes):
   data = path.read_bytes()
   ours = independent_video_decoder.decode(data)
   states = golden_states()
-  reader = container.VideoReader(io.BytesIO(data))
+  reader = stream.StreamReader(io.BytesIO(data))
   frames = list(playback.frames(reader, num_layers=num_layers))
   assert len(frames) == len(ours) == len(states) == 5
   for frame, layers, expected in zip(frames, ours, states):
@@ -411,13 +411,15 @@ def write_golden(path, shapes):
       num_layers=3,
       time_base=fractions.Fraction(1, 20),
       frame_rate=fractions.Fraction(10),
-      color=syntax.ColorTags(primaries=1, transfer=1, matrix=1),
+      primaries=1,
+      transfer=1,
+      matrix=1,
       metadata=b'{"k": 1}',
       layer_shapes=shapes,
   )
   rng = np.random.default_rng(7)
   file, states = io.BytesIO(), []
-  with container.VideoWriter(file, header) as writer:
+  with stream.StreamWriter(file, header) as writer:
     for times, last in GOLDEN_TIMES:
       births = [(24, 9, 5), (6, 4, 0), (0, 5, 3)][: len(times)]
       packets, frames = make_gop(rng, GOLDEN_STEPS, births)

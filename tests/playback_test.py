@@ -9,10 +9,10 @@ import pytest
 from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantize
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import playback
-from pgsvc_jax.video import syntax
 
 # A gap before the third GOP.
 TIMES = ((-2, -1, 0), (1, 4), (10, 11, 12, 13))
@@ -29,7 +29,7 @@ def make_video():
       time_base=fractions.Fraction(1, 10),
   )
   file = io.BytesIO()
-  with container.VideoWriter(file, header) as writer:
+  with stream.StreamWriter(file, header) as writer:
     number = 0
     for times in TIMES:
       frames = []
@@ -59,7 +59,7 @@ def data():
 
 @pytest.fixture
 def reader(data):
-  return container.VideoReader(io.BytesIO(data))
+  return stream.StreamReader(io.BytesIO(data))
 
 
 def numbers(frames):
@@ -135,7 +135,7 @@ def test_what_is_not_there_is_refused(reader):
 def test_damage_behind_the_frames_asked_for_does_not_matter(data, reader):
   damaged = bytearray(data)
   damaged[reader.gop(1).packet_offsets[0]] ^= 1
-  other = container.VideoReader(io.BytesIO(damaged))
+  other = stream.StreamReader(io.BytesIO(damaged))
   assert numbers(playback.frames(other, num_frames=3)) == [0, 1, 2]
   assert numbers(playback.frames(other, first_frame=5)) == [5, 6, 7, 8]
   with pytest.raises(bitstream.BitstreamError, match='^GOP 1, layer 0: packet'):
@@ -145,13 +145,13 @@ def test_damage_behind_the_frames_asked_for_does_not_matter(data, reader):
 def test_symbols_that_make_no_sense_name_gop_and_layer(reader):
   gop = reader.gop(0)
   file = io.BytesIO()
-  with container.VideoWriter(file, reader.header) as writer:
+  with stream.StreamWriter(file, reader.header) as writer:
     good = reader.packets(0, 2)
     writer.add_gop(gop.times, good, last_duration=1)
     # Garbage at the end of the last frame, where lengths still add up.
     bad = [good[0], good[1][:-3] + b'abc']
     writer.add_gop((5, 6, 7), bad, last_duration=2)
-  other = container.VideoReader(file)
+  other = stream.StreamReader(file)
   with pytest.raises(
       bitstream.BitstreamError, match='^GOP 1, layer 1: .* frame 2'
   ):

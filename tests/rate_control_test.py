@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from pgsvc_jax import config as config_lib
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 from pgsvc_jax.video import gop_fit
 from pgsvc_jax.video import groups
 from pgsvc_jax.video import rate_control
@@ -132,6 +132,6 @@ def test_the_command_keeps_to_a_rate_however_it_is_run(tmp_path):
   encode('two', '--num_devices=1', '--num_processes=2', '--process_id=0')
   assert (tmp_path / 'two').read_bytes() == data
   with open(tmp_path / 'one', 'rb') as file:
-    _, second = container.VideoReader(file)
+    _, second = stream.StreamReader(file)
   (tmp_path / 'three.part').write_bytes(data[: second.packet_offsets[0]])
   assert encode('three') == data

@@ -12,9 +12,9 @@ import pytest
 from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantize
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import playback
-from pgsvc_jax.video import syntax
 
 TIME, QUALITY = syntax.PacketOrder
 
@@ -27,9 +27,10 @@ def make_header(**changes):
       num_layers=3,
       time_base=fractions.Fraction(1001, 30000),
       frame_rate=fractions.Fraction(30000, 1001),
-      color=syntax.ColorTags(
-          primaries=1, transfer=1, matrix=6, full_range=True
-      ),
+      primaries=1,
+      transfer=1,
+      matrix=6,
+      full_range=True,
       metadata=b'{"title": "clip"}',
   )
   return dataclasses.replace(header, **changes)
@@ -45,7 +46,7 @@ GOPS = (
 
 def write(gops=GOPS, end=True, **changes):
   file = io.BytesIO()
-  writer = container.VideoWriter(file, make_header(**changes))
+  writer = stream.StreamWriter(file, make_header(**changes))
   for times, last, packets in gops:
     writer.add_gop(times, packets, last_duration=last)
   if end:
@@ -54,18 +55,18 @@ def write(gops=GOPS, end=True, **changes):
 
 
 def reader_of(data):
-  return container.VideoReader(io.BytesIO(data))
+  return stream.StreamReader(io.BytesIO(data))
 
 
 def reorder(data, order):
   file = io.BytesIO()
-  container.reorder(reader_of(data), file, order)
+  stream.reorder(reader_of(data), file, order)
   return file.getvalue()
 
 
 def extract(data, **kwargs):
   file = io.BytesIO()
-  container.extract(reader_of(data), file, **kwargs)
+  stream.extract(reader_of(data), file, **kwargs)
   return file.getvalue()
 
 
@@ -253,7 +254,7 @@ def test_a_reader_follows_a_growing_file():
   data = write()
   file = io.BytesIO()
   file.write(data[: make_header().header_size])
-  reader = container.VideoReader(file)
+  reader = stream.StreamReader(file)
   assert reader.gops == ()
   seen = []
   for n in range(make_header().header_size, len(data)):
@@ -271,7 +272,7 @@ def test_a_reader_follows_a_growing_file():
 
 def test_each_gop_is_in_the_file_when_add_gop_returns(tmp_path):
   with open(tmp_path / 'video', 'wb') as file:
-    writer = container.VideoWriter(file, make_header())
+    writer = stream.StreamWriter(file, make_header())
     for k, (times, last, packets) in enumerate(GOPS):
       writer.add_gop(times, packets, last_duration=last)
       written = (tmp_path / 'video').read_bytes()
@@ -281,7 +282,7 @@ def test_each_gop_is_in_the_file_when_add_gop_returns(tmp_path):
 def test_an_exception_leaves_no_end_mark():
   file = io.BytesIO()
   with pytest.raises(KeyError):
-    with container.VideoWriter(file, make_header()):
+    with stream.StreamWriter(file, make_header()):
       raise KeyError
   assert not reader_of(file.getvalue()).is_complete
 
@@ -290,7 +291,7 @@ def test_a_writer_goes_on_after_the_last_whole_gop():
   whole = write()
   for n in (*range(make_header().header_size, len(whole), 7), len(whole)):
     file = io.BytesIO(whole[:n])
-    writer = container.VideoWriter.resume(file)
+    writer = stream.StreamWriter.resume(file)
     assert writer.num_frames == sum(
         len(t) for t, _, _ in GOPS[: writer.num_gops]
     )
@@ -301,11 +302,11 @@ def test_a_writer_goes_on_after_the_last_whole_gop():
   second = reader_of(whole).gop(1).packet_offsets[0]
   for tail in (bytes(40), b'\xff' * 40, whole[second:-9] + bytes(7)):
     file = io.BytesIO(whole[:second] + tail)
-    writer = container.VideoWriter.resume(file)
+    writer = stream.StreamWriter.resume(file)
     assert writer.num_gops == (2 if tail.startswith(b'b0') else 1)
     assert whole.startswith(file.getvalue())
   with pytest.raises(bitstream.BitstreamError, match='order of time'):
-    container.VideoWriter.resume(io.BytesIO(reorder(whole, QUALITY)))
+    stream.StreamWriter.resume(io.BytesIO(reorder(whole, QUALITY)))
 
 
 def test_seeking_by_time_and_frame(data):
@@ -339,7 +340,7 @@ def test_a_reader_reads_what_it_needs(data):
   """Not the packets it was not asked for."""
   big = tuple((t, d, tuple(p + bytes(10**5) for p in ps)) for t, d, ps in GOPS)
   file = CountingFile(reorder(write(big), reader_of(data).header.order))
-  reader = container.VideoReader(file)
+  reader = stream.StreamReader(file)
   reader.gop_at(21)
   assert file.total <= 2**16 + 2000
   reader.packet(1, 2)
@@ -422,8 +423,9 @@ def test_playable_gops_of_a_cut_file():
 
 
 def test_pictures_and_videos_name_each_other():
+  assert bitstream.read_header(write()) == make_header()
   with pytest.raises(bitstream.BitstreamError, match='is a video, not a pic'):
-    bitstream.read_header(write())
+    bitstream.read_layers(write())
   picture = types.LayeredSplats(
       splats=types.Splats(
           np.ones((1, 2)), np.float64([[1, 0, 1]]), np.ones((1, 3))
@@ -434,7 +436,14 @@ def test_pictures_and_videos_name_each_other():
   )
   data = bitstream.write(picture, quantize.StepSizes())
   with pytest.raises(bitstream.BitstreamError, match='is a picture, not a vid'):
-    reader_of(data)
+    reorder(data, TIME)
+  reader = reader_of(data)
+  (gop,) = reader
+  assert (gop.times, gop.durations) == ((0,), (1,)) and reader.is_complete
+  (frame,) = playback.frames(reader)
+  for array, other in zip(frame.layered.splats, picture.splats):
+    np.testing.assert_allclose(array, other, atol=0.2)
+  assert extract(data, num_layers=1) == data
 
 
 @pytest.mark.parametrize(
@@ -448,7 +457,7 @@ def test_pictures_and_videos_name_each_other():
         dict(time_base=fractions.Fraction(0)),
         dict(time_base=fractions.Fraction(1, 2**32)),
         dict(frame_rate=fractions.Fraction(-1)),
-        dict(color=syntax.ColorTags(matrix=256)),
+        dict(matrix=256),
         dict(metadata=bytes(2**16)),
         dict(order=QUALITY),
         dict(layer_shapes=SHAPES[:2]),
@@ -461,7 +470,7 @@ def test_pictures_and_videos_name_each_other():
 def test_a_header_that_breaks_a_rule_is_not_written(changes):
   file = io.BytesIO()
   with pytest.raises(ValueError):
-    container.VideoWriter(file, make_header(**changes))
+    stream.StreamWriter(file, make_header(**changes))
   assert not file.getvalue()
 
 
@@ -479,7 +488,7 @@ def test_a_header_that_breaks_a_rule_is_not_written(changes):
 )
 def test_a_gop_that_breaks_a_rule_is_not_written(times, last, packets, message):
   file = io.BytesIO()
-  writer = container.VideoWriter(file, make_header())
+  writer = stream.StreamWriter(file, make_header())
   size = len(file.getvalue())
   with pytest.raises(ValueError, match=message):
     writer.add_gop(times, packets, last_duration=last)

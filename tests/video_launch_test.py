@@ -16,12 +16,12 @@ from launch.videos import decoding as decode_video
 from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import decoder
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import playback
-from pgsvc_jax.video import syntax
 from tests import launch_test
 
 HEIGHT, WIDTH = 36, 50
@@ -57,12 +57,14 @@ def folder(tmp_path_factory):
       num_layers=2,
       time_base=fractions.Fraction(1, 20),
       frame_rate=fractions.Fraction(10),
-      color=syntax.ColorTags(primaries=1, transfer=1, matrix=1),
+      primaries=1,
+      transfer=1,
+      matrix=1,
   )
   frames = map(make_frame, itertools.count())
   with (
       open(path / 'clip.pgsvc', 'wb') as file,
-      container.VideoWriter(file, header) as writer,
+      stream.StreamWriter(file, header) as writer,
   ):
     for times, last in zip(TIMES, LAST):
       gop = list(itertools.islice(frames, len(times)))
@@ -74,7 +76,7 @@ def folder(tmp_path_factory):
 def expected(folder, name='clip.pgsvc', **kwargs):
   """[(time, duration, picture)], decoded in this process."""
   with open(folder / name, 'rb') as file:
-    frames = playback.frames(container.VideoReader(file), **kwargs)
+    frames = playback.frames(stream.StreamReader(file), **kwargs)
     return [
         (f.time, f.duration, render.render_picture(f.layered)) for f in frames
     ]
@@ -131,11 +133,11 @@ def test_decode_of_one_frame_gives_a_picture(folder):
 def test_a_prefix_has_the_size_it_was_fitted_at(folder):
   """Unless another is asked for; also of a cut file, whose frames are one."""
   data = (folder / 'clip.pgsvc').read_bytes()
-  reader = container.VideoReader(io.BytesIO(data))
+  reader = stream.StreamReader(io.BytesIO(data))
   shapes = (HEIGHT // 2, WIDTH // 2), (HEIGHT, WIDTH)
   header = dataclasses.replace(reader.header, layer_shapes=shapes)
   with open(folder / 'sizes.pgsvc', 'wb') as file:
-    with container.VideoWriter(file, header) as writer:
+    with stream.StreamWriter(file, header) as writer:
       for gop in reader:
         packets = reader.packets(gop.index, 2)
         writer.add_gop(gop.times, packets, last_duration=gop.durations[-1])
@@ -158,7 +160,7 @@ def test_a_prefix_has_the_size_it_was_fitted_at(folder):
   for image, (_, _, wanted) in zip(decoded, small, strict=True):
     np.testing.assert_array_equal(image, wanted)
 
-  gop = container.VideoReader(io.BytesIO(named)).gop(1)
+  gop = stream.StreamReader(io.BytesIO(named)).gop(1)
   cut = named[: gop.packet_offsets[1] + 1]
   assert {x.shape[:2] for x in decoder.decode_video(cut)} == {(HEIGHT, WIDTH)}
   (last,) = decoder.decode_video(cut, first_frame=6)
@@ -181,14 +183,14 @@ def test_a_prefix_has_the_size_it_was_fitted_at(folder):
   assert 'width' not in plain
   run('extract', folder, 'sizes.pgsvc', 'part.pgsvc', '--layers=1')
   with open(folder / 'part.pgsvc', 'rb') as file:
-    part = container.VideoReader(file).header
+    part = stream.StreamReader(file).header
   assert part.layer_shapes == shapes[:1] and part.width == WIDTH
 
 
 def test_a_cut_video_decodes_to_what_is_whole(folder):
   data = (folder / 'clip.pgsvc').read_bytes()
   with open(folder / 'clip.pgsvc', 'rb') as file:
-    gop = container.VideoReader(file).gop(1)
+    gop = stream.StreamReader(file).gop(1)
   (folder / 'cut.pgsvc').write_bytes(data[: gop.packet_offsets[1] + 1])
   result = run('decode', folder, 'cut.pgsvc', 'cut')
   assert result.stderr.startswith('7 frames, 1 or 2 of 2 layers')
@@ -325,7 +327,7 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
   )
   with (
       open(tmp_path / 'long.pgsvc', 'wb') as file,
-      container.VideoWriter(file, header) as writer,
+      stream.StreamWriter(file, header) as writer,
   ):
     frame = dataclasses.replace(make_frame(0), layer_sizes=(40,))
     packets = frame_coding.encode_gop([frame] * 30, quantize.StepSizes())
@@ -352,7 +354,7 @@ def test_decoding_holds_a_few_frames_whatever_the_length(monkeypatch, tmp_path):
   monkeypatch.setattr(video_media, 'VideoWriter', Writer)
   with open(tmp_path / 'long.pgsvc', 'rb') as file:
     decode_video.write_video(
-        container.VideoReader(file),
+        stream.StreamReader(file),
         'long.pgsvc',
         str(tmp_path / 'frames'),
         num_layers=None,

@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import playback
 from tests import independent_video_decoder
@@ -38,7 +38,7 @@ def assert_decoded_as_the_page_says(file):
   """All splats, by a decoder written from the page alone."""
   theirs = independent_video_decoder.decode(file.read_bytes())
   with file.open('rb') as opened:
-    ours = list(playback.frames(container.VideoReader(opened)))
+    ours = list(playback.frames(stream.StreamReader(opened)))
   assert len(ours) == len(theirs)
   for frame, layers in zip(ours, theirs):
     sizes = tuple(len(layer.symbols) for layer in layers)

@@ -16,10 +16,9 @@ from jaxtyping import UInt8
 import numpy as np
 
 from pgsvc_jax import render
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import playback
-from pgsvc_jax.video import stream_format
 
 from .. import command
 
@@ -58,7 +57,7 @@ def _to_rgb(image: UInt8[np.ndarray, 'h w c']) -> UInt8[np.ndarray, 'h w 3']:
 
 
 def write_video(
-    reader: container.VideoReader,
+    reader: stream.StreamReader,
     input_path: str,
     output_path: str,
     *,
@@ -89,17 +88,7 @@ def write_video(
         f'{input_path}: {header.channels} channels cannot be written as video,'
         ' only as pictures, with --frame'
     )
-  form = stream_format.VideoFormat(
-      width=shape[1],
-      height=shape[0],
-      time_base=header.time_base,
-      frame_rate=header.frame_rate,
-      primaries=header.color.primaries,
-      transfer=header.color.transfer,
-      matrix=header.color.matrix,
-      full_range=header.color.full_range,
-      pixel_aspect=header.pixel_aspect,
-  )
+  form = playback.video_format(header, *shape)
   seconds: collections.Counter[str] = collections.Counter()
   run = (lambda stage: stage) if one_by_one else ahead
 

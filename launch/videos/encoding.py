@@ -6,7 +6,7 @@ another name, OUTPUT.part, which any decoder plays; the same command goes on
 after its last whole group. Processes leave theirs in OUTPUT.parts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import hashlib
@@ -22,9 +22,9 @@ from typing import Any
 
 from pgsvc_jax import config as config_lib
 from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.training import schedule
-from pgsvc_jax.video import container
-from pgsvc_jax.video import syntax
 
 from .. import command
 from . import progress
@@ -64,8 +64,7 @@ def encode(
   command.check_output(output)
   with source.open() as video:
     notes, form = video.notes, video.format
-  for note in notes:
-    print(f'{source.path}: {note}', file=sys.stderr)
+  _say_notes(source, notes)
   sizes, shapes = schedule.finished_layers(
       config.image.fit, form.height, form.width
   )
@@ -78,12 +77,10 @@ def encode(
       time_base=form.time_base,
       frame_rate=form.frame_rate,
       pixel_aspect=form.pixel_aspect,
-      color=syntax.ColorTags(
-          primaries=form.primaries,
-          transfer=form.transfer,
-          matrix=form.matrix,
-          full_range=form.full_range,
-      ),
+      primaries=form.primaries,
+      transfer=form.transfer,
+      matrix=form.matrix,
+      full_range=form.full_range,
       metadata=_metadata(source, config),
   )
 
@@ -138,7 +135,13 @@ def encode(
       if workdir:
         run_log.note_finished(workdir, output, progress.mean_levels(rows))
   shutil.rmtree(_parts_of(output), ignore_errors=True)
+  _say_notes(source, [note for note in workers.notes if note not in notes])
   _say(output, shown, begin, config.target_kbps)
+
+
+def _say_notes(source: video_source.Source, notes: Iterable[str]) -> None:
+  for note in notes:
+    print(f'{source.path}: {note}', file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -174,7 +177,7 @@ def _encode_share(
     if not folder.is_dir():  # Process 0 has not waited.
       return
     with command.replacing(str(folder / f'{group.index}.pgsvc')) as file:
-      with container.VideoWriter(file, header) as writer:
+      with stream.StreamWriter(file, header) as writer:
         writer.add_gop(group.times, packets, last_duration=group.last_duration)
 
 
@@ -215,14 +218,14 @@ def _metadata(
 @contextlib.contextmanager
 def _growing(
     part: pathlib.Path, header: syntax.VideoHeader, restart: bool
-) -> Iterator[container.VideoWriter]:
+) -> Iterator[stream.StreamWriter]:
   """The file that is written group by group, or goes on being written."""
   writer = None
   # Empty: stopped before anything was written.
   if part.exists() and part.stat().st_size and not restart:
     with open(part, 'r+b') as file:
       with contextlib.suppress(bitstream.BitstreamError):
-        writer = container.VideoWriter.resume(file)
+        writer = stream.StreamWriter.resume(file)
       if writer is not None and writer.header == header:
         with writer:
           yield writer
@@ -231,7 +234,7 @@ def _growing(
         f'{part} is of a run with other settings: --restart begins anew'
     )
   with open(part, 'wb') as file:
-    with container.VideoWriter(file, header) as writer:
+    with stream.StreamWriter(file, header) as writer:
       yield writer
 
 
@@ -239,7 +242,7 @@ def _say(
     output: str, shown: progress.Progress, begin: float, target_kbps: float
 ) -> None:
   with open(output, 'rb') as file:
-    reader = container.VideoReader(file)
+    reader = stream.StreamReader(file)
     gops = reader.gops
     seconds = float((gops[-1].end - gops[0].start) * reader.header.time_base)
   size = os.path.getsize(output)

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from typing import Self
 
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 from pgsvc_jax.video import stream_format
 
 from .. import command
@@ -35,13 +35,13 @@ def has_ffmpeg() -> bool:
 
 
 @contextlib.contextmanager
-def _open(path: str | pathlib.Path) -> Iterator[container.VideoReader]:
+def _open(path: str | pathlib.Path) -> Iterator[stream.StreamReader]:
   with open(path, 'rb') as file, command.about(str(path)):
-    yield container.VideoReader(file)
+    yield stream.StreamReader(file)
 
 
 def _form(
-    reader: container.VideoReader, source: video_source.Source
+    reader: stream.StreamReader, source: video_source.Source
 ) -> stream_format.VideoFormat:
   """The format of the originals, if they are of the size of the file."""
   header = reader.header
@@ -54,7 +54,7 @@ def _form(
 
 
 def _clip(
-    reader: container.VideoReader,
+    reader: stream.StreamReader,
     source: video_source.Source,
     path: pathlib.Path,
     is_written: bool,
@@ -125,7 +125,7 @@ class _RawFrames:
 
 
 def _measure(
-    reader: container.VideoReader,
+    reader: stream.StreamReader,
     name: str,
     source: video_source.Source,
     *,
@@ -275,7 +275,7 @@ def check_anchors(names: Sequence[str]) -> None:
 
 def _picture(
     entry: operating_points.Entry,
-    reader: container.VideoReader,
+    reader: stream.StreamReader,
     select: dict[str, str],
     clip: video_anchors.Clip,
     output: pathlib.Path,
@@ -414,6 +414,6 @@ def evaluate_folders(
   return document
 
 
-def _seconds(reader: container.VideoReader) -> list[Fraction]:
+def _seconds(reader: stream.StreamReader) -> list[Fraction]:
   base = reader.header.time_base
   return [time * base for time in video_quality.frame_times(reader)]

@@ -2,12 +2,12 @@
 
 import itertools
 
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 
 from .. import table
 
 
-def describe(reader: container.VideoReader, file_bytes: int) -> dict:
+def describe(reader: stream.StreamReader, file_bytes: int) -> dict:
   """What header and entries tell; no packet is read.
 
   Args:
@@ -57,10 +57,10 @@ def describe(reader: container.VideoReader, file_bytes: int) -> dict:
       'time_base': str(header.time_base),
       'frame_rate': str(rate) if rate else None,
       'color': {
-          'primaries': header.color.primaries,
-          'transfer': header.color.transfer,
-          'matrix': header.color.matrix,
-          'full_range': header.color.full_range,
+          'primaries': header.primaries,
+          'transfer': header.transfer,
+          'matrix': header.matrix,
+          'full_range': header.full_range,
       },
       'order': header.order.name.lower(),
       'complete': reader.is_complete,

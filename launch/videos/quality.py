@@ -23,7 +23,7 @@ import numpy as np
 from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import resolution
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 from pgsvc_jax.video import playback
 from pgsvc_jax.video import stream_format
 
@@ -187,12 +187,12 @@ def check_size(
     )
 
 
-def frame_times(reader: container.VideoReader) -> list[int]:
+def frame_times(reader: stream.StreamReader) -> list[int]:
   """When the frames start of all GOPs that have at least a base layer."""
   return [time for gop, _ in reader.playable(1) for time in gop.times]
 
 
-def num_layers(reader: container.VideoReader) -> int:
+def num_layers(reader: stream.StreamReader) -> int:
   """Layers that all GOPs with at least a base layer have."""
   return min(layers for _, layers in reader.playable())
 
@@ -217,7 +217,7 @@ def _draw(frames: Iterator[playback.Frame]) -> _Drawn:
 
 
 def compare(
-    reader: container.VideoReader, source: video_source.Source
+    reader: stream.StreamReader, source: video_source.Source
 ) -> Iterator[Comparison]:
   """Decodes every prefix by itself, in step with the originals.
 
@@ -258,7 +258,7 @@ def compare(
     )
 
 
-def frame_bytes(reader: container.VideoReader, layer: int) -> Iterator[int]:
+def frame_bytes(reader: stream.StreamReader, layer: int) -> Iterator[int]:
   """Bytes of each frame in the packets of a layer.
 
   The head of a packet counts for its first frame.
@@ -272,7 +272,7 @@ def frame_bytes(reader: container.VideoReader, layer: int) -> Iterator[int]:
     yield from sizes[1:]
 
 
-def prefix_bytes(reader: container.VideoReader) -> list[list[int]]:
+def prefix_bytes(reader: stream.StreamReader) -> list[list[int]]:
   """Bytes of each frame in every prefix, from the base up."""
   layers = [list(frame_bytes(reader, k)) for k in range(num_layers(reader))]
   return [

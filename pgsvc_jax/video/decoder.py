@@ -8,7 +8,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from pgsvc_jax import render
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
 from pgsvc_jax.video import playback
 
 
@@ -48,8 +48,8 @@ def decode_video(
   Example:
     >>> from fractions import Fraction
     >>> from pgsvc_jax import types
-    >>> from pgsvc_jax.codec import quantize
-    >>> from pgsvc_jax.video import frame_coding, syntax
+    >>> from pgsvc_jax.codec import quantize, syntax
+    >>> from pgsvc_jax.video import frame_coding
     >>> one = types.Splats(
     ...     means=np.float32([[1.5, 0.5]]),
     ...     cholesky=np.float32([[1, 0, 1]]),
@@ -63,7 +63,7 @@ def decode_video(
     ...     width=4, height=1, channels=1, num_layers=1,
     ...     time_base=Fraction(1, 24))
     >>> steps = quantize.StepSizes(color=8)
-    >>> with container.VideoWriter(file, header) as writer:
+    >>> with stream.StreamWriter(file, header) as writer:
     ...   packets = frame_coding.encode_gop([layered], steps)
     ...   writer.add_gop([0], packets, last_duration=1)
     >>> (frame,) = decode_video(file.getvalue())
@@ -71,7 +71,7 @@ def decode_video(
     array([[123, 204, 125,  28]], dtype=uint8)
   """
   file = io.BytesIO(data) if isinstance(data, bytes) else data
-  reader = container.VideoReader(file)
+  reader = stream.StreamReader(file)
   whole = reader.header.height, reader.header.width
   shape = playback.shown_shape(reader, num_layers, first_frame, scale)
   # The motion field is that of whole frames, whatever is shown.

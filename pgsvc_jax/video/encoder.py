@@ -13,13 +13,13 @@ import numpy as np
 import pallas_kernels
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import encoder
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.training import schedule
-from pgsvc_jax.video import container
 from pgsvc_jax.video import gop_fit
 from pgsvc_jax.video import groups
 from pgsvc_jax.video import rate_control
 from pgsvc_jax.video import stream_format
-from pgsvc_jax.video import syntax
 
 
 def encode_video(
@@ -61,7 +61,7 @@ def encode_video(
     ...         layer_splats=(3, 2), num_steps=20, rounding_steps=20)),
     ...     update_steps=10, update_rounding_steps=10)
     >>> data = encode_video(frames, settings)
-    >>> reader = container.VideoReader(io.BytesIO(data))
+    >>> reader = stream.StreamReader(io.BytesIO(data))
     >>> [(gop.num_frames, reader.header.num_layers) for gop in reader]
     [(2, 2)]
   """
@@ -99,7 +99,7 @@ def encode_video(
       implementation=implementation,
   )
   file = io.BytesIO()
-  with container.VideoWriter(file, header) as writer:
+  with stream.StreamWriter(file, header) as writer:
     for group in every:
       own = [held.popleft() for _ in group.times]
       for stats in fitter.encode(

@@ -1,4 +1,7 @@
-"""The frames of a video file, one after the other, in bounded memory."""
+"""The frames of a file, one after the other, in bounded memory.
+
+A picture is one frame.
+"""
 
 import bisect
 from collections.abc import Iterator
@@ -9,7 +12,9 @@ import itertools
 from pgsvc_jax import resolution
 from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
-from pgsvc_jax.video import container
+from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
+from pgsvc_jax.video import stream_format
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,7 +34,7 @@ class Frame:
   layered: types.LayeredSplats
 
 
-def frame_at(reader: container.VideoReader, position: str) -> int:
+def frame_at(reader: stream.StreamReader, position: str) -> int:
   """The index of the frame at a position.
 
   Args:
@@ -64,8 +69,27 @@ def frame_at(reader: container.VideoReader, position: str) -> int:
   return gop.first_frame + max(0, bisect.bisect(gop.times, time) - 1)
 
 
+def video_format(
+    header: syntax.VideoHeader, height: int, width: int
+) -> stream_format.VideoFormat:
+  """What a video is decoded to: all that its header says of the source.
+
+  Args:
+    header: of the file.
+    height: to show it at, pixels.
+    width: to show it at, pixels.
+
+  Returns:
+    The format, for what writes the frames.
+  """
+  names = {x.name for x in dataclasses.fields(stream_format.VideoFormat)}
+  shape = {'height': height, 'width': width}
+  same = {name: getattr(header, name) for name in names - set(shape)}
+  return stream_format.VideoFormat(**same, **shape)
+
+
 def shown_shape(
-    reader: container.VideoReader,
+    reader: stream.StreamReader,
     num_layers: int | None = None,
     first_frame: int = 0,
     scale: float | None = None,
@@ -97,7 +121,7 @@ def shown_shape(
 
 
 def frames(
-    reader: container.VideoReader,
+    reader: stream.StreamReader,
     *,
     num_layers: int | None = None,
     first_frame: int = 0,
@@ -134,14 +158,18 @@ def frames(
 
 
 def _gop_frames(
-    reader: container.VideoReader, index: int, num_layers: int
+    reader: stream.StreamReader, index: int, num_layers: int
 ) -> Iterator[Frame]:
+  gop, header = reader.gop(index), reader.header
+  packets = reader.packets(index, num_layers)
+  if not reader.is_video:
+    layered = bitstream.decode_layers(header, packets)
+    yield Frame(index=0, time=0, duration=1, layered=layered)
+    return
   from pgsvc_jax.video import frame_coding  # Numba: only where it is needed.
 
-  gop = reader.gop(index)
-  header = reader.header
   decoded = frame_coding.decode_gop(
-      reader.packets(index, num_layers),
+      packets,
       num_frames=gop.num_frames,
       height=header.height,
       width=header.width,

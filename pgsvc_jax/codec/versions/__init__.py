@@ -1,0 +1,1 @@
+"""What only old versions of the bitstream need: read, never written."""
