@@ -2,8 +2,8 @@
 
 A handler reads an `XLA_FFI_CallFrame` (the C API that jaxlib ships in
 `jaxlib/include/xla/ffi/api/c_api.h`), checks every buffer and calls a kernel.
-It holds no GIL, so the devices of a `pmap` run theirs side by side. A handler is
-made for one number of channels, and compiled when it is first asked for.
+It holds no GIL, so the devices of a `pmap` run theirs side by side. A handler
+is made for one number of channels, and compiled when it is first asked for.
 """
 
 from collections.abc import Callable
