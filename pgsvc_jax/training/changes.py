@@ -11,6 +11,7 @@ from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.training import initialize
 from pgsvc_jax.training import loop
+from pgsvc_jax.training import relocation
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
 
@@ -60,6 +61,63 @@ def _give_birth(
   initialize.check_splats(splats, count, image.shape[2])
   splats = initialize.from_grid(splats, factors)
   picture.state = train.add_splats(state, birth.first, splats)
+  picture.balance()
+
+
+def relocations(
+    config: config_lib.FitConfig, schedule: schedule_lib.Schedule
+) -> list[loop.Change]:
+  """Splats that show next to nothing move, in all layers that are fitted."""
+  ends = np.cumsum(schedule.layer_sizes)
+  changes = []
+  for step in schedule.relocations:
+    if step >= schedule.num_steps:  # Nothing would refine them.
+      continue
+    born = {
+        int(np.searchsorted(ends, x.first, side='right'))
+        for x in schedule.births
+        if x.step <= step
+    }
+    born |= set(np.flatnonzero(schedule.filled).tolist())
+    moving = set(np.flatnonzero(schedule.inputs.layer_rates[step]).tolist())
+    layers = sorted(born & moving)
+    views = tuple(
+        loop.View(schedule.grid_of(ends[k] - 1), int(ends[k])) for k in layers
+    )
+    apply = functools.partial(_relocate, config, schedule, step, layers)
+    changes.append(
+        loop.Change(step=step, apply=apply, views=views, kind='relocation')
+    )
+  return changes
+
+
+def _relocate(
+    config: config_lib.FitConfig,
+    schedule: schedule_lib.Schedule,
+    step: int,
+    layers: Sequence[int],
+    picture: loop.Picture,
+    shown: list[Float[np.ndarray, 'h w c'] | None],
+) -> None:
+  state = picture.state
+  for layer, prefix in zip(layers, shown):
+    end = sum(schedule.layer_sizes[: layer + 1])
+    slots = np.arange(end - schedule.layer_sizes[layer], end)
+    slots = slots[picture.state.active[slots]]
+    grid = schedule.grid_of(end - 1)
+    factors = np.float32(schedule.grids[grid].factors)
+    image, weights = picture.on_grid(grid)
+    splats = types.Splats(*(x[slots] for x in picture.state.params))
+    moves = relocation.choose_moves(
+        initialize.to_grid(splats, factors),
+        image - prefix,
+        weights,
+        round(config.relocated_share * len(slots)),
+        np.random.default_rng((config.seed, step, layer)),
+    )
+    new = initialize.from_grid(moves.splats, factors)
+    state = train.put_splats(state, slots[moves.chosen], new)
+  picture.state = state
   picture.balance()
 
 

@@ -64,7 +64,7 @@ def fit_picture(
     step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes] | None = None,
     devices: Sequence[jax.Device] | None = None,
     report: Callable[[loop_lib.Progress], None] | None = None,
-    **options: Unpack[FitOptions],
+    options: Unpack[FitOptions],
 ) -> types.LayeredSplats:
   """Fits layered splats to one picture.
 
@@ -80,7 +80,7 @@ def fit_picture(
       (`jax.distributed`), each makes the same call with all devices, equally
       many of each process, and gets the same result.
     report: called after every chunk.
-    **options: see `FitOptions`.
+    options: see `FitOptions`.
 
   Returns:
     The fitted splats in layer order.
@@ -120,7 +120,7 @@ def fit_pictures(
     report: Callable[[list[loop_lib.Progress]], None] | None = None,
     checkpointer: checkpoint.Checkpointer | None = None,
     deadline: float | None = None,
-    **options: Unpack[FitOptions],
+    options: Unpack[FitOptions],
 ) -> list[types.LayeredSplats]:
   """Fits several pictures of one size at a time, each on devices of its own.
 
@@ -138,7 +138,7 @@ def fit_pictures(
       every process, that of process 0 is asked.
     deadline: when to be done, as `time.perf_counter` counts; steps are left out
       for it, evenly, but no birth and no rounding. One process only.
-    **options: see `FitOptions`.
+    options: see `FitOptions`.
 
   Returns:
     The fitted splats of every picture.
@@ -184,7 +184,7 @@ def fit_quantized(
     report: Callable[[list[loop_lib.Progress]], None] | None = None,
     checkpointer: checkpoint.Checkpointer | None = None,
     deadline: float | None = None,
-    **options: Unpack[FitOptions],
+    options: Unpack[FitOptions],
 ) -> list[quantized.QuantizedLayers]:
   """Fits pictures as `fit_pictures` does, and returns what files hold.
 
@@ -197,7 +197,7 @@ def fit_quantized(
     report: called after every chunk.
     checkpointer: keeps where the fit stands.
     deadline: when to be done.
-    **options: see `FitOptions`.
+    options: see `FitOptions`.
 
   Returns:
     The symbols of every picture, with their step sizes.
@@ -307,6 +307,7 @@ def _fit(
   _restore(pictures, config, hooks.checkpointer, devices)
   initializer = options.get('initializer') or initialize.new_splats
   changes = changes_lib.births(config, schedule, initializer)
+  changes += changes_lib.relocations(config, schedule)
   if rates is not None:
     by_picture = dict(zip(pictures, rates))
     changes += changes_lib.roundings(config, schedule, by_picture)

@@ -416,6 +416,10 @@ class Loop:
     """Applies the changes that are due."""
     while self._changes and self._changes[0].step <= self._step:
       change = self._changes.pop(0)
+      if change.kind == 'relocation' and any(
+          x.kind == 'relocation' and x.step <= self._step for x in self._changes
+      ):
+        continue  # Steps were left out; one of several does.
       shown = self._show(change.views)
       # NumPy and SciPy release the lock in what takes long.
       with concurrent.futures.ThreadPoolExecutor(len(self._pictures)) as pool:
