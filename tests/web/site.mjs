@@ -47,7 +47,14 @@ export async function openBrowser(options = {}) {
     ],
     ...rest,
   });
-  context.on('close', () => rmSync(profile, {recursive: true, force: true}));
+  // The browser may still be writing.
+  const removal = {
+    recursive: true,
+    force: true,
+    maxRetries: 20,
+    retryDelay: 50,
+  };
+  context.on('close', () => rmSync(profile, removal));
   return context;
 }
 
