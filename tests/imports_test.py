@@ -35,13 +35,28 @@ ARROWS = {
         'pallas_kernels.constants',
         'pallas_kernels.dispatch',
     },
+    'pallas_kernels.jit': set(),
+    'pallas_kernels.vectors': set(),
+    'pallas_kernels.tile_lists': {
+        'pallas_kernels.constants',
+        'pallas_kernels.jit',
+        'pallas_kernels.vectors',
+    },
     'pallas_kernels.cpu_kernels': {
         'pallas_kernels.constants',
+        'pallas_kernels.jit',
+        'pallas_kernels.tile_lists',
+        'pallas_kernels.vectors',
+    },
+    'pallas_kernels.cpu_handlers': {
+        'pallas_kernels.cpu_kernels',
+        'pallas_kernels.jit',
     },
     'pallas_kernels.numpy_kernels': {
         'pallas_kernels.constants',
     },
     'pallas_kernels.cpu': {
+        'pallas_kernels.cpu_handlers',
         'pallas_kernels.cpu_kernels',
         'pallas_kernels.dispatch',
     },
@@ -54,7 +69,16 @@ ARROWS = {
         'pallas_kernels.dispatch',
     },
     'pgsvc_jax.types': set(),
-    'pgsvc_jax.media': set(),
+    'pgsvc_jax.profiles': set(),
+    'pgsvc_jax.hdr': {
+        'pgsvc_jax.profiles',
+    },
+    'pgsvc_jax.deep_pictures': set(),
+    'pgsvc_jax.media': {
+        'pgsvc_jax.deep_pictures',
+        'pgsvc_jax.hdr',
+        'pgsvc_jax.profiles',
+    },
     'pgsvc_jax.memory': set(),
     'pgsvc_jax.codec.morton': set(),
     'pgsvc_jax.metrics': set(),
@@ -74,6 +98,8 @@ ARROWS = {
         'pgsvc_jax.media',
     },
     'pgsvc_jax.video.av_reader': {
+        'pgsvc_jax.hdr',
+        'pgsvc_jax.profiles',
         'pgsvc_jax.video.av_frames',
         'pgsvc_jax.video.color',
         'pgsvc_jax.video.stream_format',

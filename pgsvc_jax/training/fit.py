@@ -64,7 +64,7 @@ def fit_picture(
     step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes] | None = None,
     devices: Sequence[jax.Device] | None = None,
     report: Callable[[loop_lib.Progress], None] | None = None,
-    options: Unpack[FitOptions],
+    **options: Unpack[FitOptions],
 ) -> types.LayeredSplats:
   """Fits layered splats to one picture.
 
@@ -120,7 +120,7 @@ def fit_pictures(
     report: Callable[[list[loop_lib.Progress]], None] | None = None,
     checkpointer: checkpoint.Checkpointer | None = None,
     deadline: float | None = None,
-    options: Unpack[FitOptions],
+    **options: Unpack[FitOptions],
 ) -> list[types.LayeredSplats]:
   """Fits several pictures of one size at a time, each on devices of its own.
 
@@ -184,7 +184,7 @@ def fit_quantized(
     report: Callable[[list[loop_lib.Progress]], None] | None = None,
     checkpointer: checkpoint.Checkpointer | None = None,
     deadline: float | None = None,
-    options: Unpack[FitOptions],
+    **options: Unpack[FitOptions],
 ) -> list[quantized.QuantizedLayers]:
   """Fits pictures as `fit_pictures` does, and returns what files hold.
 
