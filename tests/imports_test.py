@@ -57,11 +57,13 @@ ARROWS = {
     'pallas_kernels.api': {'pallas_kernels.dispatch'},
     'pgsvc_jax.types': set(),
     'pgsvc_jax.profiles': set(),
+    'pgsvc_jax.pipes': set(),
     'pgsvc_jax.hdr': {'pgsvc_jax.profiles'},
     'pgsvc_jax.deep_pictures': set(),
     'pgsvc_jax.media': {
         'pgsvc_jax.deep_pictures',
         'pgsvc_jax.hdr',
+        'pgsvc_jax.pipes',
         'pgsvc_jax.profiles',
     },
     'pgsvc_jax.memory': set(),
@@ -85,6 +87,11 @@ ARROWS = {
     'pgsvc_jax.video.av_writer': {
         'pgsvc_jax.video.color',
         'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.structure',
+    },
+    'pgsvc_jax.video.y4m': {
+        'pgsvc_jax.video.color',
+        'pgsvc_jax.video.stream_format',
     },
     'pgsvc_jax.video.frame_folder': {
         'pgsvc_jax.media',
@@ -92,6 +99,8 @@ ARROWS = {
     },
     'pgsvc_jax.video.media': {
         'pgsvc_jax.media',
+        'pgsvc_jax.pipes',
+        'pgsvc_jax.video.y4m',
         'pgsvc_jax.video.av_reader',
         'pgsvc_jax.video.av_writer',
         'pgsvc_jax.video.frame_folder',
