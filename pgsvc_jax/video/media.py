@@ -35,6 +35,14 @@ from pgsvc_jax.video import y4m
 _USUAL_TAGS = {1, 2, 5, 6, 13}
 
 
+# Of files that are videos if they are anything.
+SUFFIXES = (
+    *('.264', '.265', '.3gp', '.avi', '.flv', '.h264', '.h265', '.hevc'),
+    *('.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts', '.mxf'),
+    *('.ogv', '.ts', '.webm', '.wmv', '.y4m'),
+)
+
+
 def is_video(path: str | os.PathLike[str]) -> bool:
   """Whether a file is a video that `open_video` can open.
 
