@@ -72,6 +72,7 @@ ARROWS = {
         'pgsvc_jax.display',
     },
     'pgsvc_jax.profiles': set(),
+    'pgsvc_jax.pipes': set(),
     'pgsvc_jax.hdr': {
         'pgsvc_jax.profiles',
     },
@@ -79,6 +80,7 @@ ARROWS = {
     'pgsvc_jax.media': {
         'pgsvc_jax.deep_pictures',
         'pgsvc_jax.hdr',
+        'pgsvc_jax.pipes',
         'pgsvc_jax.profiles',
     },
     'pgsvc_jax.memory': set(),
@@ -110,6 +112,11 @@ ARROWS = {
     'pgsvc_jax.video.av_writer': {
         'pgsvc_jax.video.color',
         'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.structure',
+    },
+    'pgsvc_jax.video.y4m': {
+        'pgsvc_jax.video.color',
+        'pgsvc_jax.video.stream_format',
     },
     'pgsvc_jax.video.frame_folder': {
         'pgsvc_jax.media',
@@ -117,10 +124,12 @@ ARROWS = {
     },
     'pgsvc_jax.video.media': {
         'pgsvc_jax.media',
+        'pgsvc_jax.pipes',
         'pgsvc_jax.video.av_reader',
         'pgsvc_jax.video.av_writer',
         'pgsvc_jax.video.frame_folder',
         'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.y4m',
     },
     'pgsvc_jax.codec.versions.version1': {
         'pgsvc_jax.codec.morton',
