@@ -248,26 +248,47 @@ def new_splats(
     >>> splats.means.shape, splats.cholesky.shape, splats.colors.shape
     ((3, 2), (3, 3), (3, 1))
   """
+  if render is not None:
+    return on_residual(image - render, pixel_weights, means, count, rng)
   # Weights are of squares.
-  factors = np.sqrt(pixel_weights)
-  if render is None:
-    centres = sample_centres(gradient_density(image) * factors, count, rng)
-    return born_splats(
-        centres,
-        np.concatenate([means, centres]),
-        image,
-        size_factor=0.7,
-        color_factor=0.3,
-    )
-  residual = image - render
+  density = gradient_density(image) * np.sqrt(pixel_weights)
+  centres = sample_centres(density, count, rng)
+  return born_splats(
+      centres,
+      np.concatenate([means, centres]),
+      image,
+      size_factor=0.7,
+      color_factor=0.3,
+  )
+
+
+def on_residual(
+    residual: Float[np.ndarray, 'h w c'],
+    pixel_weights: Float[np.ndarray, 'h w'],
+    means: Float[np.ndarray, 'n 2'],
+    count: int,
+    rng: np.random.Generator,
+) -> types.Splats:
+  """Splats where most is missing, and of its shape.
+
+  Args:
+    residual: the picture minus what the splats alive show.
+    pixel_weights: as in `new_splats`, like all that follow.
+    means: of the splats alive.
+    count: how many to make.
+    rng: the only source of randomness.
+
+  Returns:
+    The splats, those that gain most for their size first.
+  """
   found = peaks.find(residual, pixel_weights, count, small_first=_SMALL_FIRST)
   matched, _ = matching.match(residual, pixel_weights, found, rng)
   missing = count - len(matched.means)
   if not missing:
     return matched
   # More splats than peaks: the others are drawn.
-  density = residual_density(residual * factors[..., np.newaxis])
-  centres = sample_centres(density, missing, rng)
+  roots = np.sqrt(pixel_weights)[..., np.newaxis]
+  centres = sample_centres(residual_density(residual * roots), missing, rng)
   others = born_splats(
       centres,
       np.concatenate([means, matched.means, centres]),

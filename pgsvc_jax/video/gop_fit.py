@@ -490,18 +490,14 @@ class _Prediction:
       first = last
       if not len(slots):
         continue
-      density = initialize.residual_density(residual)
-      centres = initialize.sample_centres(density, len(slots), rng)
-      # No layer gets them from one part of the frame only.
-      centres = rng.permutation(centres)
       factors = np.float32(grid.factors)
       means = state.params.means[:last][state.active[:last]] * factors
-      alive = np.concatenate([means, centres])
-      born = initialize.born_splats(
-          centres, alive, residual, size_factor=0.5, color_factor=0.3
-      )
+      weights = np.ones(residual.shape[:2], np.float32)
+      born = initialize.on_residual(residual, weights, means, len(slots), rng)
+      # No layer gets the best of them only.
+      order = rng.permutation(len(slots))
       for array, new in zip(params, initialize.from_grid(born, factors)):
-        array[slots] = new
+        array[slots] = new[order]
     return state.replace(params=params, active=state.active | self.reserved)
 
 
