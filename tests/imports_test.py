@@ -42,7 +42,20 @@ ARROWS = {
     'pgsvc_jax.media': set(),
     'pgsvc_jax.memory': set(),
     'pgsvc_jax.codec.morton': set(),
-    'pgsvc_jax.metrics': set(),
+    # Metrics are found there: none is named but the public ones.
+    'pgsvc_jax.metrics.metric': set(),
+    'pgsvc_jax.metrics.psnr': {'pgsvc_jax.metrics.metric'},
+    'pgsvc_jax.metrics.multiscale_ssim': {'pgsvc_jax.metrics.metric'},
+    'pgsvc_jax.metrics.planes': {
+        'pgsvc_jax.metrics.metric',
+        'pgsvc_jax.metrics.psnr',
+    },
+    'pgsvc_jax.video.ffmpeg': set(),
+    'pgsvc_jax.metrics.vmaf': {
+        'pgsvc_jax.metrics.metric',
+        'pgsvc_jax.metrics.planes',
+        'pgsvc_jax.video.ffmpeg',
+    },
     'pgsvc_jax.codec.quantize': {'pgsvc_jax.types'},
     'pgsvc_jax.resolution': {'pgsvc_jax.types'},
     'pgsvc_jax.codec.range_coder': set(),

@@ -430,7 +430,7 @@ def test_demo_makes_the_table_and_the_picture(folder):
       f'--output={out}',
       '--config=configs/image.py:smoke',
   )
-  assert 'psnr_db' in result.stdout
+  assert 'PSNR' in result.stdout
   with Image.open(out / 'prefixes.png') as image:
     assert image.size[0] > 500
 

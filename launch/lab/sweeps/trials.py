@@ -83,8 +83,8 @@ def open_study(storage: str, name: str, definition: Definition) -> optuna.Study:
   """
   optuna.logging.set_verbosity(optuna.logging.ERROR)
   directions = [
-      'maximize' if name in summary.MAXIMIZED else 'minimize'
-      for name in definition.objectives
+      'maximize' if is_maximized else 'minimize'
+      for is_maximized in summary.directions(definition.objectives).values()
   ]
   for i in range(_NUM_OPENINGS):
     try:
