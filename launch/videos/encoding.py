@@ -6,7 +6,7 @@ another name, OUTPUT.part, which any decoder plays; the same command goes on
 after its last whole group. Processes leave theirs in OUTPUT.parts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import hashlib
@@ -64,8 +64,7 @@ def encode(
   command.check_output(output)
   with source.open() as video:
     notes, form = video.notes, video.format
-  for note in notes:
-    print(f'{source.path}: {note}', file=sys.stderr)
+  _say_notes(source, notes)
   sizes, shapes = schedule.finished_layers(
       config.image.fit, form.height, form.width
   )
@@ -136,7 +135,13 @@ def encode(
       if workdir:
         run_log.note_finished(workdir, output, progress.mean_levels(rows))
   shutil.rmtree(_parts_of(output), ignore_errors=True)
+  _say_notes(source, [note for note in workers.notes if note not in notes])
   _say(output, shown, begin, config.target_kbps)
+
+
+def _say_notes(source: video_source.Source, notes: Iterable[str]) -> None:
+  for note in notes:
+    print(f'{source.path}: {note}', file=sys.stderr)
 
 
 @contextlib.contextmanager

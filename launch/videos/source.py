@@ -27,15 +27,12 @@ class Source:
   path: str
   options: dict[str, Any]
 
-  def open(
-      self, first_frame: int = 0, frames: int | None = None
-  ) -> video_media.VideoReader:
-    """The video, or some of its frames."""
+  def open(self, first_frame: int = 0) -> video_media.VideoReader:
+    """The video, or its frames from one of them on."""
     options = dict(self.options)
     options['start'] = options.get('start', 0) + first_frame
-    if frames is None and options.get('frames') is not None:
-      frames = options['frames'] - first_frame
-    options['frames'] = frames
+    if options.get('frames') is not None:
+      options['frames'] -= first_frame
     return video_media.open_video(self.path, **options)
 
 

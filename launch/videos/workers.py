@@ -87,7 +87,10 @@ class Workers:
       self._devices.put(device)
     self._num_devices = len(devices)
     self._fitters = {}
+    self._readers = {}
     self._stop = threading.Event()
+    # What reading the video has left out or changed, known at its end.
+    self.notes: tuple[str, ...] = ()
 
   def __enter__(self) -> 'Workers':
     self._pool = concurrent.futures.ThreadPoolExecutor(self._num_devices)
@@ -96,6 +99,9 @@ class Workers:
   def __exit__(self, kind: type[BaseException] | None, *unused) -> None:
     self._stop.set()
     self._pool.shutdown(wait=kind is None, cancel_futures=True)
+    if kind is None:
+      for reader in self._readers.values():
+        reader.close()
 
   def encode(
       self,
@@ -168,6 +174,7 @@ class Workers:
     if self._config.target_kbps:
       with self._source.open() as video:
         every = list(groups.find_groups(video, self._config))
+        self.notes = video.notes
       self._config, every = rate_control.plan(
           self._config,
           every,
@@ -190,6 +197,7 @@ class Workers:
           ):
             if not self._put(found, group):
               return
+          self.notes = video.notes
         self._put(found, None)
       except Exception as error:  # Of any type: it is raised again below.
         self._put(found, error)
@@ -226,13 +234,13 @@ class Workers:
             device=device,
             implementation=self._implementation,
         )
+        self._readers[device] = self._source.open()
       fitter = self._fitters[device]
+      first = group.first_frame
+      frames = self._readers[device].frames(first, first + len(group.times))
       rows = []
-      with (
-          jax.transfer_guard('disallow'),
-          self._source.open(group.first_frame, len(group.times)) as video,
-      ):
-        pixels = (frame.pixels for frame in video)
+      with jax.transfer_guard('disallow'):
+        pixels = (frame.pixels for frame in frames)
         last = time.perf_counter()
         budget = rate_control.budget(group)
         for stats in fitter.encode(pixels, group.first_frame, budget):
