@@ -21,6 +21,8 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
+from pgsvc_jax import config as config_lib
+from pgsvc_jax import fields
 from pgsvc_jax.codec import syntax
 
 from . import caches
@@ -177,7 +179,12 @@ def _parse(
   words = _bundled_config(argv)
   if '--help' in words or '-h' in words:
     # absl's own help flags exit with 1.
-    app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+    app.usage(shorthelp=True, writeto_stdout=True)
+    if default_config:
+      for kind in (config_lib.EncodeConfig(), config_lib.VideoConfig()):
+        print(f'\nFields of {type(kind).__name__}, with their defaults:')
+        print(fields.help_text(kind), end='')
+    sys.exit(0)
   if default_config and not any(w.startswith('--config=') for w in words):
     if callable(default_config):
       default_config = default_config(_inputs(words))

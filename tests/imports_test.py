@@ -56,7 +56,7 @@ ARROWS = {
         'pgsvc_jax.metrics.planes',
         'pgsvc_jax.video.ffmpeg',
     },
-    'pgsvc_jax.codec.quantize': {'pgsvc_jax.types'},
+    'pgsvc_jax.codec.quantize': {'pgsvc_jax.fields', 'pgsvc_jax.types'},
     'pgsvc_jax.resolution': {'pgsvc_jax.types'},
     'pgsvc_jax.codec.range_coder': set(),
     'pgsvc_jax.video.stream_format': set(),
@@ -151,7 +151,8 @@ ARROWS = {
         'pgsvc_jax.render',
         'pgsvc_jax.resolution',
     },
-    'pgsvc_jax.config': {'pgsvc_jax.codec.quantize'},
+    'pgsvc_jax.fields': set(),
+    'pgsvc_jax.config': {'pgsvc_jax.codec.quantize', 'pgsvc_jax.fields'},
     'pgsvc_jax.training.schedule': {'pgsvc_jax.config', 'pgsvc_jax.resolution'},
     'pgsvc_jax.training.peaks': set(),
     'pgsvc_jax.training.matching': {
