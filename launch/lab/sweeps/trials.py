@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import json
+import os
 import time
 from typing import Any
 
@@ -155,9 +156,34 @@ def _public(storage: str) -> str:
   return f'{scheme}{slashes}{rest.rpartition("@")[2]}' if slashes else storage
 
 
+class _MendingLock(optuna.storages.journal.JournalFileSymlinkLock):
+  """Drops what a writer that was cut short left of a record.
+
+  Optuna does not read it, but appends the next record to it, and can then read
+  neither of them nor anything behind (5.0.0).
+  """
+
+  def __init__(self, path: str):
+    super().__init__(path)
+    self._path = path
+
+  def acquire(self) -> bool:
+    """Takes the lock, as every writer does before it appends."""
+    acquired = super().acquire()
+    with open(self._path, 'rb+') as file:
+      size = file.seek(0, os.SEEK_END)
+      file.seek(max(0, size - 1))
+      if file.read() not in (b'', b'\n'):
+        file.seek(0)
+        file.truncate(file.read().rfind(b'\n') + 1)
+    return acquired
+
+
 def _open_storage(storage: str) -> optuna.storages.BaseStorage:
   if '://' not in storage:
-    backend = optuna.storages.journal.JournalFileBackend(storage)
+    backend = optuna.storages.journal.JournalFileBackend(
+        storage, _MendingLock(storage)
+    )
     return optuna.storages.JournalStorage(backend)
   if not storage.startswith('sqlite'):
     # No connection is held through a trial: a server has few, and closes those
