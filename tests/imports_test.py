@@ -26,9 +26,26 @@ ARROWS = {
         'pallas_kernels.constants',
         'pallas_kernels.dispatch',
     },
-    'pallas_kernels.cpu_kernels': {'pallas_kernels.constants'},
+    'pallas_kernels.jit': set(),
+    'pallas_kernels.vectors': set(),
+    'pallas_kernels.tile_lists': {
+        'pallas_kernels.constants',
+        'pallas_kernels.jit',
+        'pallas_kernels.vectors',
+    },
+    'pallas_kernels.cpu_kernels': {
+        'pallas_kernels.constants',
+        'pallas_kernels.jit',
+        'pallas_kernels.tile_lists',
+        'pallas_kernels.vectors',
+    },
+    'pallas_kernels.cpu_handlers': {
+        'pallas_kernels.cpu_kernels',
+        'pallas_kernels.jit',
+    },
     'pallas_kernels.numpy_kernels': {'pallas_kernels.constants'},
     'pallas_kernels.cpu': {
+        'pallas_kernels.cpu_handlers',
         'pallas_kernels.cpu_kernels',
         'pallas_kernels.dispatch',
     },
