@@ -57,7 +57,7 @@ ARROWS = {
     'pallas_kernels.api': {'pallas_kernels.dispatch'},
     'pgsvc_jax.types': set(),
     'pgsvc_jax.media': set(),
-    'pgsvc_jax.memory': set(),
+    'pgsvc_jax.memory': {'pallas_kernels.dispatch'},
     'pgsvc_jax.codec.morton': set(),
     # Metrics are found there: none is named but the public ones.
     'pgsvc_jax.metrics.metric': set(),
