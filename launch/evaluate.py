@@ -112,9 +112,12 @@ flags.declare_key_flag('cache')
 def _evaluate_file(name: str) -> dict:
   """Measures one file."""
   data = pathlib.Path(name).read_bytes()
-  reference = media.read_picture(_REFERENCE.value).pixels
   with command.about(name):
     document = table.describe(data)
+    kept = media.read_metadata(bitstream.read_header(data).metadata)
+  color = 'keep' if 'profile' in kept else 'srgb'
+  reference = media.read_picture(_REFERENCE.value, color=color).pixels
+  with command.about(name):
     caches.announce()
     layered = bitstream.read_layers(data)
   _add_quality(document, layered, name, reference)

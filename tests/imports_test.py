@@ -56,7 +56,14 @@ ARROWS = {
     },
     'pallas_kernels.api': {'pallas_kernels.dispatch'},
     'pgsvc_jax.types': set(),
-    'pgsvc_jax.media': set(),
+    'pgsvc_jax.profiles': set(),
+    'pgsvc_jax.hdr': {'pgsvc_jax.profiles'},
+    'pgsvc_jax.deep_pictures': set(),
+    'pgsvc_jax.media': {
+        'pgsvc_jax.deep_pictures',
+        'pgsvc_jax.hdr',
+        'pgsvc_jax.profiles',
+    },
     'pgsvc_jax.memory': {'pallas_kernels.dispatch'},
     'pgsvc_jax.codec.morton': set(),
     # Metrics are found there: none is named but the public ones.
@@ -81,6 +88,8 @@ ARROWS = {
     'pgsvc_jax.video.structure': set(),
     'pgsvc_jax.video.av_frames': {'pgsvc_jax.media'},
     'pgsvc_jax.video.av_reader': {
+        'pgsvc_jax.hdr',
+        'pgsvc_jax.profiles',
         'pgsvc_jax.video.av_frames',
         'pgsvc_jax.video.color',
         'pgsvc_jax.video.stream_format',

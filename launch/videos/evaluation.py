@@ -159,6 +159,7 @@ def evaluate_file(
     The document of `measure`.
   """
   with _open(name) as reader:
+    source = source.as_in(reader.header)
     return measure(reader, name, source, measured, shown)
 
 
@@ -228,6 +229,7 @@ class Videos:
     with tempfile.TemporaryDirectory() as name:
       raw = pathlib.Path(name) / 'clip.yuv'
       with _open(entries[0].file) as reader:
+        source = source.as_in(reader.header)
         _form(reader, source)
         clip = _clip(reader, source, raw, bool(self._forms))
         row = _row(reader, clip, self._select)
