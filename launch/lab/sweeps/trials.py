@@ -9,10 +9,11 @@ parameters.
 Workers need no clock in common and no connection but the storage: a running
 trial counts its seconds there, and where the count stands still for as long as
 the *lease*, whoever looks on takes its worker for dead. Optuna's own heartbeat
-does this only inside `Study.optimize`, and not in a journal; and its GridSampler
-takes a point whose worker died for done, unless RetryFailedTrialCallback queues
-it again (5.0.0). Best trials and plots are made of the rows of results.json, in
-summary.py and plots.py, since `report` needs neither Optuna nor the storage.
+does this only inside `Study.optimize`, and not in a journal; and its
+GridSampler takes a point whose worker died for done, unless
+RetryFailedTrialCallback queues it again (5.0.0). Best trials and plots are made
+of the rows of results.json, in summary.py and plots.py, since `report` needs
+neither Optuna nor the storage.
 
 Every worker queues what is open, without asking the others. What two queue at
 the same time is settled when it is claimed: of the trials of a slot that are
