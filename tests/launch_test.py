@@ -362,7 +362,7 @@ def test_wrong_use_is_one_line(folder):
       encode[:2]: '--output must have a value',
       (*encode, '--config=configs/image.py:huge'): "unknown preset 'huge'",
       (*encode, '--config.fit.stepps=3'): "'stepps'",
-      (*encode, '--config.fit.strategy=other'): "strategy 'other' is not one",
+      (*encode, '--config.fit.strategy=other'): 'strategy must be one of joint',
       (*encode, '--config.fit.layer_splats=(0.5,2.5)'): 'an integer',
       (*encode, '--config=no.py'): "'no.py'",
       (*encode, 'x'): "unexpected argument 'x'",
