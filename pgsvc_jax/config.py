@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from pgsvc_jax import fields
 from pgsvc_jax.codec import quantize
+from pgsvc_jax.training import losses
 
 _T = TypeVar('_T')
 
@@ -58,6 +59,12 @@ class FitConfig:
       'single: all splats in one layer; not scalable, the upper bound.\n'
       'prune: a single-layer fit, ranked by contribution and cut into '
       'layers.',
+  )
+  loss: str = fields.field(
+      'squared',
+      'What every step lowers: a module of `training/losses`; squared is the '
+      'squared error, as PSNR has it.',
+      choices=losses.names(),
   )
   cycle: Cycle = fields.field(
       'step',

@@ -58,11 +58,13 @@ ARROWS = {
     # What notebooks show, drawn when they ask for it.
     'pgsvc_jax.types': {'pgsvc_jax.display'},
     'pgsvc_jax.profiles': set(),
+    'pgsvc_jax.pipes': set(),
     'pgsvc_jax.hdr': {'pgsvc_jax.profiles'},
     'pgsvc_jax.deep_pictures': set(),
     'pgsvc_jax.media': {
         'pgsvc_jax.deep_pictures',
         'pgsvc_jax.hdr',
+        'pgsvc_jax.pipes',
         'pgsvc_jax.profiles',
     },
     'pgsvc_jax.memory': {'pallas_kernels.dispatch'},
@@ -99,6 +101,11 @@ ARROWS = {
     'pgsvc_jax.video.av_writer': {
         'pgsvc_jax.video.color',
         'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.structure',
+    },
+    'pgsvc_jax.video.y4m': {
+        'pgsvc_jax.video.color',
+        'pgsvc_jax.video.stream_format',
     },
     'pgsvc_jax.video.frame_folder': {
         'pgsvc_jax.media',
@@ -106,6 +113,8 @@ ARROWS = {
     },
     'pgsvc_jax.video.media': {
         'pgsvc_jax.media',
+        'pgsvc_jax.pipes',
+        'pgsvc_jax.video.y4m',
         'pgsvc_jax.video.av_reader',
         'pgsvc_jax.video.av_writer',
         'pgsvc_jax.video.frame_folder',
