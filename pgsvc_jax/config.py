@@ -81,7 +81,7 @@ class FitConfig:
       'from the first step, and grow at the same time.',
   )
   num_steps: int = fields.field(
-      2000,
+      400,
       'Optimisation steps, each over the whole picture.',
       '[1, inf)',
   )
@@ -143,6 +143,12 @@ class FitConfig:
       'Step size of Adam for the colors, in units of the picture.',
       '(0, inf)',
   )
+  colors_decay: float = fields.field(
+      0.005,
+      'Share of the colors that a step of full size takes off: splats that '
+      'cancel one another are costly to round.',
+      '[0, 1]',
+  )
   final_rate: float = fields.field(
       0.01,
       'The step sizes fall along a line to this share of their start.',
@@ -159,7 +165,7 @@ class FitConfig:
       '[0, 1)',
   )
   rounding_steps: int = fields.field(
-      360,
+      110,
       'Steps after those, in which attributes are rounded group by group '
       'and what is not yet rounded makes up for it. 0: round at the end, '
       'all at once.',

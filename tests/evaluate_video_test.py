@@ -54,11 +54,11 @@ def frame_of(k, num_splats):
       cholesky=np.exp(rng.normal(2.2, 0.2, (total, 3))) * (1, 0.2, 1),
       colors=rng.uniform(0, 0.35, (total, 3)),
   )
-  starts = np.cumsum((0, *SIZES))
-  counts = np.diff(np.minimum(starts, num_splats)).tolist()
+  ends = np.minimum(np.cumsum(SIZES), num_splats)
+  sizes = np.diff(ends, prepend=0)
   return types.LayeredSplats(
       splats=types.Splats(*(x[:num_splats] for x in splats)),
-      layer_sizes=tuple(count for count in counts if count),
+      layer_sizes=tuple(int(x) for x in sizes[sizes > 0]),
       height=HEIGHT,
       width=WIDTH,
   )
