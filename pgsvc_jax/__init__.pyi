@@ -11,6 +11,8 @@ from .config import EncodeConfig as EncodeConfig
 from .config import FitConfig as FitConfig
 from .config import VideoConfig as VideoConfig
 from .decoder import decode as decode
+from .decoder import decode_frames as decode_frames
+from .deprecated import decode_video as decode_video
 from .encoder import encode as encode
 from .media import MediaError as MediaError
 from .media import read_picture as read_picture
@@ -26,5 +28,4 @@ from .training.fit import fit_pictures as fit_pictures
 from .training.loop import DivergenceError as DivergenceError
 from .types import LayeredSplats as LayeredSplats
 from .types import Splats as Splats
-from .video.decoder import decode_video as decode_video
 from .video.encoder import encode_video as encode_video

@@ -267,16 +267,16 @@ def test_frames_go_to_bytes_and_back(video):
   header = stream.StreamReader(io.BytesIO(video)).header
   assert (header.metadata, header.frame_rate) == (b'{}', 30)
   for num_layers, least in ((1, 20), (2, 22)):
-    frames = pgsvc_jax.decode_video(video, num_layers)
+    frames = pgsvc_jax.decode(video, num_layers)
     for frame, original in zip(frames, clip(), strict=True):
       assert pgsvc_jax.psnr_db(frame, original) > least
 
 
 def test_frames_can_be_chosen(video):
-  whole = list(pgsvc_jax.decode_video(video))
-  part = pgsvc_jax.decode_video(io.BytesIO(video), first_frame=1, num_frames=2)
+  whole = list(pgsvc_jax.decode(video))
+  part = pgsvc_jax.decode(io.BytesIO(video), first_frame=1, num_frames=2)
   np.testing.assert_array_equal(list(part), whole[1:3])
-  small = list(pgsvc_jax.decode_video(video, scale=0.5))
+  small = list(pgsvc_jax.decode(video, scale=0.5))
   assert [x.shape for x in small] == [(12, 20, 3)] * 4
 
 
@@ -285,8 +285,8 @@ def test_a_cut_video_gives_the_groups_that_are_whole(video):
   assert second.first_frame == 3
   cut = video[: second.packet_offsets[0]]
   np.testing.assert_array_equal(
-      list(pgsvc_jax.decode_video(cut)),
-      list(pgsvc_jax.decode_video(video, num_frames=3)),
+      list(pgsvc_jax.decode(cut)),
+      list(pgsvc_jax.decode(video, num_frames=3)),
   )
 
 
@@ -305,12 +305,13 @@ def test_what_is_no_video_is_refused(frames, message):
 
 
 def test_a_picture_is_a_video_of_one_frame(data, video):
-  (frame,) = pgsvc_jax.decode_video(data)
-  np.testing.assert_array_equal(frame, pgsvc_jax.decode(data))
-  with pytest.raises(pgsvc_jax.BitstreamError, match='video'):
-    pgsvc_jax.decode(video)
+  (frame,) = pgsvc_jax.decode_frames(data)
+  np.testing.assert_array_equal(frame.pixels, pgsvc_jax.decode(data))
+  with pytest.warns(DeprecationWarning, match='decode does it'):
+    frames = pgsvc_jax.decode_video(video, 1)
+  assert len(list(frames)) == 4
   with pytest.raises(ValueError, match='max_pixels=100'):
-    pgsvc_jax.decode_video(video, max_pixels=100)
+    pgsvc_jax.decode(video, max_pixels=100)
 
 
 @pytest.mark.slow

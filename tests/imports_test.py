@@ -124,10 +124,12 @@ ARROWS = {
         'pgsvc_jax.types',
     },
     'pgsvc_jax.decoder': {
-        'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.codec.stream',
+        'pgsvc_jax.codec.syntax',
         'pgsvc_jax.render',
-        'pgsvc_jax.resolution',
+        'pgsvc_jax.video.playback',
     },
+    'pgsvc_jax.deprecated': {'pgsvc_jax.decoder'},
     'pgsvc_jax.config': {'pgsvc_jax.codec.quantize'},
     'pgsvc_jax.training.schedule': {'pgsvc_jax.config', 'pgsvc_jax.resolution'},
     'pgsvc_jax.training.initialize': {'pgsvc_jax.types'},
@@ -237,11 +239,6 @@ ARROWS = {
         'pgsvc_jax.video.frame_coding',
         'pgsvc_jax.video.motion_fit',
         'pgsvc_jax.video.rate_control',
-    },
-    'pgsvc_jax.video.decoder': {
-        'pgsvc_jax.render',
-        'pgsvc_jax.codec.stream',
-        'pgsvc_jax.video.playback',
     },
     'pgsvc_jax.video.encoder': {
         'pallas_kernels',
@@ -355,7 +352,7 @@ def test_commands_start_without_the_slow_imports(name):
 
 def test_decoding_loads_no_training_stack():
   loaded = loaded_after(
-      'import pgsvc_jax; pgsvc_jax.decode, pgsvc_jax.decode_video'
+      'import pgsvc_jax; pgsvc_jax.decode, pgsvc_jax.decode_frames'
   )
   assert 'pgsvc_jax.render' in loaded
   assert not loaded & TRAINING_STACK

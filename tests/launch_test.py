@@ -13,6 +13,7 @@ from PIL import Image
 import pytest
 
 from launch import main
+import pgsvc_jax
 from pgsvc_jax import render
 from pgsvc_jax.codec import bitstream
 
@@ -388,7 +389,7 @@ def test_wrong_use_is_one_line(folder):
       ),
       (*decode[:2], f'--output={folder / "a.xyz"}'): 'a.xyz: ',
       (*decode, '--layers=4'): 'file.pgsvc: ',
-      (*decode, '--scale=1e9'): 'more than --max_pixels',
+      (*decode, '--scale=1e9'): 'more than max_pixels',
       (*decode, '--scale=-1'): 'scale must be positive',
       ('extract', f'--input={file}', f'--output={out}', '--layers=0'): (
           'file.pgsvc: '
@@ -410,7 +411,34 @@ def test_the_installed_command_runs_the_verbs(folder):
   result = run('main', 'info', f'--input={folder / "file.pgsvc"}')
   assert '70 x 50' in result.stdout
   assert 'encode' in run('main', '--help').stdout
-  assert 'usage' in run('main', 'paint', status=2).stderr
+  assert 'usage' in run('main', status=2).stderr
+  wrong = run('main', 'encod', status=2).stderr
+  assert wrong == "pgsvc: 'encod' is no verb; did you mean 'encode'?\n"
+  assert 'pgsvc --help' in run('main', 'paint', status=2).stderr
+
+
+@pytest.mark.parametrize('verb', ['main', 'info', 'encode'])
+def test_version(verb):
+  assert run(verb, '--version').stdout == f'pgsvc_jax {pgsvc_jax.__version__}\n'
+
+
+def test_paths_need_no_names(folder):
+  file, cut, out = (folder / x for x in ('file.pgsvc', 'c.pgsvc', 'c.png'))
+  assert '70 x 50' in run('info', file).stdout
+  said = run('extract', file, cut, '--layers', 1).stderr
+  assert said.startswith(f'{cut}: {cut.stat().st_size} bytes, ')
+  said = run('decode', '--scale', 0.5, cut, out).stderr
+  assert said.startswith(f'{out}: 1 of 1 layers, 40 splats; ')
+  with Image.open(out) as image:
+    assert image.size == (35, 25)
+  assert "unexpected argument 'x'" in refusal('decode', cut, out, 'x')
+  cut.unlink()
+  out.unlink()
+
+
+def test_help_has_the_name_that_was_called():
+  assert '\npython -m launch.info FILE' in run('info', '--help').stdout
+  assert '\npgsvc info FILE' in run('main', 'info', '--help').stdout
 
 
 @pytest.mark.parametrize('verb', main.VERBS)
