@@ -1,13 +1,50 @@
 """Names of before: they work for one release, with a warning."""
 
-from collections.abc import Iterator
-from typing import Any, BinaryIO
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
 import warnings
 
 from jaxtyping import UInt8
 import numpy as np
 
 from pgsvc_jax import decoder
+
+if TYPE_CHECKING:
+  from pgsvc_jax import config as config_lib
+
+
+def encode_video(
+    frames: Iterable[np.ndarray],
+    config: 'config_lib.VideoConfig | None' = None,
+    *,
+    device: Any = None,
+    **options: Any,
+) -> bytes:
+  """Deprecated: `encode` takes videos.
+
+  Args:
+    frames: as in `encode`.
+    config: as in `encode`.
+    device: the only one in `devices`.
+    options: of `encode`.
+
+  Returns:
+    The bytes of the file.
+
+  Example:
+    >>> with warnings.catch_warnings():
+    ...   warnings.simplefilter('ignore')
+    ...   encode_video([])
+    Traceback (most recent call last):
+    ValueError: a video has at least a frame
+  """
+  from pgsvc_jax import encoder  # JAX: decoding needs none.
+
+  _warn('encode_video', 'encode')
+  if device is not None:
+    options['devices'] = [device]
+  # An array of gray frames was no picture there, and none is here.
+  return encoder.encode(iter(frames), config, **options)
 
 
 def decode_video(
