@@ -56,7 +56,7 @@ class Variant:
     shares: of the splats of the form in each layer; empty: as the form has it.
     separate: encode each prefix as a file of one layer.
     coder: pgsvc, or gsvc, which codes a clip by the rules of GSVC
-      (`launch/experiments/gsvc.py`).
+      (`launch/lab/experiments/gsvc.py`).
   """
 
   name: str
@@ -402,8 +402,8 @@ As many splats in every frame, coded by us (in three layers, at several values
 of `rounding_noise`) and by the rules of GSVC (one layer): independent
 differences from the frame before, positions of 16 bits a coordinate,
 covariances of 6, colors by residual vector quantization. See
-launch/experiments/gsvc.py for what was taken in favor of GSVC. Once more with
-560 steps for each predicted frame, 140 else in the laptop form.""",
+launch/lab/experiments/gsvc.py for what was taken in favor of GSVC. Once more
+with 560 steps for each predicted frame, 140 else in the laptop form.""",
         inputs='clips',
         variants=(
             *_PREDICTED,

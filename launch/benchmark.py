@@ -21,7 +21,7 @@ from absl import flags
 
 from . import command
 from . import table
-from .benchmarks import workloads
+from .lab.benchmarks import workloads
 
 _SHAPES = flags.DEFINE_list(
     'shapes',
@@ -88,13 +88,13 @@ def main() -> None:
 
   # Only now: --help and wrong flags need not wait for JAX.
   from . import runtime
-  from .benchmarks import measure
-  from .benchmarks import table as benchmark_table
-  from .benchmarks import tune
+  from .lab.benchmarks import measure
+  from .lab.benchmarks import table as benchmark_table
+  from .lab.benchmarks import tune
 
   if _PLOT.value:
     try:
-      from .benchmarks import plots as cost_plots
+      from .lab.benchmarks import plots as cost_plots
     except ImportError as error:
       raise ValueError(
           '--plot needs matplotlib: pip install pgsvc_jax[demo]'

@@ -40,7 +40,7 @@ def _sample() -> pathlib.Path:
 def main() -> None:
   """Encodes, decodes, measures and draws."""
   # Slow to import; here, because a run without it would end in an error.
-  from . import drawings
+  from .lab import drawings
 
   begin = time.perf_counter()
   picture = pathlib.Path(_INPUT.value) if _INPUT.value else _sample()

@@ -48,7 +48,7 @@ import numpy as np
 from pgsvc_jax import media
 from pgsvc_jax import render
 from pgsvc_jax.codec import bitstream
-from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import quantized
 
 from . import caches
 from . import command
@@ -140,17 +140,17 @@ def _evaluate_workdir(name: str) -> None:
   values, snapshot = checkpoints.read(folder, _CHECKPOINT.value)
   config = config_lib.from_mapping(config_lib.EncodeConfig, values)
   layered = fit.finish(snapshot.layered, config.fit)
-  steps = rate.shared(
-      snapshot.step_sizes
-      or rate.choose_step_sizes(
-          config, layered, float(snapshot.errors[-1]), reference
-      )
-  )
-  strong = layered
   if snapshot.decided is None:
     # As the rounding will begin, or the run will end.
-    strong = rate.drop_weak(layered, steps)
-  document = table.describe(bitstream.write(strong, steps))
+    steps = rate.choose_step_sizes(
+        config, layered, float(snapshot.errors[-1]), reference
+    )
+    layers = rate.round_layers(config, layered, steps)
+  else:
+    num_layers = len(layered.layer_sizes)
+    steps = fit.finish_step_sizes(snapshot.step_sizes, num_layers)
+    layers = quantized.quantize_layers(layered, steps)
+  document = table.describe(bitstream.write(layers))
   operating_points.check_size(document, name, reference, _REFERENCE.value)
   images = render.render_levels(layered)
   for row, image, count in zip(
@@ -158,11 +158,8 @@ def _evaluate_workdir(name: str) -> None:
   ):
     row['splats'] = count
     operating_points.add_quality(row, image, reference)
-  sizes = quantize.per_layer(
-      steps, len(layered.layer_sizes), layered.height, layered.width
-  )
   document['step'] = snapshot.step
-  document['step_sizes'] = [dataclasses.asdict(x) for x in sizes]
+  document['step_sizes'] = [dataclasses.asdict(x) for x in layers.step_sizes]
   if _JSON.value:
     table.print_json(document)
     return

@@ -3,7 +3,7 @@
 python -m launch.gsvc --input=VIDEO --output=FIGURES.json \
     --config=configs/video.py:fast
 
-For `reproduce --experiment=video_gsvc`; launch/experiments/gsvc.py has the
+For `reproduce --experiment=video_gsvc`; launch/lab/experiments/gsvc.py has the
 rules. PSNR is of frames of 8 bits; all frames are one group of pictures.
 """
 
@@ -43,7 +43,7 @@ def main() -> None:
 
   # Only now: --help and wrong settings need not wait for JAX.
   from . import runtime
-  from .experiments import gsvc
+  from .lab.experiments import gsvc
 
   device = runtime.set_up(_NUM_DEVICES.value, caches.KEEP.value)[0]
   rows = []

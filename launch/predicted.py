@@ -29,7 +29,7 @@ from pgsvc_jax.codec import stream
 
 from . import caches
 from . import command
-from .experiments import units
+from .lab.experiments import units
 from .videos import quality as video_quality
 
 _CLIPS = flags.DEFINE_string('clips', None, 'folder of videos', required=True)

@@ -19,7 +19,7 @@ from absl import flags
 
 from . import command
 from .evaluation import results
-from .sweeps import summary
+from .lab.sweeps import summary
 
 _INPUT = flags.DEFINE_string(
     'input', None, 'results.json, or the folder it is in', required=True
@@ -42,9 +42,9 @@ def main() -> None:
     if not document['pictures'] or not document['files']:
       raise ValueError(f'{path}: nothing was measured')
   try:
-    from .reports import picture_page
-    from .reports import sweep_page
-    from .reports import video_page
+    from .lab.reports import picture_page
+    from .lab.reports import sweep_page
+    from .lab.reports import video_page
   except ImportError as error:
     raise ValueError(
         f'needs {error.name}: pip install pgsvc_jax[report]'

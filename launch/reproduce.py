@@ -32,7 +32,7 @@ from pgsvc_jax.training import schedule
 
 from . import caches
 from . import command
-from .experiments import units
+from .lab.experiments import units
 
 _EXPERIMENT = flags.DEFINE_list(
     'experiment', None, 'names, separated by commas, or all; --list has them'
@@ -135,8 +135,8 @@ def _require_plots() -> None:
   try:
     import skimage  # noqa: F401
 
-    from .experiments import figures  # noqa: F401
-    from .experiments import page  # noqa: F401
+    from .lab.experiments import figures  # noqa: F401
+    from .lab.experiments import page  # noqa: F401
   except ModuleNotFoundError as error:
     if error.name not in ('bjontegaard', 'matplotlib', 'skimage'):
       raise
@@ -242,8 +242,8 @@ def _units(
 
 def _run(name: str, experiment, sources: list[pathlib.Path]) -> list[str]:
   """Runs one experiment; returns what is not as it should be."""
-  from .experiments import figures as figures_lib
-  from .reports import curves
+  from .lab.experiments import figures as figures_lib
+  from .lab.reports import curves
 
   begin = time.perf_counter()
   form = experiment.forms[_FORM.value]
@@ -305,7 +305,7 @@ def _make_row(
     variant: str, source: pathlib.Path, group: list[units.Unit], results: dict
 ):
   """The figures of a variant on one input."""
-  from .experiments import figures as figures_lib
+  from .lab.experiments import figures as figures_lib
 
   found = [results[unit.name] for unit in group]
   levels = [level for result in found for level in result['levels']]
@@ -331,7 +331,7 @@ def _draw_scales(
     unit: units.Unit, scales: tuple[float, ...], output: pathlib.Path
 ) -> None:
   """Draws a picture at several scales."""
-  from . import drawings
+  from .lab import drawings
 
   file = units.file_of(unit, pathlib.Path(_OUTPUT.value) / 'units')
   drawings.draw_scales(bitstream.read_layers(file.read_bytes()), scales, output)
@@ -339,7 +339,7 @@ def _draw_scales(
 
 def _draw_bases(first: dict[str, units.Unit], output: pathlib.Path) -> None:
   """Draws the base layers that variants gave of a picture or clip."""
-  from . import drawings
+  from .lab import drawings
 
   folder = pathlib.Path(_OUTPUT.value) / 'units'
   shown = {name: units.show_base(x, folder) for name, x in first.items()}
@@ -351,7 +351,7 @@ def _draw_bases(first: dict[str, units.Unit], output: pathlib.Path) -> None:
 
 def _write(name: str, experiment, figures, verdicts, differences) -> None:
   """Writes and prints what came out."""
-  from .experiments import page
+  from .lab.experiments import page
 
   output = pathlib.Path(_OUTPUT.value)
   plot = page.draw(experiment, figures)

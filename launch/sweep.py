@@ -27,8 +27,8 @@ from pgsvc_jax import config as config_lib
 from pgsvc_jax import media
 
 from . import command
-from .sweeps import space
-from .sweeps import summary
+from .lab.sweeps import space
+from .lab.sweeps import summary
 
 _INPUT = flags.DEFINE_multi_string(
     'input',
@@ -169,8 +169,8 @@ def _storage(folder: pathlib.Path) -> str:
 def _import_trials() -> Any:
   # The plots too, which are drawn when all is done: now is the time to say so.
   try:
-    from .sweeps import plots  # noqa: F401
-    from .sweeps import trials
+    from .lab.sweeps import plots  # noqa: F401
+    from .lab.sweeps import trials
   except ModuleNotFoundError as error:
     if error.name not in ('matplotlib', 'optuna', 'sqlalchemy'):
       raise
@@ -182,7 +182,7 @@ def _import_trials() -> Any:
 
 def _work(queue, job, objectives: dict[str, bool], definition: dict) -> None:
   """Runs trials until there are no more."""
-  from .sweeps import worker
+  from .lab.sweeps import worker
 
   with _progress() as show:
     while True:
@@ -293,7 +293,7 @@ def main() -> None:
   study = trials.open_study(storage, folder.resolve().name, definition)
   queue = trials.Queue(study, definition, planned)
   if _SLURM.value:
-    from .sweeps import slurm
+    from .lab.sweeps import slurm
 
     with trials.reaching(storage):
       queue.requeue()
@@ -304,7 +304,7 @@ def main() -> None:
         _SLURM_OPTIONS.value,
     )
     return
-  from .sweeps import worker
+  from .lab.sweeps import worker
 
   job = worker.Job(
       study=folder,
@@ -323,8 +323,8 @@ def main() -> None:
       sys.exit(130)
     rows = summary.make_rows(queue.slots(), objectives)
   summary.write(folder, document, rows)
-  from . import plotting
-  from .sweeps import plots
+  from .lab import plotting
+  from .lab.sweeps import plots
 
   for name, figure in plots.draw(rows, parameters, objectives).items():
     command.write_bytes(str(folder / f'{name}.png'), plotting.png(figure))

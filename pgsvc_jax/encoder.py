@@ -16,8 +16,8 @@ from pgsvc_jax import config as config_lib
 from pgsvc_jax import inputs
 from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import quantized
 from pgsvc_jax.codec import rate
-from pgsvc_jax.training import checkpoint
 from pgsvc_jax.training import fit
 from pgsvc_jax.training import initialize
 from pgsvc_jax.training import loop
@@ -167,24 +167,21 @@ def encode_pictures(
     [(3, 2)]
   """
   return [
-      bitstream.write(*fitted, metadata=metadata)
-      for fitted in fit_for_files(images, config, **options)
+      bitstream.write(layers, metadata=metadata)
+      for layers in fit_for_files(images, config, **options)
   ]
 
 
 def fit_for_files(
     images: Sequence[Float[np.ndarray, 'h w c']],
     config: config_lib.EncodeConfig,
-    *,
-    checkpointer: checkpoint.Checkpointer | None = None,
     **options: Any,
-) -> list[tuple[types.LayeredSplats, loop.StepSizes]]:
-  """Fits pictures of one size and chooses the step sizes of their files.
+) -> list[quantized.QuantizedLayers]:
+  """Fits pictures of one size and rounds them as the settings ask for.
 
   Args:
     images: the pictures, float32 in [0, 1].
     config: the settings.
-    checkpointer: as in `fit.fit_pictures`.
     **options: of `fit.fit_pictures`.
 
   Returns:
@@ -200,25 +197,9 @@ def fit_for_files(
   settings = dataclasses.replace(
       config.fit, layer_splats=rate.layer_splats(config, images[0])
   )
-  chosen = {}
 
   def choose(i: int, layered, error: float) -> loop.StepSizes:
-    chosen[i] = rate.choose_step_sizes(config, layered, error, images[i])
-    return chosen[i]
+    return rate.choose_step_sizes(config, layered, error, images[i])
 
-  fitted = fit.fit_pictures(
-      images,
-      settings,
-      step_sizes=choose,
-      checkpointer=checkpointer,
-      **options,
-  )
-  # Those of a fit that was stopped while it was rounded.
-  restored = checkpointer.restored if checkpointer else None
-  for i, snapshot in enumerate(restored or []):
-    chosen.setdefault(i, snapshot.step_sizes)
-  results: list[tuple[types.LayeredSplats, loop.StepSizes]] = []
-  for i, layered in enumerate(fitted):
-    steps = rate.shared(chosen[i])
-    results.append((rate.trim(config, layered, steps, images[i]), steps))
-  return results
+  fitted = fit.fit_quantized(images, settings, step_sizes=choose, **options)
+  return [rate.trim(config, *pair) for pair in zip(fitted, images)]

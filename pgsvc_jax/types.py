@@ -18,7 +18,7 @@ The containers are named tuples, so they are pytrees to JAX without this module
 import dataclasses
 from typing import Any, NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 import numpy as np
 
 
@@ -43,6 +43,27 @@ class Splats(NamedTuple):
   means: Float[Any, 'n 2']
   cholesky: Float[Any, 'n 3']
   colors: Float[Any, 'n c']
+
+
+def contributions(splats: Splats) -> Float[np.ndarray, ' n']:
+  """How much each splat adds: the integral of |color|, over 2 pi.
+
+  Example:
+    >>> wide = Splats(np.zeros((1, 2)), np.ones((1, 3)), np.array([[3., 4.]]))
+    >>> contributions(wide)
+    array([5.])
+  """
+  area = splats.cholesky[:, 0] * splats.cholesky[:, 2]
+  return area * np.linalg.norm(splats.colors, axis=1)
+
+
+def energies(splats: Splats) -> Float[Any, ' n']:
+  """How much each splat shows: the integral of its square, over pi.
+
+  This is the squared error of the picture without the splat, if none overlap.
+  """
+  area = splats.cholesky[:, 0] * splats.cholesky[:, 2]
+  return area * (splats.colors**2).sum(axis=1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -77,6 +98,24 @@ class LayeredSplats:
   def channels(self) -> int:
     """Channels of the picture."""
     return np.shape(self.splats.colors)[1]
+
+  @property
+  def layers(self) -> tuple[Splats, ...]:
+    """The splats of each layer."""
+    ends = np.cumsum(self.layer_sizes)
+    return tuple(
+        Splats(*(x[end - size : end] for x in self.splats))
+        for size, end in zip(self.layer_sizes, ends)
+    )
+
+  def keep(self, mask: Bool[np.ndarray, ' n']) -> 'LayeredSplats':
+    """The same picture with only those splats."""
+    parts = np.split(mask, np.cumsum(self.layer_sizes)[:-1])
+    return dataclasses.replace(
+        self,
+        splats=Splats(*(x[mask] for x in self.splats)),
+        layer_sizes=tuple(int(part.sum()) for part in parts),
+    )
 
   @property
   def native_shapes(self) -> tuple[tuple[int, int], ...]:

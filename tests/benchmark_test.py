@@ -8,12 +8,12 @@ from jax import numpy as jnp
 from PIL import Image
 import pytest
 
-from launch.benchmarks import cases
-from launch.benchmarks import measure
-from launch.benchmarks import plots as cost_plots
-from launch.benchmarks import timing
-from launch.benchmarks import tune
-from launch.benchmarks import workloads
+from launch.lab.benchmarks import cases
+from launch.lab.benchmarks import measure
+from launch.lab.benchmarks import plots as cost_plots
+from launch.lab.benchmarks import timing
+from launch.lab.benchmarks import tune
+from launch.lab.benchmarks import workloads
 import pallas_kernels
 from tests import launch_test
 

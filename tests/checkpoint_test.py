@@ -241,6 +241,24 @@ def test_a_checkpoint_comes_back_exactly(snapshot, tmp_path):
   )
 
 
+def test_a_checkpoint_of_the_first_releases_goes_on():
+  """They kept size classes, precisions and aspects of what was rounded."""
+  checkpointer = InMemory()
+  expected = fit_until([scene()], checkpointer)
+  (snapshot,) = checkpointer.snapshots[-3]
+  arrays, values = checkpoint._to_trees(snapshot)
+  symbols = snapshot.decided.symbols
+  arrays['decided'] = {
+      'classes': symbols.classes,
+      'precision': quantize.precisions(symbols.colors),
+      'aspects': symbols.aspects,
+      'tables': snapshot.decided.tables,
+  }
+  values['checksum'] = checkpoint._checksum(arrays)
+  checkpointer.snapshots = [[checkpoint._from_trees(arrays, values)]]
+  assert_same(fit_until([scene()], checkpointer), expected)
+
+
 def test_the_best_and_the_latest_are_kept(snapshot, tmp_path):
   with checkpoint.Checkpoints(tmp_path) as kept:
     for step, psnr_db in ((10, 20.0), (20, 30.0), (30, 29.0), (40, 28.0)):
@@ -417,7 +435,7 @@ def test_layers_are_filled_from_the_base():
   assert sizes((5, 3, 2, 7)) == [5, 3, 2, 0]
   assert sizes((6, 3, 2), without_gaps=True) == [5, 0, 0]
   # The strongest stay.
-  strength = warm_start.contributions(layered.splats)
+  strength = types.contributions(layered.splats)
   base, rest = warm_start.fill_layers(layered, (2, 8))
   best = np.sort(np.argsort(-strength[:5])[:2])
   np.testing.assert_array_equal(base.means, layered.splats.means[best])

@@ -41,11 +41,10 @@ def test_lengths_are_those_of_the_coder():
 @pytest.mark.parametrize('channels', [1, 3, 4])
 def test_cheap_symbols_are_nearest_or_next_to_zero(channels):
   splats = random_splats(2000, channels)
-  strong = ~quantize.weak(splats, STEPS)
-  splats = types.Splats(*(x[strong] for x in splats))
   nearest = quantize.quantize(splats, STEPS)
-  chooser = code_lengths.chooser(splats, STEPS, 1.0)
-  cheap = quantize.quantize(splats, STEPS, chooser)
+  cheap, strong = code_lengths.round_strong(splats, STEPS, 1.0)
+  np.testing.assert_array_equal(strong, ~quantize.weak(nearest))
+  nearest = quantize.Symbols(*(x[strong] for x in nearest))
   change = np.abs(nearest.colors) - np.abs(cheap.colors)
   assert set(np.unique(change)) == {0, 1}
   assert (cheap.colors * nearest.colors >= 0).all()
@@ -57,15 +56,15 @@ def test_they_save_more_bits_than_they_cost_in_error():
   splats = random_splats(3000)
   sizes, errors = [], []
   for weight in (0.0, 1.0, 3.0):
-    chooser = code_lengths.chooser(splats, STEPS, weight)
-    symbols = quantize.quantize(splats, STEPS, chooser)
+    symbols, strong = code_lengths.round_strong(splats, STEPS, weight)
+    exact = types.Splats(*(x[strong] for x in splats))
     rounded = quantize.dequantize(symbols, STEPS)
     picture = types.LayeredSplats(
-        splats=rounded, layer_sizes=(3000,), height=200, width=200
+        splats=rounded, layer_sizes=(strong.sum(),), height=200, width=200
     )
     sizes.append(len(bitstream.write(picture, STEPS)))
     sigma = np.exp2(symbols.classes[:, np.newaxis] / 2)
-    shift = (rounded.colors - splats.colors) * sigma
+    shift = (rounded.colors - exact.colors) * sigma
     errors.append(np.square(shift / (STEPS.color * quantize.STEP_UNIT)).sum())
   assert sizes[0] - 50 > sizes[1] > sizes[2] + 100
   bits = 8 * (sizes[0] - np.array(sizes[1:]))
@@ -77,8 +76,12 @@ def test_they_save_more_bits_than_they_cost_in_error():
 
 def test_without_a_weight_symbols_are_the_nearest():
   splats = random_splats(10)
-  assert code_lengths.chooser(splats, STEPS, 0.0) is quantize.NEAREST
+  symbols, strong = code_lengths.round_strong(splats, STEPS, 0.0)
+  nearest = quantize.quantize(splats, STEPS)
+  for x, y in zip(symbols, nearest, strict=True):
+    np.testing.assert_array_equal(x, y[strong])
   none = types.Splats(*(x[:0] for x in splats))
-  assert code_lengths.chooser(none, STEPS, 1.0) is quantize.NEAREST
+  symbols, strong = code_lengths.round_strong(none, STEPS, 1.0)
+  assert not len(symbols.classes) and not len(strong)
   with pytest.raises(ValueError, match='rounding_bit_weight'):
     dataclasses.replace(config_lib.FitConfig(), rounding_bit_weight=-1.0)

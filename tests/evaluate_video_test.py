@@ -15,7 +15,7 @@ import pytest
 
 from launch.evaluation import operating_points
 from launch.evaluation import results
-from launch.reports import curves
+from launch.lab.reports import curves
 from launch.videos import anchors as video_anchors
 from launch.videos import evaluation as evaluate_video
 from launch.videos import quality as video_quality
@@ -463,7 +463,7 @@ def test_the_page_of_videos_stands_alone(folder, document):
 def test_the_page_does_without_the_clip(document, tmp_path):
   path = tmp_path / 'results.json'
   path.write_text(json.dumps(document))
-  from launch.reports import video_page
+  from launch.lab.reports import video_page
 
   page = report_test.Page(video_page.make(document, tmp_path))
   assert 'is not there' in page.text and 'img' not in page.tags

@@ -7,7 +7,7 @@ from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import lattice
 from pgsvc_jax.codec import quantize
-from pgsvc_jax.codec import splat_coding
+from pgsvc_jax.codec import quantized
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import motion
 
@@ -34,7 +34,9 @@ def random_update(rng, layer, steps, births):
   dead = rng.random(len(layer.points)) < 0.1
   shape = int((~dead).sum()), layer.points.shape[1]
   changes = rng.integers(-3, 4, shape) * (rng.random(shape) < 0.2)
-  born = frame_coding.births(random_splats(rng, births), steps).born
+  born = frame_coding.births(
+      quantize.quantize(random_splats(rng, births), steps), steps
+  ).born
   return frame_coding.Update(dead, changes, born)
 
 
@@ -97,11 +99,11 @@ def test_frame_sizes_are_those_that_were_coded(group):
 
 def test_still_frames_cost_next_to_nothing(group):
   encoder, seen = group
-  splats = frame_coding.split(seen[-1])
+  layers = quantized.quantize_layers(seen[-1], STEPS)
   again = frame_coding.GopEncoder(
       STEPS, height=HEIGHT, width=WIDTH, channels=CHANNELS
   )
-  again.add([frame_coding.births(x, s) for x, s in zip(splats, STEPS)])
+  again.add(list(map(frame_coding.births, layers.symbols, STEPS)))
   before = frame_coding.layered(again.layers, STEPS, HEIGHT, WIDTH)
   for _ in range(20):
     again.move(None)
@@ -110,7 +112,7 @@ def test_still_frames_cost_next_to_nothing(group):
             frame_coding.Update(
                 np.zeros(len(layer.points), bool),
                 np.zeros_like(layer.points),
-                splat_coding.empty(CHANNELS),
+                quantize.zeros(0, CHANNELS),
             )
             for layer in again.layers
         ]
@@ -159,7 +161,7 @@ def test_a_change_out_of_range_is_refused(group):
   changes = np.zeros_like(layer.points)
   changes[0, lattice.SHEAR] = 2**21
   update = frame_coding.Update(
-      np.zeros(len(changes), bool), changes, splat_coding.empty(CHANNELS)
+      np.zeros(len(changes), bool), changes, quantize.zeros(0, CHANNELS)
   )
   with pytest.raises(ValueError, match='range'):
     frame_coding.apply(layer, update, STEPS[0])

@@ -182,10 +182,12 @@ def test_births_of_a_grid_are_where_its_own_prefix_lacks_something():
       np.ones((10, 1)),
   )
   layers = (slice(0, 4), slice(4, 10))
+  symbols = quantize.quantize(splats, quantize.StepSizes())
   coder.add(
       [
           frame_coding.births(
-              types.Splats(*(x[part] for x in splats)), quantize.StepSizes()
+              quantize.Symbols(*(x[part] for x in symbols)),
+              quantize.StepSizes(),
           )
           for part in layers
       ]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from launch.experiments import gsvc
+from launch.lab.experiments import gsvc
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import metrics
 from pgsvc_jax import render

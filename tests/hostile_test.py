@@ -219,10 +219,11 @@ def forge_symbols(rng, data, files):
   )
   aspects = draw(aspect_limits, n)
   shears = draw(quantize.SHEAR_LIMIT, n)
-  bits = quantize.cell_bits(classes, precision, aspects, steps)
-  limits = quantize.CELL_LIMIT << bits
-  positions = draw(limits - 1, (n, 2), -limits)
-  symbols = quantize.Symbols(positions, classes, colors, sizes, aspects, shears)
+  symbols = quantize.Symbols(
+      np.zeros((n, 2), np.int64), classes, colors, sizes, aspects, shears
+  )
+  limits = quantize.CELL_LIMIT << quantize.cell_bits(symbols, steps)
+  symbols = symbols._replace(positions=draw(limits - 1, (n, 2), -limits))
   packet = splat_coding.encode(symbols, steps)
   data[:] = make_file(rng, [packet], [n], [steps], channels)
 

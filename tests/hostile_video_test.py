@@ -58,7 +58,7 @@ def make_packets(rng, num_frames, sizes, channels, height, width):
       shape = np.sum(~dead), layer.points.shape[1]
       born = hostile_test.make_layer(rng, n >> frame, channels)
       updates.append(
-          frame_coding.births(born, steps)._replace(
+          frame_coding.births(quantize.quantize(born, steps), steps)._replace(
               dead=dead, changes=rng.integers(-1, 2, shape)
           )
       )

@@ -78,6 +78,11 @@ ARROWS = {
         'pgsvc_jax.codec.quantize',
         'pgsvc_jax.codec.range_coder',
     },
+    'pgsvc_jax.codec.quantized': {
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.splat_coding',
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.codec.syntax': {
         'pgsvc_jax.codec.quantize',
         'pgsvc_jax.codec.splat_coding',
@@ -86,6 +91,7 @@ ARROWS = {
     'pgsvc_jax.codec.stream': {'pgsvc_jax.codec.syntax'},
     'pgsvc_jax.codec.bitstream': {
         'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.codec.stream',
         'pgsvc_jax.codec.syntax',
@@ -101,6 +107,7 @@ ARROWS = {
         'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.codec.lattice',
         'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.range_coder',
         'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.types',
@@ -163,6 +170,7 @@ ARROWS = {
         'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.codec.code_lengths',
         'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.quantized',
         'pgsvc_jax.config',
         'pgsvc_jax.metrics',
         'pgsvc_jax.render',
@@ -180,6 +188,7 @@ ARROWS = {
     'pgsvc_jax.training.loop': {
         'pallas_kernels',
         'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.quantized',
         'pgsvc_jax.config',
         'pgsvc_jax.processes',
         'pgsvc_jax.training.bands',
@@ -188,11 +197,12 @@ ARROWS = {
         'pgsvc_jax.training.rounding',
         'pgsvc_jax.training.schedule',
         'pgsvc_jax.training.train',
-        'pgsvc_jax.training.warm_start',
         'pgsvc_jax.types',
     },
     'pgsvc_jax.training.fit': {
         'pallas_kernels',
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.quantized',
         'pgsvc_jax.config',
         'pgsvc_jax.pace',
         'pgsvc_jax.processes',
@@ -255,14 +265,13 @@ ARROWS = {
     'pgsvc_jax.encoder': {
         'pallas_kernels',
         'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.rate',
         'pgsvc_jax.config',
-        'pgsvc_jax.training.checkpoint',
         'pgsvc_jax.training.fit',
         'pgsvc_jax.training.initialize',
         'pgsvc_jax.training.loop',
         'pgsvc_jax.training.train',
-        'pgsvc_jax.types',
     },
     'pgsvc_jax.operator': {
         'pallas_kernels.api.composite',
@@ -371,8 +380,8 @@ def test_public_names_load_on_first_use():
 
 
 def test_the_demo_does_with_its_own_extra():
-  loaded = loaded_after('import launch.demo, launch.drawings')
-  assert 'launch.reports.strips' in loaded
+  loaded = loaded_after('import launch.demo, launch.lab.drawings')
+  assert 'launch.lab.reports.strips' in loaded
   # Of the extras `report`, `video` and `anchors`.
   others = {'bjontegaard', 'jinja2', 'av', 'cv2', 'imageio_ffmpeg'}
   assert not loaded & others

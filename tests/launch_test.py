@@ -515,7 +515,7 @@ def test_the_wheel_has_no_generic_names(tmp_path):
       'py.typed',
       'launch/encode.py',
       'launch/main.py',
-      'launch/reports/picture_page.html',
+      'launch/lab/reports/picture_page.html',
       'configs/image.py',
       'configs/published.json',
   ):

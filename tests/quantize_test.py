@@ -92,9 +92,7 @@ def test_error_is_at_most_half_a_step():
   shear = np.abs((slope(decoded) - slope(splats)) * ratio)
   assert (shear <= shape / 2 * slack).all()
 
-  bits = quantize.cell_bits(
-      symbols.classes, precision, symbols.aspects, step_sizes
-  )
+  bits = quantize.cell_bits(symbols, step_sizes)
   x, y = (decoded.means - splats.means).T
   lean = slope(decoded) * x
   steps = 2.0 ** (6 - bits)
@@ -140,9 +138,10 @@ def test_equal_error_for_every_attribute():
 
 def test_cells_of_position_are_as_fine_as_the_rule_says():
   """sigma 8, S = 2^10, no aspect: 1.19 * 8 / 32 is nearest to 1/4 pixel."""
-  bits = quantize.cell_bits(
-      np.array([6]), np.array([11]), np.array([0]), quantize.StepSizes(cell=3)
+  symbols = quantize.zeros(1, channels=1)._replace(
+      classes=np.array([6]), colors=np.array([[32]])
   )
+  bits = quantize.cell_bits(symbols, quantize.StepSizes(cell=3))
   assert bits.tolist() == [[5, 5]]
 
 

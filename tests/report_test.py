@@ -17,10 +17,10 @@ import pytest
 from launch.evaluation import anchors
 from launch.evaluation import operating_points
 from launch.evaluation import results
-from launch.reports import bd_rate
-from launch.reports import curves
-from launch.reports import picture_page
-from launch.reports import strips
+from launch.lab.reports import bd_rate
+from launch.lab.reports import curves
+from launch.lab.reports import picture_page
+from launch.lab.reports import strips
 from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream

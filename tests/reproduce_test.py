@@ -10,10 +10,10 @@ from PIL import Image
 import pytest
 import scipy.ndimage
 
-from launch import drawings
-from launch.experiments import figures as figures_lib
-from launch.experiments import page
-from launch.experiments import units
+from launch.lab import drawings
+from launch.lab.experiments import figures as figures_lib
+from launch.lab.experiments import page
+from launch.lab.experiments import units
 import pgsvc_jax
 from pgsvc_jax import media
 from pgsvc_jax import resolution

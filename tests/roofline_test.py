@@ -4,8 +4,8 @@ from jax import numpy as jnp
 import numpy as np
 import pytest
 
-from launch.benchmarks import roofline
-from launch.benchmarks import workloads
+from launch.lab.benchmarks import roofline
+from launch.lab.benchmarks import workloads
 from pallas_kernels import constants
 from pallas_kernels import cpu_kernels
 from pallas_kernels import triton

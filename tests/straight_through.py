@@ -24,6 +24,7 @@ from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import quantized
 from pgsvc_jax.codec import rate
 from pgsvc_jax.training import fit
 from pgsvc_jax.training import schedule as schedule_lib
@@ -93,8 +94,10 @@ def encode(
     config: config_lib.EncodeConfig,
 ) -> bytes:
   """The file of a float fit after straight-through rounding."""
-  steps = rate.choose_step_sizes(config, layered, error, image)
-  strong = rate.drop_weak(layered, steps)
+  steps, *_ = rate.choose_step_sizes(config, layered, error, image)
+  nearest = quantized.quantize_layers(layered, steps)
+  weak = np.concatenate([quantize.weak(x) for x in nearest.symbols])
+  strong = layered.keep(~weak)
   return bitstream.write(refit(strong, image, steps, config.fit), steps)
 
 

@@ -20,10 +20,10 @@ import psutil
 import pytest
 import sqlalchemy
 
-from launch.sweeps import slurm
-from launch.sweeps import space
-from launch.sweeps import summary
-from launch.sweeps import trials
+from launch.lab.sweeps import slurm
+from launch.lab.sweeps import space
+from launch.lab.sweeps import summary
+from launch.lab.sweeps import trials
 from tests import report_test
 
 ROOT = pathlib.Path(__file__).parents[1]

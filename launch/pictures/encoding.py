@@ -18,9 +18,8 @@ from pgsvc_jax import memory
 from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import resolution
-from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
-from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import quantized
 from pgsvc_jax.codec import rate
 from pgsvc_jax.training import loop
 from pgsvc_jax.training import schedule
@@ -86,14 +85,14 @@ def encode(run: Run, jobs: list[jobs_lib.Job]) -> None:
       encode(run, [job])
     return
   if run.leads:
-    for job, (layered, steps) in zip(jobs, fitted):
+    for job, layers in zip(jobs, fitted):
       with run.failures.of(job):
-        _write(run, job, layered, steps, first_step)
+        _write(run, job, layers, first_step)
 
 
 def _fit(
     run: Run, jobs: list[jobs_lib.Job]
-) -> tuple[list[tuple[types.LayeredSplats, Any]], float]:
+) -> tuple[list[quantized.QuantizedLayers], float]:
   """Returns what to write, and when the first steps were done."""
   images = [jobs_lib.read(job.picture).pixels for job in jobs]
   here = [x for x in run.devices if x.process_index == jax.process_index()]
@@ -198,13 +197,12 @@ def _mean(states: list) -> Any:
 def _write(
     run: Run,
     job: jobs_lib.Job,
-    layered: types.LayeredSplats,
-    step_sizes: quantize.StepSizes | tuple[quantize.StepSizes, ...],
+    layers: quantized.QuantizedLayers,
     first_step: float,
 ) -> None:
   """Writes a file and says what it holds."""
   pixels = jobs_lib.read(job.picture).pixels
-  data = bitstream.write(layered, step_sizes)
+  data = bitstream.write(layers)
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.
   images = render.render_levels(bitstream.read_layers(data))

@@ -14,6 +14,7 @@ import numpy as np
 
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import quantized
 from pgsvc_jax.codec import splat_coding
 from pgsvc_jax.codec import stream
 from pgsvc_jax.codec import syntax
@@ -24,16 +25,17 @@ read_header = syntax.read_header
 
 
 def write(
-    layered: types.LayeredSplats,
-    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
+    layered: quantized.QuantizedLayers | types.LayeredSplats,
+    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes] | None = None,
     *,
     metadata: bytes = b'',
 ) -> bytes:
   """The file of a layered picture.
 
   Args:
-    layered: NumPy splats in layer order.
-    step_sizes: one for all layers, or one a layer; cells are larger
+    layered: symbols as a fit ends with them; or NumPy splats in layer order,
+      which are rounded to the nearest symbols.
+    step_sizes: of splats, one for all layers, or one a layer; cells are larger
       where a picture of over 32,766 pixels needs it (`quantize.reaching`).
     metadata: stored in the header as it is.
 
@@ -43,6 +45,7 @@ def write(
   Raises:
     ValueError: the picture does not fit the syntax or has values that are not
       finite.
+    TypeError: splats without step sizes.
 
   Example:
     >>> one = types.Splats(
@@ -59,46 +62,47 @@ def write(
     >>> read_layers(data).splats.means
     array([[1.5625, 2.125 ]], dtype=float32)
   """
-  sizes = layered.layer_sizes
-  step_sizes = quantize.per_layer(
-      step_sizes, len(sizes), layered.height, layered.width
-  )
-  if min(sizes, default=0) < 0 or sum(sizes) != len(layered.splats.means):
-    raise ValueError(f'{sizes=} do not sum to {len(layered.splats.means)}')
-  if layered.layer_shapes and len(layered.layer_shapes) != len(sizes):
-    raise ValueError(f'{len(layered.layer_shapes)} shapes for {sizes=}')
-  is_ladder = set(layered.native_shapes) != {(layered.height, layered.width)}
-
-  entries, packets = [], []
-  end = 0
-  for size, steps, shape in zip(
-      sizes, step_sizes, layered.native_shapes, strict=True
-  ):
-    start, end = end, end + size
-    layer = types.Splats(*(array[start:end] for array in layered.splats))
-    packet = splat_coding.encode(quantize.quantize(layer, steps), steps)
-    packets.append(packet)
-    entries.append(
-        syntax.LayerEntry(
-            num_splats=size,
-            packet_size=len(packet),
-            checksum=zlib.crc32(packet),
-            step_sizes=steps,
-            shape=shape if is_ladder else None,
-        )
-    )
-  header = syntax.Header(
-      width=layered.width,
-      height=layered.height,
-      channels=layered.channels,
-      layers=tuple(entries),
-      metadata=metadata,
-      version=syntax.LADDER_VERSION if is_ladder else syntax.VERSION,
-  )
+  if isinstance(layered, types.LayeredSplats):
+    if step_sizes is None:
+      raise TypeError('splats are written with step sizes')
+    layered = quantized.quantize_layers(layered, step_sizes)
+  header, packets = encode(layered, metadata)
   file = io.BytesIO()
   with stream.StreamWriter(file, header) as writer:
     writer.add_picture(packets)
   return file.getvalue()
+
+
+def encode(
+    layers: quantized.QuantizedLayers, metadata: bytes = b''
+) -> tuple[syntax.Header, list[bytes]]:
+  """The header and the packets of a picture."""
+  packets = list(map(splat_coding.encode, layers.symbols, layers.step_sizes))
+  is_ladder = set(layers.native_shapes) != {(layers.height, layers.width)}
+  columns = (
+      layers.layer_sizes,
+      packets,
+      layers.step_sizes,
+      layers.native_shapes,
+  )
+  header = syntax.Header(
+      width=layers.width,
+      height=layers.height,
+      channels=layers.channels,
+      layers=tuple(
+          syntax.LayerEntry(
+              num_splats=size,
+              packet_size=len(packet),
+              checksum=zlib.crc32(packet),
+              step_sizes=steps,
+              shape=shape if is_ladder else None,
+          )
+          for size, packet, steps, shape in zip(*columns, strict=True)
+      ),
+      metadata=metadata,
+      version=syntax.LADDER_VERSION if is_ladder else syntax.VERSION,
+  )
+  return header, packets
 
 
 def _decode_layer(

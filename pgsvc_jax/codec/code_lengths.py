@@ -14,7 +14,7 @@ layer: from how often every prefix and leading bit is used in each context.
 
 import math
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 import numpy as np
 
 from pgsvc_jax import types
@@ -64,18 +64,16 @@ def count_bits(
 
 
 def learn_layer(
-    splats: types.Splats, step_sizes: quantize.StepSizes
+    symbols: quantize.Symbols,
 ) -> Float[np.ndarray, 'columns contexts sizes 2']:
-  """Tables of the nearest symbols of a layer: colors, aspects and shears.
+  """Tables of a layer, one a column: colors, aspects and shears.
 
   Args:
-    splats: of the layer, not yet rounded, without weak ones.
-    step_sizes: of the layer.
+    symbols: the nearest ones of the layer, without weak splats.
 
   Returns:
-    One table a column.
+    The tables.
   """
-  symbols = quantize.quantize(splats, step_sizes)
   colors = list(symbols.colors.T)
   tables = []
   for k, color in enumerate(colors):
@@ -146,19 +144,24 @@ class RateAware(quantize.Nearest):
     return self._choose(self._shapes[name], values, precision >> 1)
 
 
-def chooser(
+def round_strong(
     splats: types.Splats, step_sizes: quantize.StepSizes, weight: float
-) -> quantize.Nearest:
-  """What chooses the symbols of a layer that has not been rounded.
+) -> tuple[quantize.Symbols, Bool[np.ndarray, ' n']]:
+  """Rounds a layer at once, as the staged rounding of a fit begins to.
 
   Args:
-    splats: of the layer, without weak ones.
+    splats: of the layer.
     step_sizes: of the layer.
     weight: of the bits; 0 takes the nearest symbols.
 
   Returns:
-    For `quantize.quantize`.
+    The symbols of the splats that are not weak, and which those are.
   """
-  if not weight or not len(splats.means):
-    return quantize.NEAREST
-  return RateAware(learn_layer(splats, step_sizes), weight)
+  nearest = quantize.quantize(splats, step_sizes)
+  strong = ~quantize.weak(nearest)
+  nearest = quantize.Symbols(*(x[strong] for x in nearest))
+  if not weight or not strong.any():
+    return nearest, strong
+  chooser = RateAware(learn_layer(nearest), weight)
+  splats = types.Splats(*(x[strong] for x in splats))
+  return quantize.quantize(splats, step_sizes, chooser), strong

@@ -47,9 +47,7 @@ def from_symbols(
   lattice = Lattice(
       classes=symbols.classes,
       precision=precision,
-      bits=quantize.cell_bits(
-          symbols.classes, precision, symbols.aspects, step_sizes
-      ),
+      bits=quantize.cell_bits(symbols, step_sizes),
   )
   points = np.concatenate(
       [
@@ -73,7 +71,7 @@ def steps(
       * 2.0**-quantize.SHAPE_BITS
   )
   levels = quantize.size_levels(lattice.precision, step_sizes)
-  color = step_sizes.color * quantize.STEP_UNIT * np.exp2(-lattice.classes / 2)
+  (color,) = quantize.color_steps(lattice.classes, step_sizes).T
   columns = [
       *np.exp2(step_sizes.cell - lattice.bits).T,
       math.log(2) / levels,
@@ -99,18 +97,7 @@ def coordinates(splats: types.Splats, xp=np) -> Float[np.ndarray, 'n k']:
   """Splats in the coordinates that points count steps of."""
   l11, l21, l22 = splats.cholesky.T
   log11, log22 = xp.log(l11), xp.log(l22)
-  colors = splats.colors
-  if colors.shape[1] >= 3:
-    red, green, blue = colors[:, 0], colors[:, 1], colors[:, 2]
-    rotated = xp.stack(
-        [
-            (red + green + blue) / math.sqrt(3),
-            (red - blue) / math.sqrt(2),
-            (2 * green - red - blue) / math.sqrt(6),
-        ],
-        -1,
-    )
-    colors = xp.concatenate([rotated, colors[:, 3:]], 1)
+  colors = quantize.rotate_colors(splats.colors, xp)
   shape = xp.stack([log11 + log22, log11 - log22, l21 / l22], -1)
   return xp.concatenate([splats.means, shape, colors], 1)
 
@@ -147,13 +134,8 @@ def check(
 
 def values(coords: Float[np.ndarray, 'n k']) -> types.Splats:
   """The splats at coordinates; the inverse of `coordinates`."""
-  area, aspect, shear = coords[:, 2:5].T
-  l11, l22 = np.exp((area + aspect) / 2), np.exp((area - aspect) / 2)
-  colors = np.array(coords[:, 5:])
-  if colors.shape[1] >= 3:
-    colors[:, :3] = quantize.unrotate(colors[:, :3])
   return types.Splats(
-      coords[:, :2].astype(np.float32),
-      np.stack([l11, shear * l22, l22], -1).astype(np.float32),
-      colors.astype(np.float32),
+      coords[:, :SIZE].astype(np.float32),
+      quantize.make_cholesky(*coords[:, SIZE:COLORS].T),
+      quantize.unrotate_colors(coords[:, COLORS:]).astype(np.float32),
   )

@@ -21,7 +21,7 @@ Everything that decides what is decoded is an integer rule on integers.
 from collections.abc import Sequence
 import dataclasses
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float, Int
 import numpy as np
@@ -114,6 +114,24 @@ class Symbols(NamedTuple):
   sizes: Int[np.ndarray, ' n']
   aspects: Int[np.ndarray, ' n']
   shears: Int[np.ndarray, ' n']
+
+
+# Attributes of splats in the order of rounding. Colors come first, because they
+# decide the steps of the others; positions last, because the shape decides
+# theirs.
+ATTRIBUTES = ('colors', 'cholesky', 'means')
+
+
+def zeros(num_splats: int, channels: int) -> Symbols:
+  """Symbols that are all 0, for so many splats.
+
+  Example:
+    >>> zeros(5, channels=3).colors.shape
+    (5, 3)
+  """
+  n = num_splats
+  shapes = Symbols((n, 2), (n,), (n, channels), (n,), (n,), (n,))
+  return Symbols(*(np.zeros(shape, np.int64) for shape in shapes))
 
 
 class Nearest:
@@ -209,27 +227,48 @@ def size_classes(cholesky: Float[np.ndarray, 'n 3']) -> Int[np.ndarray, ' n']:
   return np.clip(classes, -CLASS_LIMIT, CLASS_LIMIT).astype(np.int64)
 
 
-def _color_steps(
+def color_steps(
     classes: Int[np.ndarray, ' n'], step_sizes: StepSizes
 ) -> Float[np.ndarray, 'n 1']:
+  """The step of the colors, in units of the picture."""
   return (step_sizes.color * STEP_UNIT * np.exp2(-classes / 2))[:, np.newaxis]
 
 
-def _rotate(rgb: Float[np.ndarray, 'n 3']) -> Float[np.ndarray, 'n 3']:
-  """An orthonormal luma and two chromas: errors count the same in both."""
-  red, green, blue = rgb.T
+def rotate_colors(colors: Float[Any, 'n c'], xp=np) -> Float[Any, 'n c']:
+  """The first three of three or more channels as a luma and two chromas.
+
+  The rotation is orthonormal, so that errors count the same on both sides.
+
+  Args:
+    colors: coefficients of splats.
+    xp: `numpy` or `jax.numpy`, whichever the array belongs to.
+
+  Returns:
+    The rotated colors.
+
+  Example:
+    >>> rotate_colors(np.array([[1.0, 1.0, 1.0]])).round(3) + 0.0
+    array([[1.732, 0.   , 0.   ]])
+  """
+  if colors.shape[1] < 3:
+    return colors
+  red, green, blue = colors[:, 0], colors[:, 1], colors[:, 2]
   luma = (red + green + blue) / math.sqrt(3)
   orange = (red - blue) / math.sqrt(2)
   leaf = (2 * green - red - blue) / math.sqrt(6)
-  return np.stack([luma, orange, leaf], -1)
+  rotated = xp.stack([luma, orange, leaf], -1)
+  return xp.concatenate([rotated, colors[:, 3:]], 1)
 
 
-def unrotate(rotated: Float[np.ndarray, 'n 3']) -> Float[np.ndarray, 'n 3']:
-  """Red, green, blue of a luma and two chromas (`color_symbols`)."""
-  luma, orange, leaf = (rotated / np.sqrt([3, 2, 6])).T
-  return np.stack(
-      [luma - leaf + orange, luma + 2 * leaf, luma - leaf - orange], -1
-  )
+def unrotate_colors(
+    rotated: Float[np.ndarray, 'n c'],
+) -> Float[np.ndarray, 'n c']:
+  """The inverse of `rotate_colors`."""
+  if rotated.shape[1] < 3:
+    return rotated
+  luma, orange, leaf = (rotated[:, :3] / np.sqrt([3, 2, 6])).T
+  rgb = [luma - leaf + orange, luma + 2 * leaf, luma - leaf - orange]
+  return np.concatenate([np.stack(rgb, -1), rotated[:, 3:]], 1)
 
 
 def color_symbols(
@@ -238,11 +277,9 @@ def color_symbols(
     step_sizes: StepSizes,
     chooser: Nearest = NEAREST,
 ) -> Int[np.ndarray, 'n c']:
-  """Rounds colors; of three or more the first three as luma and two chromas."""
-  values = np.array(colors, np.float64)
-  if values.shape[1] >= 3:
-    values[:, :3] = _rotate(values[:, :3])
-  values /= _color_steps(classes, step_sizes)
+  """Rounds colors, rotated, to steps that follow the size."""
+  rotated = rotate_colors(np.asarray(colors, np.float64))
+  values = rotated / color_steps(classes, step_sizes)
   rounded = chooser.colors(values, classes)
   return np.clip(rounded, -COLOR_LIMIT, COLOR_LIMIT).astype(np.int64)
 
@@ -253,10 +290,8 @@ def color_values(
     step_sizes: StepSizes,
 ) -> Float[np.ndarray, 'n c']:
   """The colors that symbols stand for."""
-  values = symbols * _color_steps(classes, step_sizes)
-  if values.shape[1] >= 3:
-    values[:, :3] = unrotate(values[:, :3])
-  return values.astype(np.float32)
+  rotated = symbols * color_steps(classes, step_sizes)
+  return unrotate_colors(rotated).astype(np.float32)
 
 
 def precisions(colors: Int[np.ndarray, 'n c']) -> Int[np.ndarray, ' n']:
@@ -269,14 +304,13 @@ def precisions(colors: Int[np.ndarray, 'n c']) -> Int[np.ndarray, ' n']:
   return np.clip(bit_lengths((colors * colors).sum(axis=1)), 1, _MAX_PRECISION)
 
 
-def weak(splats: types.Splats, step_sizes: StepSizes) -> Bool[np.ndarray, ' n']:
-  """Which splats round to no color or to one step of one channel.
+def weak(symbols: Symbols) -> Bool[np.ndarray, ' n']:
+  """Which splats have no color, or one step of one channel.
 
   They cost 25 bits and hardly show: leaving them out, with a refit of the
   others, was worth 0.1 to 0.5 dB at equal bytes.
   """
-  classes = size_classes(splats.cholesky)
-  return precisions(color_symbols(splats.colors, classes, step_sizes)) <= 1
+  return precisions(symbols.colors) <= 1
 
 
 def shape_steps(
@@ -337,16 +371,26 @@ def shape_values(
   levels = size_levels(precision, step_sizes)
   steps = shape_steps(precision, step_sizes) * 2.0**-SHAPE_BITS
   area = math.log(2) * (classes - 0.5 + (sizes + 0.5) / levels)
-  l11 = np.exp((area + aspects * steps) / 2)
-  l22 = np.exp((area - aspects * steps) / 2)
-  return np.stack([l11, shears * steps * l22, l22], -1).astype(np.float32)
+  return make_cholesky(area, aspects * steps, shears * steps)
+
+
+def make_cholesky(
+    area: Float[np.ndarray, ' n'],
+    aspect: Float[np.ndarray, ' n'],
+    shear: Float[np.ndarray, ' n'],
+) -> Float[np.ndarray, 'n 3']:
+  """Cholesky factors of log(l11 l22), log(l11 / l22) and l21 / l22.
+
+  Example:
+    >>> make_cholesky(np.log([4.0]), np.zeros(1), np.array([0.5]))
+    array([[2., 1., 2.]], dtype=float32)
+  """
+  l11, l22 = np.exp((area + aspect) / 2), np.exp((area - aspect) / 2)
+  return np.stack([l11, shear * l22, l22], -1).astype(np.float32)
 
 
 def cell_bits(
-    classes: Int[np.ndarray, ' n'],
-    precision: Int[np.ndarray, ' n'],
-    aspects: Int[np.ndarray, ' n'],
-    step_sizes: StepSizes,
+    symbols: Symbols, step_sizes: StepSizes
 ) -> Int[np.ndarray, 'n 2']:
   """Bits of x and of y below the cell: the step is 2**(cell - bits) pixels.
 
@@ -354,11 +398,13 @@ def cell_bits(
   two), plus sigma, minus half an octave a T, plus or minus half of log2(l11 /
   l22): position errors count in standard deviations along x and y.
   """
+  precision = precisions(symbols.colors)
   octave = step_sizes.position.bit_length() - 1
   base = (octave - 12) * 256 + (step_sizes.position * 256 >> octave) - 256
-  aspect = aspects * shape_steps(precision, step_sizes) * _ASPECT_OCTAVES
+  steps = shape_steps(precision, step_sizes)
+  aspect = symbols.aspects * steps * _ASPECT_OCTAVES
   lean = aspect >> SHAPE_BITS
-  level = base + 128 * (classes - precision + 1)
+  level = base + 128 * (symbols.classes - precision + 1)
   exponents = np.stack([level + lean, level - lean], -1) + 128 >> 8
   return np.clip(step_sizes.cell - exponents, 0, MAX_CELL_BITS)
 
@@ -399,6 +445,55 @@ def position_values(
   return ((positions + 0.5) * steps).astype(np.float32)
 
 
+def quantize_attribute(
+    name: str,
+    splats: types.Splats,
+    symbols: Symbols,
+    step_sizes: StepSizes,
+    chooser: Nearest = NEAREST,
+) -> Symbols:
+  """Rounds one attribute, those before it in `ATTRIBUTES` being rounded.
+
+  Args:
+    name: of the attribute.
+    splats: NumPy splats of one layer.
+    symbols: theirs, as far as they are known.
+    step_sizes: what the steps are made from.
+    chooser: of colors, aspects and shears among the integers.
+
+  Returns:
+    The symbols, with those of the attribute filled in.
+  """
+  if name == 'colors':
+    classes = size_classes(splats.cholesky)
+    colors = color_symbols(splats.colors, classes, step_sizes, chooser)
+    return symbols._replace(classes=classes, colors=colors)
+  if name == 'cholesky':
+    precision = precisions(symbols.colors)
+    sizes, aspects, shears = shape_symbols(
+        splats.cholesky, symbols.classes, precision, step_sizes, chooser
+    )
+    return symbols._replace(sizes=sizes, aspects=aspects, shears=shears)
+  # Positions have no symbols that are cheaper than others.
+  bits = cell_bits(symbols, step_sizes)
+  positions = position_symbols(splats.means, splats.cholesky, bits, step_sizes)
+  return symbols._replace(positions=positions)
+
+
+def attribute_values(
+    name: str, symbols: Symbols, step_sizes: StepSizes
+) -> Float[np.ndarray, 'n k']:
+  """What the symbols of one attribute stand for, as in `types.Splats`."""
+  if name == 'colors':
+    return color_values(symbols.colors, symbols.classes, step_sizes)
+  if name == 'cholesky':
+    shape = symbols.sizes, symbols.aspects, symbols.shears
+    precision = precisions(symbols.colors)
+    return shape_values(*shape, symbols.classes, precision, step_sizes)
+  bits = cell_bits(symbols, step_sizes)
+  return position_values(symbols.positions, bits, step_sizes)
+
+
 def quantize(
     splats: types.Splats, step_sizes: StepSizes, chooser: Nearest = NEAREST
 ) -> Symbols:
@@ -431,16 +526,13 @@ def quantize(
       raise ValueError(f'{name} are not all finite')
   if not (splats.cholesky[:, [0, 2]] > 0).all():
     raise ValueError('cholesky diagonals are not all positive')
-  classes = size_classes(splats.cholesky)
-  colors = color_symbols(splats.colors, classes, step_sizes, chooser)
-  precision = precisions(colors)
-  shape = shape_symbols(
-      splats.cholesky, classes, precision, step_sizes, chooser
-  )
-  cholesky = shape_values(*shape, classes, precision, step_sizes)
-  bits = cell_bits(classes, precision, shape[1], step_sizes)
-  positions = position_symbols(splats.means, cholesky, bits, step_sizes)
-  return Symbols(positions, classes, colors, *shape)
+  symbols = zeros(*splats.colors.shape)
+  for name in ATTRIBUTES:
+    symbols = quantize_attribute(name, splats, symbols, step_sizes, chooser)
+    # What follows makes up for it.
+    values = attribute_values(name, symbols, step_sizes)
+    splats = splats._replace(**{name: values})
+  return symbols
 
 
 def dequantize(symbols: Symbols, step_sizes: StepSizes) -> types.Splats:
@@ -467,13 +559,11 @@ def dequantize(symbols: Symbols, step_sizes: StepSizes) -> types.Splats:
   """
   symbols = Symbols(*(np.asarray(x, np.int64) for x in symbols))
   check(symbols, step_sizes)
-  precision = precisions(symbols.colors)
-  bits = cell_bits(symbols.classes, precision, symbols.aspects, step_sizes)
-  shape = symbols.sizes, symbols.aspects, symbols.shears
   return types.Splats(
-      means=position_values(symbols.positions, bits, step_sizes),
-      cholesky=shape_values(*shape, symbols.classes, precision, step_sizes),
-      colors=color_values(symbols.colors, symbols.classes, step_sizes),
+      *(
+          attribute_values(name, symbols, step_sizes)
+          for name in types.Splats._fields
+      )
   )
 
 
@@ -487,8 +577,7 @@ def check(symbols: Symbols, step_sizes: StepSizes) -> None:
   aspect_limits = ASPECT_LIMIT // shape_steps(precision, step_sizes)
   _check(symbols.aspects, -aspect_limits, aspect_limits)
   _check(symbols.shears, -SHEAR_LIMIT, SHEAR_LIMIT)
-  bits = cell_bits(symbols.classes, precision, symbols.aspects, step_sizes)
-  limits = CELL_LIMIT << bits
+  limits = CELL_LIMIT << cell_bits(symbols, step_sizes)
   _check(symbols.positions, -limits, limits - 1)
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import itertools
 import math
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 import numpy as np
 from scipy import fft
 
@@ -16,6 +16,7 @@ from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import code_lengths
 from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import quantized
 
 # Bits a splat: of 18, 24, 30 and 38, best on four Kodak pictures at 0.3 and 0.6
 # bits a pixel. Those that are weak at the steps found are then left out.
@@ -115,8 +116,8 @@ def choose_step_sizes(
     layered: types.LayeredSplats,
     error: float,
     image: Float[np.ndarray, 'h w c'],
-) -> quantize.StepSizes | tuple[quantize.StepSizes, ...]:
-  """Step sizes for a fit that is about to be rounded.
+) -> tuple[quantize.StepSizes, ...]:
+  """Step sizes of every layer, for a fit that is about to be rounded.
 
   Args:
     config: the settings.
@@ -125,40 +126,26 @@ def choose_step_sizes(
     image: what it is a fit of.
 
   Returns:
-    `config.step_sizes`, its color step as the settings ask for; with
-    `layer_bpp`, one of each layer.
+    `config.step_sizes`, with a color step as the settings ask for: one for all
+    layers or, with `layer_bpp`, one for each.
   """
-  pixels = layered.height * layered.width
   if config.layer_bpp:
     return _reach_layer_bytes(config, layered)
   if config.target_bpp:
-    num_bytes = config.target_bpp * pixels / 8
+    num_bytes = config.target_bpp * layered.height * layered.width / 8
     _, color = _bisect(
-        lambda color: len(
-            rounded_file(config, layered, _with_color(config, color))
+        lambda color: _file_size(
+            round_layers(config, layered, _with_color(config, color, layered))
         )
         <= num_bytes
     )
-    return _with_color(config, color)
-  if config.target_psnr:
-    return _with_color(config, _reach_psnr(config, layered, error, image))
-  if config.rounding_noise:
+  elif config.target_psnr:
+    color = _reach_psnr(config, layered, error, image)
+  elif config.rounding_noise:
     color = _noise_step(layered, config.rounding_noise * error)
-    return _with_color(config, color)
-  return config.step_sizes
-
-
-def shared(
-    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
-) -> quantize.StepSizes | tuple[quantize.StepSizes, ...]:
-  """The one for all layers, if all have the same; else one each.
-
-  A file may have more layers than its fit (strategy `prune`), but then all of
-  them have the same.
-  """
-  if isinstance(step_sizes, quantize.StepSizes):
-    return step_sizes
-  return step_sizes[0] if len(set(step_sizes)) == 1 else tuple(step_sizes)
+  else:
+    color = config.step_sizes.color
+  return _with_color(config, color, layered)
 
 
 def _noise_step(layered: types.LayeredSplats, noise: float) -> float:
@@ -195,19 +182,30 @@ def _reach_layer_bytes(
 ) -> tuple[quantize.StepSizes, ...]:
   """Layer by layer the finest steps with which the file is not larger."""
   pixels = layered.height * layered.width
-  steps = [config.step_sizes] * len(config.layer_bpp)
-  layer_of_splat = np.repeat(np.arange(len(steps)), layered.layer_sizes)
-  for layer, bpp in enumerate(config.layer_bpp):
-    # The layers above are empty, so that the header has its size.
-    so_far = keep(layered, layer_of_splat <= layer)
+  none = layered.keep(np.zeros(len(layered.splats.means), bool))
+  num_bytes = _file_size(quantized.quantize_layers(none, config.step_sizes))
+  steps = []
+  for bpp, splats in zip(config.layer_bpp, layered.layers):
+    layer = dataclasses.replace(
+        layered, splats=splats, layer_sizes=(len(splats.means),)
+    )
 
-    def fits(color, layer=layer, so_far=so_far, num_bytes=bpp * pixels / 8):
-      steps[layer] = _with_color(config, color)
-      return len(rounded_file(config, so_far, steps)) <= num_bytes
+    def packet_size(color, layer=layer):
+      chosen = _with_color(config, color, layer)
+      _, (packet,) = bitstream.encode(round_layers(config, layer, chosen))
+      return len(packet)
 
-    _, color = _bisect(fits)
-    steps[layer] = _with_color(config, color)
+    left = bpp * pixels / 8 - num_bytes
+    _, color = _bisect(lambda x, left=left: packet_size(x) <= left)
+    num_bytes += packet_size(color)
+    steps += _with_color(config, color, layer)
   return tuple(steps)
+
+
+def _file_size(layers: quantized.QuantizedLayers) -> int:
+  """Bytes of the file."""
+  header, _ = bitstream.encode(layers)
+  return header.file_size
 
 
 def _reach_psnr(
@@ -225,8 +223,8 @@ def _reach_psnr(
   left = _NOISE_LEFT if config.fit.rounding_steps else 1.0
 
   def is_too_coarse(color):
-    steps = _with_color(config, color)
-    rounded = bitstream.read_layers(rounded_file(config, layered, steps))
+    steps = _with_color(config, color, layered)
+    rounded = round_layers(config, layered, steps).sort().dequantize()
     added = _decoded_error(rounded, image) - exact
     return exact + left * added > goal
 
@@ -237,10 +235,9 @@ def _reach_psnr(
 
 def trim(
     config: config_lib.EncodeConfig,
-    layered: types.LayeredSplats,
-    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
+    layers: quantized.QuantizedLayers,
     image: Float[np.ndarray, 'h w c'],
-) -> types.LayeredSplats:
+) -> quantized.QuantizedLayers:
   """Leaves out the weakest splats while `target_psnr` is still reached.
 
   What the refit takes back is only known about, and the steps are chosen so
@@ -248,33 +245,29 @@ def trim(
 
   Args:
     config: the settings.
-    layered: the rounded fit.
-    step_sizes: that it was rounded with.
+    layers: the rounded fit.
     image: what it is a fit of.
 
   Returns:
     The splats to be written; all of them without a `target_psnr`.
   """
   if not config.target_psnr:
-    return layered
+    return layers
   goal = 10 ** (-config.target_psnr / 10)
-  l11, _, l22 = layered.splats.cholesky.T
-  energy = l11 * l22 * np.square(layered.splats.colors).sum(axis=1)
+  energy = types.energies(layers.dequantize().splats)
   rank = np.argsort(np.argsort(energy, kind='stable'), kind='stable')
-
-  def without(count):
-    return keep(layered, rank >= count)
 
   # Half of the splats is more than any excess.
   low, high = 0, len(rank) // 2
   while high - low > max(1, len(rank) // 500):
     middle = (low + high) // 2
-    data = bitstream.write(without(middle), step_sizes)
-    if _decoded_error(bitstream.read_layers(data), image) <= goal:
+    # In the order of the file, so that sums come out as in a decoder.
+    decoded = layers.keep(rank >= middle).sort().dequantize()
+    if _decoded_error(decoded, image) <= goal:
       low = middle
     else:
       high = middle
-  return without(low)
+  return layers.keep(rank >= low)
 
 
 def _decoded_error(
@@ -284,60 +277,32 @@ def _decoded_error(
   return 10 ** (-metrics.psnr_db(render.render_picture(layered), image) / 10)
 
 
-def rounded_file(
+def round_layers(
     config: config_lib.EncodeConfig,
     layered: types.LayeredSplats,
-    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
-) -> bytes:
-  """The file as it would be if all were rounded at once."""
-  strong = drop_weak(layered, step_sizes)
-  # Without steps of rounding, nearest symbols are what `bitstream.write` takes.
+    step_sizes: Sequence[quantize.StepSizes],
+) -> quantized.QuantizedLayers:
+  """All splats but the weak ones, rounded at once, as a refit begins to."""
+  # Without steps of rounding, nearest symbols are what is written.
   weight = config.fit.rounding_bit_weight if config.fit.rounding_steps else 0.0
-  rounded = []
-  for layer, steps in zip(*_layers(strong, step_sizes)):
-    chooser = code_lengths.chooser(layer, steps, weight)
-    symbols = quantize.quantize(layer, steps, chooser)
-    rounded.append(quantize.dequantize(symbols, steps))
-  splats = types.Splats(*map(np.concatenate, zip(*rounded)))
-  return bitstream.write(dataclasses.replace(strong, splats=splats), step_sizes)
-
-
-def _layers(
-    layered: types.LayeredSplats,
-    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
-) -> tuple[list[types.Splats], tuple[quantize.StepSizes, ...]]:
-  """The splats and the step sizes of each layer."""
-  ends = np.cumsum(layered.layer_sizes)[:-1]
-  parts = zip(*(np.split(x, ends) for x in layered.splats))
   steps = quantize.per_layer(
       step_sizes, len(layered.layer_sizes), layered.height, layered.width
   )
-  return [types.Splats(*x) for x in parts], steps
+  pairs = zip(layered.layers, steps)
+  return quantized.QuantizedLayers(
+      symbols=tuple(code_lengths.round_strong(*x, weight)[0] for x in pairs),
+      step_sizes=steps,
+      height=layered.height,
+      width=layered.width,
+  )
 
 
 def _with_color(
-    config: config_lib.EncodeConfig, color: float
-) -> quantize.StepSizes:
-  rounded = min(max(round(color), 1), quantize.MAX_STEP)
-  return dataclasses.replace(config.step_sizes, color=rounded)
-
-
-def drop_weak(
+    config: config_lib.EncodeConfig,
+    color: float,
     layered: types.LayeredSplats,
-    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes],
-) -> types.LayeredSplats:
-  """Without the splats that `rounding.Rounder` takes out."""
-  weak = [quantize.weak(*x) for x in zip(*_layers(layered, step_sizes))]
-  return keep(layered, ~np.concatenate(weak))
-
-
-def keep(
-    layered: types.LayeredSplats, mask: Bool[np.ndarray, ' n']
-) -> types.LayeredSplats:
-  """The same picture with only those splats."""
-  ends = np.cumsum(layered.layer_sizes)[:-1]
-  return dataclasses.replace(
-      layered,
-      splats=types.Splats(*(x[mask] for x in layered.splats)),
-      layer_sizes=tuple(int(x.sum()) for x in np.split(mask, ends)),
-  )
+) -> tuple[quantize.StepSizes, ...]:
+  """The step sizes of the settings with this color step, in every layer."""
+  rounded = min(max(round(color), 1), quantize.MAX_STEP)
+  steps = dataclasses.replace(config.step_sizes, color=rounded)
+  return (steps,) * len(layered.layer_sizes)

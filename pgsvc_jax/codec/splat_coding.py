@@ -58,13 +58,6 @@ def _aspect_contexts(
   return 5 * (precision >> 1) + np.minimum(quantize.bit_lengths(halves), 4)
 
 
-def empty(channels: int) -> quantize.Symbols:
-  """The symbols of no splats."""
-  none = np.zeros(0, np.int64)
-  pairs, colors = np.zeros((0, 2), np.int64), np.zeros((0, channels), np.int64)
-  return quantize.Symbols(pairs, none, colors, none, none, none)
-
-
 def sort(
     symbols: quantize.Symbols, step_sizes: quantize.StepSizes
 ) -> tuple[quantize.Symbols, Int[np.ndarray, ' 2'], Int[np.ndarray, ' n']]:
@@ -73,21 +66,13 @@ def sort(
   Returns:
     The symbols in order, the origin of their curve, and the order.
   """
-  cells = symbols.positions >> cell_bits(symbols, step_sizes)
+  if not len(symbols.classes):
+    return symbols, np.zeros(2, np.int64), np.zeros(0, np.int64)
+  cells = symbols.positions >> quantize.cell_bits(symbols, step_sizes)
   origin = cells.min(axis=0)
   codes = morton.encode(cells - origin)
   order = np.argsort(codes, kind='stable')
   return quantize.Symbols(*(x[order] for x in symbols)), origin, order
-
-
-def cell_bits(
-    symbols: quantize.Symbols, step_sizes: quantize.StepSizes
-) -> Int[np.ndarray, 'n 2']:
-  """Bits of x and of y below the cell."""
-  precision = quantize.precisions(symbols.colors)
-  return quantize.cell_bits(
-      symbols.classes, precision, symbols.aspects, step_sizes
-  )
 
 
 def encode_columns(
@@ -107,7 +92,7 @@ def encode_columns(
     statistics: kept from splats coded before, if any.
   """
   precision = quantize.precisions(symbols.colors)
-  bits = cell_bits(symbols, step_sizes)
+  bits = quantize.cell_bits(symbols, step_sizes)
   codes = morton.encode((symbols.positions >> bits) - origin)
   gaps = np.diff(codes, prepend=0)
   if (gaps < 0).any():
@@ -164,12 +149,12 @@ def decode_columns(
   contexts = _aspect_contexts(precision, shears, step_sizes)
   aspects = column('aspect', contexts)
   _check_symbols(aspects, quantize.ASPECT_LIMIT)
-  bits = quantize.cell_bits(classes, precision, aspects, step_sizes)
-  low = np.stack([decoder.bits(bits[:, axis]) for axis in (0, 1)], -1)
-  positions = (cells << bits) + low
-  return quantize.Symbols(
-      positions, classes, np.stack(colors, -1), sizes, aspects, shears
+  symbols = quantize.Symbols(
+      cells, classes, np.stack(colors, -1), sizes, aspects, shears
   )
+  bits = quantize.cell_bits(symbols, step_sizes)
+  low = np.stack([decoder.bits(bits[:, axis]) for axis in (0, 1)], -1)
+  return symbols._replace(positions=(cells << bits) + low)
 
 
 def encode(symbols: quantize.Symbols, step_sizes: quantize.StepSizes) -> bytes:
@@ -246,7 +231,7 @@ def decode(
   from pgsvc_jax.codec import range_coder
 
   if not num_splats:
-    return empty(channels)
+    return quantize.zeros(0, channels)
   if len(packet) < _ORIGIN.size:
     raise ValueError('packet ends inside its origin')
   origin = np.array(_ORIGIN.unpack_from(packet))

@@ -107,7 +107,8 @@ def _to_trees(snapshot: Snapshot) -> tuple[dict, dict]:
       'edges': snapshot.edges,
   }
   if snapshot.decided is not None:
-    arrays['decided'] = snapshot.decided._asdict()
+    symbols = snapshot.decided.symbols._asdict()
+    arrays['decided'] = {'tables': snapshot.decided.tables, **symbols}
   values = {
       'layer_sizes': list(snapshot.layer_sizes),
       'height': snapshot.height,
@@ -125,20 +126,56 @@ def _from_trees(arrays: dict, values: dict) -> Snapshot:
   if _checksum(arrays) != values['checksum']:
     raise ValueError('its checksum is wrong')
   num_splats, channels = arrays['state']['params']['colors'].shape
-  steps, decided = values['step_sizes'], arrays.get('decided')
+  state = flax.serialization.from_state_dict(
+      train.create_train_state(num_splats, channels), arrays['state']
+  )
+  steps = tuple(quantize.StepSizes(**x) for x in values['step_sizes'] or ())
+  decided = arrays.get('decided')
   return Snapshot(
-      state=flax.serialization.from_state_dict(
-          train.create_train_state(num_splats, channels), arrays['state']
-      ),
+      state=state,
       layer_sizes=tuple(values['layer_sizes']),
       height=values['height'],
       width=values['width'],
       errors=arrays['errors'],
       lowest_loss=values['lowest_loss'],
       edges=arrays['edges'],
-      step_sizes=tuple(quantize.StepSizes(**x) for x in steps or ()) or None,
-      decided=rounding.Decided(**decided) if decided else None,
+      step_sizes=steps or None,
+      decided=decided
+      and _read_decided(decided, state.params, steps, values['layer_sizes']),
   )
+
+
+def _read_decided(
+    decided: dict[str, np.ndarray],
+    params: types.Splats,
+    step_sizes: Sequence[quantize.StepSizes],
+    layer_sizes: Sequence[int],
+) -> rounding.Decided:
+  """What rounding had decided, also as the first releases kept it.
+
+  They kept the classes alone. The symbols of all that is rounded follow from
+  its values; those of the rest will be replaced.
+  """
+  tables = decided['tables']
+  if 'positions' in decided:
+    names = quantize.Symbols._fields
+    symbols = quantize.Symbols(*(decided[name] for name in names))
+    return rounding.Decided(symbols, tables)
+  layers = []
+  ends = np.cumsum(layer_sizes)
+  for end, size, steps in zip(ends, layer_sizes, step_sizes):
+    own = slice(end - size, end)
+    splats = types.Splats(*(x[own] for x in params))
+    classes = decided['classes'][own]
+    symbols = quantize.zeros(*splats.colors.shape)._replace(
+        classes=classes,
+        colors=quantize.color_symbols(splats.colors, classes, steps),
+    )
+    for name in quantize.ATTRIBUTES[1:]:
+      symbols = quantize.quantize_attribute(name, splats, symbols, steps)
+    layers.append(symbols)
+  columns = map(np.concatenate, zip(*layers))
+  return rounding.Decided(quantize.Symbols(*columns), tables)
 
 
 def _checksum(arrays: dict) -> int:

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 import dataclasses
 import pickle
+from typing import Any
 import zlib
 
 import jax
-from jaxtyping import Float
+from jaxtyping import Float, Int
 import numpy as np
 
 import pallas_kernels
@@ -14,6 +15,8 @@ from pgsvc_jax import config as config_lib
 from pgsvc_jax import pace as pace_lib
 from pgsvc_jax import processes
 from pgsvc_jax import types
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import quantized
 from pgsvc_jax.training import checkpoint
 from pgsvc_jax.training import initialize
 from pgsvc_jax.training import loop as loop_lib
@@ -137,6 +140,68 @@ def fit_pictures(
     >>> [layered.layer_sizes for layered in fit_pictures(images, config)]
     [(3, 2)]
   """
+  pictures = _fit(
+      images,
+      config,
+      step_sizes=step_sizes,
+      devices=devices,
+      implementation=implementation,
+      initializer=initializer,
+      pixel_weights=pixel_weights,
+      error_fn=error_fn,
+      report=report,
+      initial=initial,
+      checkpointer=checkpointer,
+      deadline=deadline,
+  )
+  return [finish(x.snapshot().layered, config) for x in pictures]
+
+
+def fit_quantized(
+    images: Sequence[Float[np.ndarray, 'h w c']],
+    config: config_lib.FitConfig,
+    *,
+    step_sizes: loop_lib.StepSizes | loop_lib.ChooseStepSizes,
+    **options: Any,
+) -> list[quantized.QuantizedLayers]:
+  """Fits pictures as `fit_pictures` does, and returns what files hold.
+
+  Args:
+    images: the pictures, float32 in [0, 1].
+    config: the settings.
+    step_sizes: as in `fit_pictures`.
+    **options: the other arguments of `fit_pictures`.
+
+  Returns:
+    The symbols of every picture, with their step sizes.
+
+  Raises:
+    ValueError: as `fit_pictures`.
+    DivergenceError: as `fit_pictures`.
+  """
+  pictures = _fit(images, config, step_sizes=step_sizes, **options)
+  return [
+      finish_quantized(x.quantized(), x.snapshot().layered, config)
+      for x in pictures
+  ]
+
+
+def _fit(
+    images,
+    config,
+    *,
+    step_sizes=None,
+    devices=None,
+    implementation=None,
+    initializer=initialize.new_splats,
+    pixel_weights=None,
+    error_fn=None,
+    report=None,
+    initial=None,
+    checkpointer=None,
+    deadline=None,
+) -> list[loop_lib.Picture]:
+  """The pictures, fitted."""
   images = _checked_images(images)
   pixel_weights = _checked_weights(pixel_weights, images)
   shape = height, width, channels = images[0].shape
@@ -204,22 +269,78 @@ def fit_pictures(
     loop.begin_rounding(step_sizes)
   for last in roundings:
     loop.round(last)
-  return [finish(x.snapshot().layered, config) for x in pictures]
+  return pictures
 
 
 def finish(
     layered: types.LayeredSplats, config: config_lib.FitConfig
 ) -> types.LayeredSplats:
   """The layers that the strategy hands out, of the splats as fitted."""
+  order, sizes, shapes = _hand_out(layered, config)
+  return dataclasses.replace(
+      layered,
+      splats=types.Splats(*(x[order] for x in layered.splats)),
+      layer_sizes=sizes,
+      layer_shapes=shapes,
+  )
+
+
+def finish_quantized(
+    layers: quantized.QuantizedLayers,
+    layered: types.LayeredSplats,
+    config: config_lib.FitConfig,
+) -> quantized.QuantizedLayers:
+  """The symbols of the layers that the strategy hands out.
+
+  Args:
+    layers: as fitted.
+    layered: their splats, in the same order.
+    config: the settings.
+
+  Returns:
+    The symbols in other layers, where the strategy has others.
+  """
+  order, sizes, shapes = _hand_out(layered, config)
+  columns = (np.concatenate(x)[order] for x in zip(*layers.symbols))
+  parts = zip(*(np.split(x, np.cumsum(sizes)[:-1]) for x in columns))
+  return dataclasses.replace(
+      layers,
+      symbols=tuple(quantize.Symbols(*x) for x in parts),
+      step_sizes=finish_step_sizes(layers.step_sizes, len(sizes)),
+      layer_shapes=shapes,
+  )
+
+
+def finish_step_sizes(
+    step_sizes: Sequence[quantize.StepSizes], num_layers: int
+) -> tuple[quantize.StepSizes, ...]:
+  """Step sizes of the layers handed out: all of one, where one was fitted."""
+  if len(step_sizes) == num_layers:
+    return tuple(step_sizes)
+  (steps,) = step_sizes
+  return (steps,) * num_layers
+
+
+def _hand_out(
+    layered: types.LayeredSplats, config: config_lib.FitConfig
+) -> tuple[Int[np.ndarray, ' n'], tuple[int, ...], tuple[tuple[int, int], ...]]:
+  """Order, layer sizes and layer shapes of what the strategy hands out.
+
+  `prune` cuts a finished fit into layers, splats of largest contribution first.
+  This is the naive scheme that joint training replaces: splats that were fitted
+  together depend on one another, so low layers have holes.
+  """
   sizes, shapes = schedule_lib.finished_layers(
       config, layered.height, layered.width
   )
-  layered = dataclasses.replace(layered, layer_shapes=shapes)
   if config.strategy != 'prune':
-    return layered
+    order = np.arange(sum(layered.layer_sizes))
+    return order, layered.layer_sizes, shapes
   # Of the last layer are those that rounding has taken out.
   ends = np.minimum(np.cumsum(sizes), sum(layered.layer_sizes))
-  return rank_into_layers(layered, np.diff(ends, prepend=0).tolist())
+  contributions = types.contributions(layered.splats)
+  order = np.argsort(-contributions, kind='stable')
+  return order, tuple(np.diff(ends, prepend=0).tolist()), shapes
 
 
 def _checked_images(
@@ -297,29 +418,3 @@ def _restore(
   for picture, snapshot in zip(pictures, snapshots):
     picture.restore(snapshot)
   return snapshots[0].step
-
-
-def rank_into_layers(
-    layered: types.LayeredSplats, layer_sizes: tuple[int, ...]
-) -> types.LayeredSplats:
-  """Cuts a finished fit into layers, splats of largest contribution first.
-
-  The contribution is the integral of |color| over the plane, 2 pi l11 l22 |c|.
-  This is the naive scheme that joint training replaces: splats that were fitted
-  together depend on one another, so low layers have holes.
-
-  Args:
-    layered: a fit.
-    layer_sizes: of the result; sums to the number of splats.
-
-  Returns:
-    The same splats in another order.
-  """
-  means, cholesky, colors = layered.splats
-  contributions = warm_start.contributions(layered.splats)
-  order = np.argsort(-contributions, kind='stable')
-  return dataclasses.replace(
-      layered,
-      splats=types.Splats(means[order], cholesky[order], colors[order]),
-      layer_sizes=tuple(layer_sizes),
-  )

@@ -19,13 +19,13 @@ from pgsvc_jax import config as config_lib
 from pgsvc_jax import processes
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import quantized
 from pgsvc_jax.training import bands
 from pgsvc_jax.training import checkpoint
 from pgsvc_jax.training import initialize
 from pgsvc_jax.training import rounding
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
-from pgsvc_jax.training import warm_start
 
 # A fit has diverged when its loss is so many times the lowest so far (of no
 # splats at first), and above a limit: what is nearly exact may lose 20 dB in a
@@ -98,7 +98,6 @@ class Picture:
     self.errors: np.ndarray | None = None
     self._config = config
     self._schedule = schedule
-    self._step_sizes: tuple[quantize.StepSizes, ...] | None = None
     self._lowest_loss = float(np.mean(image**2))
 
   def begin_with(self, layers: Sequence[types.Splats]) -> None:
@@ -108,7 +107,7 @@ class Picture:
     for splats, size, count in zip(
         layers, schedule.layer_sizes, schedule.filled
     ):
-      strongest = np.argsort(-warm_start.contributions(splats), kind='stable')
+      strongest = np.argsort(-types.contributions(splats), kind='stable')
       kept = np.sort(strongest[:count])
       splats = types.Splats(*(x[kept] for x in splats))
       self.state = train.add_splats(self.state, first, splats)
@@ -127,7 +126,7 @@ class Picture:
         errors=self.errors,
         lowest_loss=self._lowest_loss,
         edges=np.int32(self.edges),
-        step_sizes=self._step_sizes,
+        step_sizes=self.rounder and self.rounder.step_sizes,
         decided=self.rounder and self.rounder.decided,
     )
 
@@ -213,11 +212,22 @@ class Picture:
     """Rounding with these steps begins, or goes on."""
     schedule = self._schedule
     sizes = schedule.layer_sizes
-    self._step_sizes = quantize.per_layer(
+    steps = quantize.per_layer(
         step_sizes, len(sizes), schedule.height, schedule.width
     )
     self.rounder = rounding.Rounder(
-        self._config, self._step_sizes, sizes, decided
+        self._config, steps, sizes, self.image.shape[2]
+    )
+    if decided is not None:
+      self.rounder.decided = decided
+
+  def quantized(self) -> quantized.QuantizedLayers:
+    """The symbols of a fit that is rounded."""
+    return quantized.QuantizedLayers(
+        symbols=self.rounder.symbols(self.state),
+        step_sizes=self.rounder.step_sizes,
+        height=self._schedule.height,
+        width=self._schedule.width,
     )
 
   def progress(self, step: int) -> Progress:

@@ -34,12 +34,6 @@ def resize(
   )
 
 
-def contributions(splats: types.Splats) -> np.ndarray:
-  """The integral of |color| over the plane, up to 2 pi: l11 l22 |c| [n]."""
-  area = splats.cholesky[:, 0] * splats.cholesky[:, 2]
-  return area * np.linalg.norm(splats.colors, axis=1)
-
-
 def fill_layers(
     layered: types.LayeredSplats,
     layer_sizes: Sequence[int],
@@ -72,7 +66,7 @@ def fill_layers(
   ends = np.cumsum(layered.layer_sizes)
   layer_of_splat = np.repeat(np.arange(len(ends)), layered.layer_sizes)
   last = len(layer_sizes) - 1
-  strength = contributions(layered.splats)
+  strength = types.contributions(layered.splats)
   results, waiting, gap = [], np.zeros(0, np.int64), False
   for layer, size in enumerate(layer_sizes):
     own = layer_of_splat >= layer if layer == last else layer_of_splat == layer

@@ -25,6 +25,7 @@ from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import lattice as lattice_lib
 from pgsvc_jax.codec import quantize
+from pgsvc_jax.codec import quantized
 from pgsvc_jax.codec import range_coder
 from pgsvc_jax.codec import splat_coding
 from pgsvc_jax.codec import syntax
@@ -192,10 +193,10 @@ def _code_update(
   if count < 0:
     raise ValueError('a negative number of splats')
   if not count:
-    return Update(dead, changes, splat_coding.empty(channels))
+    return Update(dead, changes, quantize.zeros(0, channels))
   origin = None
   if given:
-    cells = born.positions >> splat_coding.cell_bits(born, step_sizes)
+    cells = born.positions >> quantize.cell_bits(born, step_sizes)
     origin = cells.min(axis=0)
   origin = coder.column('origin', np.array([0, 1]), origin)
   if (np.abs(origin) > quantize.CELL_LIMIT).any():
@@ -424,15 +425,12 @@ def _damage(where: str) -> Iterator[None]:
 
 
 def births(
-    splats: types.Splats, step_sizes: quantize.StepSizes, num_dead: int = 0
+    symbols: quantize.Symbols, step_sizes: quantize.StepSizes, num_dead: int = 0
 ) -> Update:
   """The update of a layer that ends all its splats and begins with these."""
-  channels = splats.colors.shape[1]
-  born = splat_coding.empty(channels)
-  if len(splats.means):
-    symbols = quantize.quantize(splats, step_sizes)
-    born, _, _ = splat_coding.sort(symbols, step_sizes)
-  none = np.zeros((0, lattice_lib.COLORS + channels), np.int64)
+  born, _, _ = splat_coding.sort(symbols, step_sizes)
+  width = lattice_lib.COLORS + symbols.colors.shape[1]
+  none = np.zeros((0, width), np.int64)
   return Update(np.ones(num_dead, bool), none, born)
 
 
@@ -456,17 +454,7 @@ def encode_gop(
       channels=first.channels,
   )
   for frame in frames:
-    layers = zip(split(frame), encoder.layers, strict=True)
-    encoder.add(
-        [births(x, step_sizes, len(layer.points)) for x, layer in layers]
-    )
+    layers = quantized.quantize_layers(frame, step_sizes)
+    dead = (len(layer.points) for layer in encoder.layers)
+    encoder.add(list(map(births, layers.symbols, layers.step_sizes, dead)))
   return encoder.packets()
-
-
-def split(layered: types.LayeredSplats) -> list[types.Splats]:
-  """The splats of each layer."""
-  ends = np.cumsum(layered.layer_sizes)
-  return [
-      types.Splats(*(x[end - size : end] for x in layered.splats))
-      for size, end in zip(layered.layer_sizes, ends)
-  ]

@@ -219,13 +219,11 @@ class GopFitter:
     if self._budget:
       bpp = self._budget.first_bytes * 8 / (height * width)
       image_config = dataclasses.replace(image_config, target_bpp=bpp)
-    chosen = []
 
     def choose(_, layered, error):
-      chosen.append(rate.choose_step_sizes(image_config, layered, error, frame))
-      return chosen[0]
+      return rate.choose_step_sizes(image_config, layered, error, frame)
 
-    (layered,) = fit.fit_pictures(
+    (layers,) = fit.fit_quantized(
         [frame],
         dataclasses.replace(
             image_config.fit, seed=image_config.fit.seed + seed
@@ -234,19 +232,15 @@ class GopFitter:
         devices=[self._device],
         implementation=self._implementation,
     )
-    steps = quantize.reaching(chosen[0], height, width)
     self._encoder = frame_coding.GopEncoder(
-        [steps] * len(layered.layer_sizes),
+        layers.step_sizes,
         height=height,
         width=width,
         channels=channels,
         log2_block=self._config.log2_block or 4,
     )
     self._encoder.add(
-        [
-            frame_coding.births(splats, steps)
-            for splats in frame_coding.split(layered)
-        ]
+        list(map(frame_coding.births, layers.symbols, layers.step_sizes))
     )
 
   def _predict(
@@ -399,11 +393,9 @@ def _choose_dead(
   count = round(turnover * len(dead))
   if not count:
     return dead
-  means, cholesky, colors = lattice_lib.splats(
-      layer.points, layer.lattice, step_sizes
-  )
-  l11, l21, l22 = cholesky.T
-  energy = l11 * l22 * (colors**2).sum(axis=1)
+  splats = lattice_lib.splats(layer.points, layer.lattice, step_sizes)
+  means, (l11, l21, l22) = splats.means, splats.cholesky.T
+  energy = types.energies(splats)
   reach = 3 * np.stack([l11, np.hypot(l21, l22)], -1)
   outside = (means + reach < 0) | (means - reach > [width, height])
   energy[outside.any(axis=1)] = 0
@@ -525,6 +517,8 @@ class _Rounder:
     self._dead_zone = config.dead_zone
     self._order = rng.permutation(len(prediction.points))
     self._changes = np.zeros_like(prediction.points)
+    num_slots, width = prediction.points.shape
+    self._born = quantize.zeros(num_slots, width - lattice_lib.COLORS)
 
   def round(
       self, state: train.TrainState, rounding: schedule_lib.Rounding
@@ -569,9 +563,10 @@ class _Rounder:
     for k, steps in enumerate(self._prediction.step_sizes):
       (slots,) = np.nonzero(born & (self._prediction.layers == k))
       splats = types.Splats(*(x[slots] for x in params))
-      weak[slots] = quantize.weak(splats, steps)
-      rounded = quantize.dequantize(quantize.quantize(splats, steps), steps)
-      for array, new in zip(params, rounded):
+      symbols = quantize.quantize(splats, steps)
+      weak[slots] = quantize.weak(symbols)
+      rounded = quantize.dequantize(symbols, steps)
+      for array, new in zip((*self._born, *params), (*symbols, *rounded)):
         array[slots] = new
     return weak
 
@@ -582,8 +577,12 @@ class _Rounder:
     for k, steps in enumerate(prediction.step_sizes):
       mine = prediction.layers == k
       born = mine & prediction.reserved & state.active
-      splats = types.Splats(*(x[born] for x in state.params))
-      update = frame_coding.births(splats, steps)
+      if state.frozen.colors[born].all():
+        symbols = quantize.Symbols(*(x[born] for x in self._born))
+      else:  # There is no stage of rounding.
+        splats = types.Splats(*(x[born] for x in state.params))
+        symbols = quantize.quantize(splats, steps)
+      update = frame_coding.births(symbols, steps)
       updates.append(
           update._replace(
               dead=prediction.dead[k],

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pathlib
 import sys
 
-from .. import command
+from ... import command
 from . import space
 
 

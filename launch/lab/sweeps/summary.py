@@ -7,8 +7,8 @@ import json
 import pathlib
 from typing import Any
 
-from .. import command
-from .. import table
+from ... import command
+from ... import table
 
 VERSION = 1
 _FORMATS = {

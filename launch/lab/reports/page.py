@@ -7,7 +7,7 @@ import pathlib
 
 import jinja2
 
-from ..evaluation import results
+from ...evaluation import results
 from . import bd_rate
 from . import curves
 from . import plots

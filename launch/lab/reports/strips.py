@@ -14,10 +14,10 @@ from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import stream
 from pgsvc_jax.video import playback
 
-from ..evaluation import operating_points
-from ..evaluation import results
-from ..videos import quality as video_quality
-from ..videos import source as video_source
+from ...evaluation import operating_points
+from ...evaluation import results
+from ...videos import quality as video_quality
+from ...videos import source as video_source
 
 _WIDTH = 300
 _CROP = 100

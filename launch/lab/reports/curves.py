@@ -14,8 +14,8 @@ from typing import Literal
 import numpy as np
 from scipy import interpolate
 
-from .. import command
-from ..evaluation import results
+from ... import command
+from ...evaluation import results
 from . import bd_rate
 
 PUBLISHED = command.CONFIGS / 'published.json'

@@ -10,8 +10,8 @@ import numpy as np
 from pallas_kernels import dispatch
 from pallas_kernels import triton
 
-from .. import machine
-from .. import table
+from ... import machine
+from ... import table
 from . import timing
 from . import workloads
 

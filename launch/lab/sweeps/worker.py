@@ -11,8 +11,8 @@ import time
 
 import optuna
 
-from .. import children
-from .. import command
+from ... import children
+from ... import command
 from . import space
 
 # Every lease, so often: the count of one that lives is never taken for still.

@@ -7,7 +7,7 @@ import jax
 
 import pallas_kernels
 
-from .. import machine
+from ... import machine
 from . import cases
 from . import roofline
 from . import timing

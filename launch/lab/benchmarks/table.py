@@ -1,6 +1,6 @@
 """The document of a benchmark, for people: a head and a table."""
 
-from .. import table
+from ... import table
 from . import workloads
 
 _LABELS = ('shape', 'sweep', 'value', 'implementation')

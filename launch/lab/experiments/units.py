@@ -32,13 +32,13 @@ from pgsvc_jax import resolution
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import stream
 
-from .. import children
-from .. import command
-from .. import host
-from .. import table
-from ..videos import info as video_info
-from ..videos import quality as video_quality
-from ..videos import source as video_source
+from ... import children
+from ... import command
+from ... import host
+from ... import table
+from ...videos import info as video_info
+from ...videos import quality as video_quality
+from ...videos import source as video_source
 
 _RESULT = 'result.json'
 _LOG = 'log.txt'

@@ -38,7 +38,6 @@ from pgsvc_jax.training import fit
 from pgsvc_jax.training import initialize
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
-from pgsvc_jax.training import warm_start
 from pgsvc_jax.video import gop_fit
 
 _LEVELS = 63  # 6 bits.
@@ -116,7 +115,7 @@ class Codes:
   def _round_cholesky(self, changes, splats, mine):
     if self._range is None:
       # What shows is the change relative to the splat.
-      energy = warm_start.contributions(splats)[:, None] ** 2
+      energy = types.contributions(splats)[:, None] ** 2
       l11, _, l22 = splats.cholesky.T
       sizes = np.stack([l11, l22, l22], -1)
       weights = energy / (l11 * l22)[:, None] / sizes**2
@@ -370,7 +369,7 @@ class Coder:
     turnover = round(self._config.turnover * len(state.active))
     if not turnover:
       return state
-    weak = np.argsort(warm_start.contributions(state.params))[:turnover]
+    weak = np.argsort(types.contributions(state.params))[:turnover]
     rng = np.random.default_rng(int(state.step))
     density = initialize.residual_density(residual)
     centres = initialize.sample_centres(density, turnover, rng)

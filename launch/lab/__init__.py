@@ -1,0 +1,1 @@
+"""The laboratory: experiments, sweeps, reports and benchmarks."""
