@@ -33,6 +33,13 @@ class PictureOptions(TypedDict, total=False):
     pixel_weights: of each pixel in the loss.
     error_fn: the loss.
     initial: splats to begin with.
+
+  Example:
+    >>> options: PictureOptions = {'pixel_weights': np.ones((8, 8), np.float32)}
+    >>> settings = config_lib.FitConfig(layer_splats=(2,), num_steps=10)
+    >>> config = config_lib.EncodeConfig(fit=settings)
+    >>> len(encode(np.zeros((8, 8)), config, **options)) > 40
+    True
   """
 
   initializer: initialize.Initializer

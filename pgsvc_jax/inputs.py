@@ -167,7 +167,7 @@ def to_pixels(image: Any) -> Float[np.ndarray, 'h w c']:
     array([[[0., 1.]]], dtype=float32)
     >>> to_pixels(np.zeros((3, 20, 30)))  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    ValueError: the shape (3, 20, 30) is [c, h, w], ...: np.moveaxis(image, 0, -1)
+    ValueError: the shape (3, 20, 30) is [c, h, w], ...(image, 0, -1)
   """
   if isinstance(image, media.Picture):
     return image.pixels
@@ -199,7 +199,7 @@ def _check_shape(shape: tuple[int, ...]) -> None:
   if not np.prod(shape):
     raise ValueError(f'{what} a picture without pixels')
   if len(shape) == 3 and shape[2] > 4:
-    if shape[0] <= 4:
+    if shape[0] <= 4 < min(shape[1:]):
       raise ValueError(
           f'{what} [c, h, w], a picture is [h, w, c]: np.moveaxis(image, 0, -1)'
       )

@@ -5,38 +5,17 @@ was encoded.
 """
 
 from collections.abc import Mapping
-import dataclasses
 import fractions
 from typing import Any
 
 from absl import flags
 
+from pgsvc_jax.video import frame_source
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import stream_format
 
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-  """What is to be encoded.
-
-  Attributes:
-    path: of the video, or of a folder of pictures.
-    options: further arguments of `video_media.open_video`.
-  """
-
-  path: str
-  options: dict[str, Any]
-
-  def open(
-      self, first_frame: int = 0, frames: int | None = None
-  ) -> video_media.VideoReader:
-    """The video, or some of its frames."""
-    options = dict(self.options)
-    options['start'] = options.get('start', 0) + first_frame
-    if frames is None and options.get('frames') is not None:
-      frames = options['frames'] - first_frame
-    options['frames'] = frames
-    return video_media.open_video(self.path, **options)
+# Of frames: `path` and `options` of `open_video`.
+Source = frame_source.VideoFile
 
 
 class Flags:

@@ -46,6 +46,12 @@ class FrameDone:
     born: splats born.
     still: share of the other splats that did not change.
     seconds: that it took.
+
+  Example:
+    >>> done = FrameDone(frame=7, index=3, sizes=(90, 40), psnr_db=(30.1, 32.5),
+    ...     born=2, still=0.9, seconds=0.5)
+    >>> sum(done.sizes)
+    130
   """
 
   frame: int
@@ -65,6 +71,12 @@ class GroupDone:
     group: which one.
     packets: one a layer.
     frames: what became of them; none where another process encoded them.
+
+  Example:
+    >>> group = groups.Group(
+    ...     index=0, first_frame=0, times=(0, 1), last_duration=1)
+    >>> len(GroupDone(group=group, packets=[b'base', b'more']).group.times)
+    2
   """
 
   group: groups.Group
