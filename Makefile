@@ -8,7 +8,7 @@ VENV ?= .venv
 CUDA ?= cuda13
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-slow test-gpu test-h200 lint format docs tutorial clean
+.PHONY: demo test test-slow test-gpu test-h200 test-browser lint format docs tutorial clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m launch.demo --output=demo
@@ -29,6 +29,17 @@ test-gpu: $(VENV)/.dev-$(CUDA)
 # environment of 1.5 GB.
 test-h200: $(VENV)-h200/.dev
 	$(VENV)-h200/bin/python -m pytest -m h200 -v -s tests/h200_test.py
+
+# In headless Chromium (on Debian: apt install chromium npm), driven by packages
+# of npm that no one else needs.
+test-browser: $(VENV)/.dev build/browser/.stamp
+	$(BIN)/python -m pytest -m browser -v
+
+build/browser/.stamp:
+	mkdir -p build/browser
+	npm install --prefix build/browser --no-audit --no-fund --silent \
+	  playwright-core@1 axe-core@4
+	@touch $@
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -64,9 +64,14 @@ class FitConfig:
   # Steps per compiled scan: births, progress and checks happen in between.
   chunk_steps: int = 10
   # Share of the steps after which all splats are born.
-  growth_fraction: float = 0.6
+  growth_fraction: float = 0.45
   # Births (splats added at one time) until all are there, over all layers.
-  num_births: int = 36
+  num_births: int = 18
+  # How often splats that show next to nothing move to where one would take
+  # more off the error, evenly over the middle of the fit. 0: they stay.
+  num_relocations: int = 6
+  # Share of the splats of each layer that may move at a time.
+  relocated_share: float = 0.3
   # Weight of the lower prefixes in the loss; the full picture has weight 1.
   lower_weight: float = 0.5
   # Step sizes of Adam in the frame of each splat: means in standard
@@ -74,7 +79,7 @@ class FitConfig:
   means_rate: float = 0.2
   cholesky_rate: float = 0.14
   colors_rate: float = 0.03
-  # The step sizes fall along a cosine to this share of their start.
+  # The step sizes fall along a line to this share of their start.
   final_rate: float = 0.01
   # Adam's decay of the mean gradient and of its square.
   adam_b1: float = 0.9
@@ -115,8 +120,9 @@ class FitConfig:
       raise ValueError("strategy 'sequential' is incremental")
     if not 0 <= self.rounding_bit_weight < float('inf'):
       raise ValueError('rounding_bit_weight must be at least 0 and finite')
-    if self.rounding_steps < 0:
-      raise ValueError('rounding_steps must not be negative')
+    for name in ('rounding_steps', 'num_relocations'):
+      if getattr(self, name) < 0:
+        raise ValueError(f'{name} must not be negative')
     if len(self.rounding_rates) != 2 or not min(self.rounding_rates) > 0:
       raise ValueError('rounding_rates must be two positive factors')
     for name in ('num_steps', 'chunk_steps', 'num_births', 'rounding_groups'):
@@ -124,7 +130,12 @@ class FitConfig:
         raise ValueError(f'{name} must be at least 1')
     if not 0 <= self.coarse_steps < float('inf'):
       raise ValueError('coarse_steps must be at least 0 and finite')
-    for name in ('growth_fraction', 'lower_weight', 'final_rate'):
+    for name in (
+        'growth_fraction',
+        'lower_weight',
+        'final_rate',
+        'relocated_share',
+    ):
       if not 0 <= getattr(self, name) <= 1:
         raise ValueError(f'{name} must be in [0, 1]')
     for name in ('means_rate', 'cholesky_rate', 'colors_rate', 'min_cholesky'):
@@ -145,7 +156,7 @@ class EncodeConfig:
   Example:
     >>> config = EncodeConfig(fit=FitConfig(num_steps=500), target_bpp=0.5)
     >>> config.fit.num_births
-    36
+    18
   """
 
   fit: FitConfig = FitConfig()

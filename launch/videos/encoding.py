@@ -5,7 +5,7 @@ plays; the same command goes on after its last whole group. Processes leave
 theirs in OUTPUT.parts.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import dataclasses
 import hashlib
@@ -67,9 +67,9 @@ def encode(run: Run, num_devices: int, use_cache: bool) -> None:
   """
   begin = time.perf_counter()
   command.check_output(run.output)
-  with run.source.open() as video:
-    for note in video.notes:
-      print(f'{run.source.path}: {note}', file=sys.stderr)
+  _ = run.source.format  # What cannot be read need not wait for JAX.
+  notes = run.source.notes
+  _say_notes(run.source, notes)
 
   # Only now: --help, wrong settings and bad videos need not wait for JAX.
   from .. import runtime
@@ -88,7 +88,13 @@ def encode(run: Run, num_devices: int, use_cache: bool) -> None:
     with locks.output(run.output):
       _encode_and_log(run, devices, parts, shown)
   shutil.rmtree(parts, ignore_errors=True)
+  _say_notes(run.source, [x for x in run.source.notes if x not in notes])
   _say(run, shown, begin)
+
+
+def _say_notes(source: video_source.Source, notes: Iterable[str]) -> None:
+  for note in notes:
+    print(f'{source.path}: {note}', file=sys.stderr)
 
 
 def _encode_to(

@@ -243,12 +243,16 @@ def _fit(
   if step or any(schedule.filled):
     loop.place()
   births = [x for x in schedule.births if x.step >= step]
+  relocations = [x for x in schedule.relocations if x >= step]
   roundings = [x for x in schedule.roundings if x.step >= step]
   milestones = [x.step for x in schedule.roundings[:1]] + [schedule.num_steps]
   pace = pace_lib.Pace(deadline, schedule.num_steps)
   while step < schedule.num_steps:
     while births and births[0].step <= step:
       loop.give_births(births.pop(0), initializer)
+    if relocations and relocations[0] <= step:
+      loop.relocate(step)
+      relocations = [x for x in relocations if x > step]
     while roundings and roundings[0].step <= step:
       loop.begin_rounding(step_sizes)
       loop.round(roundings.pop(0))

@@ -23,6 +23,7 @@ from pgsvc_jax.codec import quantized
 from pgsvc_jax.training import bands
 from pgsvc_jax.training import checkpoint
 from pgsvc_jax.training import initialize
+from pgsvc_jax.training import relocation
 from pgsvc_jax.training import rounding
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
@@ -189,6 +190,45 @@ class Picture:
     self.state = train.add_splats(self.state, birth.first, splats)
     self._cut()
 
+  def find_moves(
+      self, step: int, layer: int, shown: Float[np.ndarray, 'h w c']
+  ) -> relocation.Moves:
+    """What splats of a layer move, and where to.
+
+    Args:
+      step: of the fit; with the layer, it decides what is random.
+      layer: whose.
+      shown: the prefix up to this layer, on its grid.
+
+    Returns:
+      The moves, in slots of the state and pixels of the picture.
+    """
+    ends = np.cumsum((0, *self._schedule.layer_sizes))
+    slots = np.arange(*ends[layer : layer + 2])
+    slots = slots[self.state.active[slots]]
+    index = self._schedule.grid_of(ends[layer])
+    factors = np.float32(self._schedule.grids[index].factors)
+    image, weights = self._grid(index)
+    rng = np.random.default_rng((self._config.seed, step, layer))
+    moves = relocation.choose_moves(
+        initialize.to_grid(
+            types.Splats(*(x[slots] for x in self.state.params)), factors
+        ),
+        image - shown,
+        weights,
+        round(self._config.relocated_share * len(slots)),
+        rng,
+    )
+    return relocation.Moves(
+        slots[moves.chosen], initialize.from_grid(moves.splats, factors)
+    )
+
+  def move(self, moves: Sequence[relocation.Moves]) -> None:
+    """Puts the new splats in the slots of the old ones."""
+    for chosen, splats in moves:
+      self.state = train.put_splats(self.state, chosen, splats)
+    self._cut()
+
   def _grid(self, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Picture and weights on a grid."""
     return (*self.coarser, (self.image, self.pixel_weights))[index]
@@ -341,20 +381,51 @@ class Loop:
     """Gives birth in every picture, and cuts the bands anew."""
     shown = [None] * len(self._pictures)
     if self._state is not None:
-      grid = self._schedule.grid_of(birth.first)
-      band = (*self._bands.coarser, self._bands)[grid]
-      images = self.fetch(self._renders[grid](self._state, band))
-      shown = [x.join(y, grid) for x, y in zip(self._pictures, images)]
+      shown = self._show(self._schedule.grid_of(birth.first))
     # NumPy and SciPy release the lock in what takes long.
     with concurrent.futures.ThreadPoolExecutor(len(self._pictures)) as pool:
       give = lambda x, image: x.give_birth(birth, initializer, image)
       list(pool.map(give, self._pictures, shown))
+    self._take_from_first()
+    self.place()
+
+  def _show(
+      self, grid: int, end: int | None = None
+  ) -> list[Float[np.ndarray, 'h w c']]:
+    """What every picture shows on a grid; of the slots before `end`."""
+    if end is None:
+      end = self._schedule.grids[grid].num_splats
+    band = (*self._bands.coarser, self._bands)[grid]
+    ends = train.place([np.int32(end)] * len(self._devices), self._devices)
+    images = self.fetch(self._renders[grid](self._state, band, ends))
+    return [x.join(y, grid) for x, y in zip(self._pictures, images)]
+
+  def _take_from_first(self) -> None:
+    """Other machines may round differently: all take what the first one has."""
     if self._several:
-      # Other machines may round differently: all take what the first one has.
       (x,) = self._pictures
       mine = x.state, np.int32(x.edges)
       x.state, edges = processes.arrays_of_first(mine)
       x.edges = [int(edge) for edge in edges]
+
+  def relocate(self, step: int) -> None:
+    """Moves splats that show next to nothing, and cuts the bands anew."""
+    schedule = self._schedule
+    ends = np.cumsum((0, *schedule.layer_sizes))
+    moves = [[] for _ in self._pictures]
+    for layer in np.flatnonzero(schedule.inputs.layer_rates[step]):
+      first, last = ends[layer : layer + 2]
+      if not any(x.state.active[first:last].any() for x in self._pictures):
+        continue
+      shown = self._show(schedule.grid_of(first), last)
+      find = lambda x, image, layer=layer: x.find_moves(step, layer, image)
+      with concurrent.futures.ThreadPoolExecutor(len(self._pictures)) as pool:
+        found = pool.map(find, self._pictures, shown)
+        for mine, one in zip(moves, found):
+          mine.append(one)
+    for x, mine in zip(self._pictures, moves):
+      x.move(mine)
+    self._take_from_first()
     self.place()
 
   def begin_rounding(self, step_sizes: StepSizes | ChooseStepSizes) -> None:

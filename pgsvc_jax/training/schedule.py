@@ -27,6 +27,10 @@ _WARM_RATE = 0.1
 # Kodak pictures, 500 steps).
 _SIZE_POWER = 0.75
 
+# Shares of a fit between which splats relocate. Earlier they have not settled,
+# later the new ones would not.
+_RELOCATED = 0.2, 0.86
+
 # Steps for which the cycle `epoch` stays with a prefix. (A single picture has
 # no epochs; long against the memory of Adam, short against a fit.)
 _EPOCH_STEPS = 50
@@ -103,6 +107,8 @@ class Schedule:
     layer_shapes: as in `types.LayeredSplats`.
     filled: splats of each layer that are there before the first step.
     births: of the others, in order of steps.
+    relocations: steps before which splats of the layers that move then may go
+      elsewhere, ascending.
     roundings: in order of steps, the last one behind the last step.
     inputs: one row a step; a whole number of chunks.
   """
@@ -113,6 +119,7 @@ class Schedule:
   layer_shapes: tuple[tuple[int, int], ...]
   filled: tuple[int, ...]
   births: tuple[Birth, ...]
+  relocations: tuple[int, ...]
   roundings: tuple[Rounding, ...]
   inputs: StepInputs
 
@@ -271,12 +278,12 @@ def make_schedule(
     if config.strategy == 'sequential':
       later = start[top + 1 :]
       end = later[later > start[top]].min()
-      rates[step, top] = _cosine(
+      rates[step, top] = _falling(
           (step - start[top]) / (end - start[top]), config.final_rate
       )
       continue
     rates[step] = [
-        _cosine(max(0, step - begin) / (num_steps - begin), config.final_rate)
+        _falling(max(0, step - begin) / (num_steps - begin), config.final_rate)
         for begin in begins
     ]
     if config.strategy == 'joint':
@@ -295,6 +302,7 @@ def make_schedule(
       layer_shapes=shapes,
       filled=filled,
       births=births,
+      relocations=_relocations(config, start, num_steps),
       roundings=roundings,
       inputs=StepInputs(
           np.concatenate([weights, more.level_weights]) * counts,
@@ -358,8 +366,28 @@ def _lower_prefixes(
   return [turn % top]
 
 
-def _cosine(progress: float, final: float) -> float:
-  return final + (1 - final) * (1 + np.cos(np.pi * progress)) / 2
+def _falling(progress: float, final: float) -> float:
+  return 1 + (final - 1) * progress
+
+
+def _relocations(
+    config: config_lib.FitConfig, starts: Sequence[int], num_steps: int
+) -> tuple[int, ...]:
+  """Places the relocations on chunk boundaries, in the middle of the fit.
+
+  With `sequential`, in the middle of the time of each layer.
+  """
+  spans = [(0, num_steps)]
+  if config.strategy == 'sequential':
+    spans = [(a, b) for a, b in itertools.pairwise(starts) if a < b]
+  each = round(config.num_relocations / len(spans))
+  shares = np.linspace(*_RELOCATED, each)
+  steps = {
+      config.chunk_steps * round((a + share * (b - a)) / config.chunk_steps)
+      for a, b in spans
+      for share in shares
+  }
+  return tuple(sorted(steps))
 
 
 def _turns(

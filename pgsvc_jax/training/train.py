@@ -151,7 +151,15 @@ def add_splats(
     state: TrainState, first: int, splats: types.Splats
 ) -> TrainState:
   """Gives the splats the slots from `first` on (state in NumPy)."""
-  slots = slice(first, first + len(splats.means))
+  return put_splats(state, slice(first, first + len(splats.means)), splats)
+
+
+def put_splats(
+    state: TrainState,
+    slots: slice | Int[np.ndarray, ' m'],
+    splats: types.Splats,
+) -> TrainState:
+  """Gives the splats these slots, as just born (state in NumPy)."""
 
   def put(array, new):
     array = np.array(array)
@@ -332,20 +340,25 @@ def make_render(
     implementation: pallas_kernels.Implementation | None = None,
     num_pictures: int = 1,
     grid: schedule_lib.Grid | None = None,
-) -> Callable[[TrainState, Band], Float[Array, 'devices bands h w c']]:
-  """Makes `render(state, bands)`: what the splats alive show, band by band.
+) -> Callable[..., Float[Array, 'devices bands h w c']]:
+  """Makes `render(state, bands, ends)`: what splats show, band by band.
 
-  A pmap like the chunk; every device returns all bands of its picture. Of a
-  grid, the bands are its own, and its highest prefix is shown; None: all.
+  A pmap like the chunk; every device returns all bands of its picture. Shown
+  are those alive of the slots before `ends`, equal on all devices; without it,
+  of all. Of a grid, the bands are its own, and slots past its highest prefix
+  are never shown.
   """
   groups = _groups(len(devices), num_pictures)
   factors = grid.factors if grid else (1, 1)
 
   @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
-  def render(state, band):
+  def render(state, band, end=None):
     height, width, _ = band.target.shape
     count = grid.num_splats if grid else len(state.active)
-    shown = jax.tree.map(lambda x: x[:count], (state.params, state.active))
+    active = state.active
+    if end is not None:
+      active &= jnp.arange(len(active)) < end
+    shown = jax.tree.map(lambda x: x[:count], (state.params, active))
     (image,) = pallas_kernels.composite(
         *_into_band(*shown, band, factors),
         layer_sizes=(count,),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Generator, Iterator
 import contextlib
 from fractions import Fraction
+import functools
 import importlib
+import io
 import os
-import re
 from typing import TYPE_CHECKING, Any
 import warnings
 
@@ -15,11 +16,13 @@ from jaxtyping import Float
 import lazy_loader
 import numpy as np
 import PIL
+from PIL import ExifTags
 from PIL import Image
 
-from pgsvc_jax import media
+from pgsvc_jax.video import av_frames
 from pgsvc_jax.video import color
 from pgsvc_jax.video import stream_format
+from pgsvc_jax.video import structure
 
 # Loaded on first use: what reads pictures does without it.
 if TYPE_CHECKING:
@@ -39,6 +42,25 @@ _NOT_VIDEO = (
 _PICTURE_BRANDS = ('avif', 'avis', 'heic', 'heix', 'mif1')
 _HDR_TRANSFERS = {16: 'PQ', 18: 'HLG'}
 
+# Whether to transpose, then flip in x, then flip in y, to stand upright.
+_EXIF_TURNS = {
+    1: (False, False, False),
+    2: (False, True, False),
+    3: (False, True, True),
+    4: (False, False, True),
+    5: (True, False, False),
+    6: (True, True, False),
+    7: (True, True, True),
+    8: (True, False, True),
+}
+# By degrees counterclockwise.
+_QUARTER_TURNS = {
+    0: _EXIF_TURNS[1],
+    90: _EXIF_TURNS[8],
+    180: _EXIF_TURNS[3],
+    270: _EXIF_TURNS[6],
+}
+
 
 class AvReader:
   """A file; what `media.VideoReader` adds is the choice of frames.
@@ -52,104 +74,146 @@ class AvReader:
       self, path: str | os.PathLike[str], raw: stream_format.RawFormat | None
   ):
     self._path = path
-    self._raw = raw
+    self._open = functools.partial(open_container, path, raw)
     if raw is None and is_picture(path):
       raise ValueError('it is a picture, not a video')
-    with open_container(path, raw) as (container, stream):
-      try:
-        frame = next(_decode(container, stream), None)
-      except (av.error.FFmpegError, ValueError) as error:
-        raise ValueError(
-            f'frame 0 is damaged: {media.reason(error)}'
-        ) from error
+    with self._open() as (container, stream):
+      timing = _timing(container, stream, has_times=True)
+      decoder = av_frames.Decoder(timing)
+      frame, stamp = next(decoder.frames(container.demux(stream)), (None, None))
       if frame is None:
-        raise ValueError('it has no frames')
-      rate = _positive(stream.average_rate) or _positive(stream.guessed_rate)
+        cut = 'the end of the file is missing: '
+        cut *= _is_cut(path, container, stream)
+        raise ValueError(f'{cut}it has no frames')
       # Elementary streams have no times.
-      self._has_times = frame.pts is not None
-      if not self._has_times:
-        rate = rate or stream_format.DEFAULT_RATE
-      time_base = _positive(stream.time_base) if self._has_times else 1 / rate
+      has_times = frame.pts is not None
+      self._timing = _timing(container, stream, has_times)
       self._coded = frame.width, frame.height
-      self._turn = _orientation(frame)
-      width, height = self._coded[::-1] if self._turn[0] else self._coded
-      aspect = _positive(stream.sample_aspect_ratio) or Fraction(1)
+      self._crop = _crop(path, container, stream)
+      self._turn = self._orientation(frame)
+      self.format = self._format(stream, frame)
       is_rgb = color.is_rgb(frame.format)
-      self.format = stream_format.VideoFormat(
-          width=width,
-          height=height,
-          time_base=time_base,
-          frame_rate=rate,
-          primaries=int(frame.color_primaries),
-          transfer=int(frame.color_trc),
-          matrix=stream_format.RGB_MATRIX if is_rgb else int(frame.colorspace),
-          full_range=color.is_full_range(frame),
-          pixel_aspect=1 / aspect if self._turn[0] else aspect,
-      )
       if not is_rgb:
-        color.rgb_from_yuv(
-            color.guessed_matrix(self.format)
-        )  # refuses unknown ones
-      self.notes = _notes(container, stream, frame, self._turn, self.format)
-      self._end = _declared_end(container, stream)
-
-  def frames(self, start: int) -> Generator[stream_format.Frame | None]:
-    """Gives None for each frame before `start`, then frames."""
-    with open_container(self._path, self._raw) as (container, stream):
-      timed = self._timed(container, stream)
-      for frame_idx, (frame, time, duration) in enumerate(timed):
-        if frame_idx < start:
-          yield None
-          continue
-        if (frame.width, frame.height) != self._coded:
-          raise ValueError(
-              f'the size changes from {self._coded[0]}x{self._coded[1]} to'
-              f' {frame.width}x{frame.height} at frame {frame_idx}'
-          )
-        if frame.is_corrupt:
-          raise ValueError(f'frame {frame_idx} is damaged')
-        pixels = _turned(color.to_rgb(frame, self.format), self._turn)
-        yield stream_format.Frame(pixels=pixels, time=time, duration=duration)
-
-  def _timed(
-      self, container: av.container.InputContainer, stream: av.VideoStream
-  ) -> Generator[tuple[av.VideoFrame, int, int]]:
-    """Adds times in order, and durations that end where the next begins."""
-    rate = self.format.frame_rate
-    step = max(1, round(1 / (rate * self.format.time_base))) if rate else 1
-    waiting = None  # the frame whose duration is still unknown
-    time, longest, failure = -step, step, None
-    num_frames = 0
-    try:
-      for frame in _decode(container, stream):
-        # AVI has no times but an order of decoding.
-        stamp = frame.dts if container.format.name == 'avi' else frame.pts
-        if not self._has_times or stamp is None or (waiting and stamp <= time):
-          time += step
-        else:
-          time = stamp
-        num_frames += 1
-        if waiting is not None:
-          longest = max(longest, time - waiting[1])
-          yield *waiting, time - waiting[1]
-        waiting = frame, time
-    except (av.error.FFmpegError, ValueError) as error:
-      failure = error
-    if waiting is not None:
-      yield *waiting, (self._has_times and waiting[0].duration) or step
-    if failure is not None:
-      raise ValueError(
-          f'frame {num_frames} is damaged: {media.reason(failure)}'
-      ) from failure
-    if self._end is not None:
-      end = (time + longest) * self.format.time_base
-      # A cut file still says how long it once was. Less than that may be a
-      # rounded time or a long last frame.
-      if self._end - end > max(Fraction(1, 2), longest * self.format.time_base):
-        raise ValueError(
-            f'it ends after frame {num_frames - 1}, at {float(end):.2f} of'
-            f' {float(self._end):.2f} seconds'
+        # Refuses unknown ones.
+        color.rgb_from_yuv(color.guessed_matrix(self.format))
+      self.notes = _notes(container, stream, frame, self.format)
+      if any(self._turn):
+        self.notes.append('rotation applied')
+      if any(self._crop):
+        self.notes.append(
+            f'cropped to {self.format.width}x{self.format.height}'
         )
+      if decoder.lacking:
+        self.notes.append(
+            f'{_count(decoder.lacking)} at the start left out, whose'
+            ' references are missing'
+        )
+      self._index = av_frames.Index(
+          self._packets(),
+          stream.codec_context.codec,
+          self._timing,
+          is_progressive=not frame.interlaced_frame,
+      )
+
+  def _format(
+      self, stream: av.VideoStream, frame: av.VideoFrame
+  ) -> stream_format.VideoFormat:
+    """What the file says of its frames."""
+    width, height = self._coded
+    width -= self._crop.left + self._crop.right
+    height -= self._crop.top + self._crop.bottom
+    aspect = _positive(stream.sample_aspect_ratio) or Fraction(1)
+    if self._turn[0]:
+      width, height, aspect = height, width, 1 / aspect
+    is_rgb = color.is_rgb(frame.format)
+    return stream_format.VideoFormat(
+        width=width,
+        height=height,
+        time_base=self._timing.tick,
+        frame_rate=_rate(stream, self._timing.has_times),
+        primaries=int(frame.color_primaries),
+        transfer=int(frame.color_trc),
+        matrix=stream_format.RGB_MATRIX if is_rgb else int(frame.colorspace),
+        full_range=color.is_full_range(frame),
+        pixel_aspect=aspect,
+    )
+
+  def _packets(self) -> Generator[av.Packet]:
+    """All packets, read but not decoded."""
+    with self._open() as (container, stream):
+      yield from container.demux(stream)
+
+  def open(self) -> av_frames.Clip:
+    """Opens the file, for `frames`."""
+    return av_frames.Clip(self._open, self._index, self._timing)
+
+  def close(self) -> None:
+    """Closes what is open to look frames up."""
+    self._index.close()
+
+  def frames(
+      self, clip: av_frames.Clip, start: int
+  ) -> Iterator[stream_format.Frame]:
+    """Frames from `start` on, as `av_frames.Clip.frames` gives them."""
+    converter = color.Converter(self.format)
+    number, end = start, Fraction(0)
+    for number, frame, time, duration in clip.frames(start):
+      if (frame.width, frame.height) != self._coded:
+        raise ValueError(
+            f'the size changes from {self._coded[0]}x{self._coded[1]} to'
+            f' {frame.width}x{frame.height} at frame {number}'
+        )
+      pixels = self._shown(converter.to_rgb(frame))
+      end = (time + duration) * self._timing.tick
+      yield stream_format.Frame(pixels=pixels, time=time, duration=duration)
+    self._note_joints(clip.decoder.joints)
+    if _is_cut(self._path, clip.container, clip.stream):
+      raise ValueError(
+          'the end of the file is missing: it ends after frame'
+          f' {number}, at {float(end):.2f} seconds'
+      )
+
+  def _shown(
+      self, pixels: Float[np.ndarray, 'h w 3']
+  ) -> Float[np.ndarray, 'h2 w2 3']:
+    """Crops, then turns upright."""
+    height, width, _ = pixels.shape
+    left, right, top, bottom = self._crop
+    pixels = pixels[top : height - bottom, left : width - right]
+    transposed, flip_x, flip_y = self._turn
+    if transposed:
+      pixels = pixels.swapaxes(0, 1)
+    pixels = pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
+    return np.ascontiguousarray(pixels)
+
+  def _note_joints(self, joints: list[tuple[int, int]]) -> None:
+    """Says where the stream was put together, once it was read."""
+    for number, lacking in joints:
+      note = f'times begin anew at frame {number}: they go on from there'
+      if lacking:
+        note += f', without {_count(lacking)} whose references are missing'
+      if note not in self.notes:
+        self.notes.append(note)
+
+  def _orientation(self, frame: av.VideoFrame) -> tuple[bool, bool, bool]:
+    """Whether to transpose, then flip in x, then flip in y."""
+    try:
+      matrix = frame.side_data.get('DISPLAYMATRIX')
+    except ValueError:
+      # PyAV 18 reads none if it does not know one of them.
+      with self._open() as (container, stream):
+        packet = bytes(next(container.demux(stream)))
+      return _exif_orientation(packet) or _QUARTER_TURNS[frame.rotation % 360]
+    if matrix is None:
+      return False, False, False
+    # x' = a x + c y and y' = b x + d y, in 16.16 fixed point.
+    values = np.frombuffer(matrix, np.int32)[:5] / 65536
+    a, b, _, c, d = values.tolist()
+    if (b, c) == (0, 0) and abs(a) == abs(d) == 1:
+      return False, a < 0, d < 0
+    if (a, d) == (0, 0) and abs(b) == abs(c) == 1:
+      return True, c < 0, b < 0
+    raise ValueError('it is rotated by other than quarter turns')
 
 
 @contextlib.contextmanager
@@ -188,7 +252,10 @@ def open_container(
       ]
       if not streams:
         raise ValueError('it has no video stream')
-      stream = streams[0]
+      # As players choose.
+      is_default = av.stream.Disposition.default
+      stream = next((s for s in streams if s.disposition & is_default), None)
+      stream = stream or streams[0]
       brand = container.metadata.get('major_brand', '')
       if (
           name in _NOT_VIDEO
@@ -203,21 +270,13 @@ def open_container(
             f'{stream.width} x {stream.height} pixels, allowed are'
             f' {_MAX_PIXELS}'
         )
-      # Otherwise damaged frames are patched up in silence.
+      # Otherwise damaged frames are patched up in silence; those of H.264 are
+      # marked, and there 'explode' refuses whole ones that follow missing ones.
+      strict = '+explode' * (stream.codec_context.codec.name != 'h264')
       stream.codec_context.options = {
-          'err_detect': 'crccheck+bitstream+buffer+explode'
+          'err_detect': f'crccheck+bitstream+buffer{strict}'
       }
       yield container, stream
-
-
-def _decode(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Generator[av.VideoFrame]:
-  """Decodes frame by frame; a packet that was cut off is an error."""
-  for packet in container.demux(stream):
-    if packet.is_corrupt:
-      raise ValueError('its data are incomplete')
-    yield from packet.decode()
 
 
 def is_picture(path: str | os.PathLike[str]) -> bool:
@@ -247,41 +306,86 @@ def _positive(value: Any) -> Fraction | None:
   return Fraction(value.numerator, value.denominator)
 
 
-def _declared_end(
-    container: av.container.InputContainer, stream: av.VideoStream
-) -> Fraction | None:
-  """When the video ends by its header, in seconds; None if it does not say."""
-  # As FFmpeg and mkvmerge write it into Matroska.
-  declared = re.fullmatch(
-      r'(\d+):(\d+):(\d+(?:\.\d+)?)', stream.metadata.get('DURATION', '')
+def _rate(stream: av.VideoStream, has_times: bool) -> Fraction | None:
+  """Frames a second, average or nominal."""
+  rate = _positive(stream.average_rate) or _positive(stream.guessed_rate)
+  return rate or (None if has_times else stream_format.DEFAULT_RATE)
+
+
+def _timing(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    has_times: bool,
+) -> av_frames.Timing:
+  """What the file says of its times."""
+  rate = _rate(stream, has_times)
+  tick = _positive(stream.time_base) if has_times else 1 / rate
+  tick = tick or Fraction(1)
+  return av_frames.Timing(
+      tick=tick,
+      step=max(1, round(1 / (rate * tick))) if rate else 1,
+      has_times=has_times,
+      by_order=container.format.name == 'avi',
+      can_jump=av_frames.may_jump(container),
   )
-  if declared is not None:
-    hours, minutes, seconds = (Fraction(x) for x in declared.groups())
-    return (hours * 60 + minutes) * 60 + seconds
-  tick = _positive(stream.time_base)
-  if stream.duration is not None and tick is not None:
-    return (stream.duration + (stream.start_time or 0)) * tick
-  if container.duration is None or len(container.streams) > 1:
+
+
+def _is_cut(
+    path: str | os.PathLike[str],
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+) -> bool:
+  """Whether a part of the file that is known to exist is not there."""
+  name = container.format.name
+  if name.startswith('mov'):
+    # The largest entry; fragments add theirs while they are read.
+    size = os.path.getsize(path)
+    entries = stream.index_entries
+    if any(entry.pos + entry.size > size for entry in entries):
+      return True
+  return structure.is_cut(path, name)
+
+
+def _crop(
+    path: str | os.PathLike[str],
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+) -> structure.Crop:
+  """What players leave out at the sides."""
+  crops = structure.crops(path, container.format.name)
+  number = list(container.streams.video).index(stream)
+  return crops[number] if number < len(crops) else structure.Crop()
+
+
+def _exif_orientation(packet: bytes) -> tuple[bool, bool, bool] | None:
+  """Of a frame that is a picture file of its own; None if it is not."""
+  try:
+    with Image.open(io.BytesIO(packet)) as image:
+      tag = image.getexif().get(ExifTags.Base.Orientation, 1)
+  except Exception:  # Pillow raises nearly anything.
     return None
-  microseconds = container.duration + (container.start_time or 0)
-  return Fraction(microseconds, 1_000_000)
+  return _EXIF_TURNS.get(tag, _EXIF_TURNS[1])
+
+
+def _count(num_frames: int) -> str:
+  return f'{num_frames} frame{"s" * (num_frames != 1)}'
 
 
 def _notes(
     container: av.container.InputContainer,
     stream: av.VideoStream,
     frame: av.VideoFrame,
-    turn: tuple[bool, bool, bool],
     form: stream_format.VideoFormat,
 ) -> list[str]:
   """Says what reading changes or leaves out."""
   notes = []
-  if (num_videos := len(container.streams.video)) > 1:
-    notes.append(f'one of {num_videos} video streams taken')
+  videos = list(container.streams.video)
+  if len(videos) > 1:
+    notes.append(
+        f'video track {videos.index(stream) + 1} of {len(videos)} taken'
+    )
   if container.streams.audio:
     notes.append('sound left out')
-  if any(turn):
-    notes.append('rotation applied')
   if color.has_alpha(frame.format) or stream.metadata.get('alpha_mode') == '1':
     notes.append('alpha left out')
   if frame.interlaced_frame:
@@ -291,28 +395,3 @@ def _notes(
   if form.transfer in _HDR_TRANSFERS:
     notes.append(f'{_HDR_TRANSFERS[form.transfer]} values taken as they are')
   return notes
-
-
-def _orientation(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
-  """Whether to transpose, then flip in x, then flip in y, to stand upright."""
-  matrix = frame.side_data.get('DISPLAYMATRIX')
-  if matrix is None:
-    return False, False, False
-  # x' = a x + c y and y' = b x + d y, in 16.16 fixed point.
-  a, b, _, c, d = (int(x) / 65536 for x in np.frombuffer(matrix, np.int32)[:5])
-  if (b, c) == (0, 0) and abs(a) == abs(d) == 1:
-    return False, a < 0, d < 0
-  if (a, d) == (0, 0) and abs(b) == abs(c) == 1:
-    return True, c < 0, b < 0
-  raise ValueError('it is rotated by other than quarter turns')
-
-
-def _turned(
-    pixels: Float[np.ndarray, 'h w 3'], turn: tuple[bool, bool, bool]
-) -> Float[np.ndarray, ...]:
-  """Turns a picture upright."""
-  transposed, flip_x, flip_y = turn
-  if transposed:
-    pixels = pixels.swapaxes(0, 1)
-  pixels = pixels[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-  return np.ascontiguousarray(pixels)

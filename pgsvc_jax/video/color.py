@@ -2,12 +2,13 @@
 
 A matrix that is unspecified is guessed as players do: BT.709 where the long
 side has 1280 pixels or more or the short one more than 576, BT.601 below. A
-range that is unspecified is limited for YUV and full for RGB and gray. Chroma
-is taken as centered between the pixels it covers.
+range that is unspecified is limited for YUV and full for RGB and gray. Where
+chroma lies is as the file or its codec says, and centered where neither does.
 """
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float, UInt8
@@ -34,6 +35,7 @@ _LUMA_WEIGHTS = {
 }
 FULL_RANGE = 2  # FFmpeg's AVCOL_RANGE_JPEG; limited is 1, unspecified 0.
 LIMITED_RANGE = 1
+_ANY_TIME_BASE = Fraction(1, 1000)
 
 
 def is_rgb(pixel_format: av.VideoFormat) -> bool:
@@ -111,54 +113,113 @@ def _plane(frame: av.VideoFrame, plane_idx: int, dtype: str) -> np.ndarray:
   return rows[:, : plane.width]
 
 
-def to_rgb(
-    frame: av.VideoFrame, form: stream_format.VideoFormat
-) -> Float[np.ndarray, 'h w 3']:
-  """Turns a decoded frame of any pixel format into RGB in [0, 1].
+class Converter:
+  """Turns decoded frames of any pixel format into RGB.
 
   Args:
-    frame: as decoded.
-    form: of its video; the matrix and the range count.
-
-  Returns:
-    RGB; samples at lower resolution are interpolated.
+    form: of their video; the matrix and the range count.
   """
-  depth = max(c.bits for c in frame.format.components)
-  if is_rgb(frame.format):
-    # At 8 bits only bytes change places; FFmpeg's way from 8 to 16 is not
-    # exact.
-    name, white = ('rgb24', 255) if depth <= 8 else ('rgb48le', 65535)
-    values = frame.to_ndarray(format=name)
-    return np.divide(values, np.float32(white), dtype=np.float32)
-  if is_gray(frame.format):
+
+  def __init__(self, form: stream_format.VideoFormat):
+    self._form = form
+    self._scaler = Scaler('yuv444p16le')
+
+  def to_rgb(self, frame: av.VideoFrame) -> Float[np.ndarray, 'h w 3']:
+    """Turns a frame into RGB in [0, 1].
+
+    Args:
+      frame: as decoded; its tags may be changed.
+
+    Returns:
+      RGB; samples at lower resolution are interpolated.
+    """
+    depth = max(c.bits for c in frame.format.components)
+    # The layout of the samples is changed, not what they mean; and of what
+    # they mean FFmpeg does not know all.
+    frame.colorspace = stream_format.UNSPECIFIED
+    if is_rgb(frame.format):
+      # At 8 bits only bytes change places; FFmpeg's way from 8 to 16 is not
+      # exact.
+      name, white = ('rgb24', 255) if depth <= 8 else ('rgb48le', 65535)
+      values = frame.to_ndarray(format=name)
+      return np.divide(values, np.float32(white), dtype=np.float32)
+    if is_gray(frame.format):
+      return self._gray_to_rgb(frame, depth)
+    if frame.format.name.startswith('yuvj'):
+      # Under its own name FFmpeg would squeeze it into the limited range.
+      plain = frame.format.name.replace('yuvj', 'yuv')
+      frame = same_range(frame, plain, FULL_RANGE)
+    frame = self._scaler.scale(frame)
+    # FFmpeg has shifted all codes up to 16 bits.
+    if self._form.full_range:
+      black, luma_scale, chroma_scale = 0, *[65536 - 2.0 ** (16 - depth)] * 2
+    else:
+      black, luma_scale, chroma_scale = 16 * 256, 219 * 256, 224 * 256
+    yuv = np.empty((3, frame.height, frame.width), np.float32)
+    zeros, scales = (black, 32768, 32768), (luma_scale, *[chroma_scale] * 2)
+    for plane_idx, (zero, scale) in enumerate(zip(zeros, scales)):
+      yuv[plane_idx] = _plane(frame, plane_idx, '<u2')
+      yuv[plane_idx] -= zero
+      yuv[plane_idx] /= scale
+    matrix = rgb_from_yuv(guessed_matrix(self._form))
+    # Not a BLAS product: on a busy machine those took 60 times as long.
+    rgb = np.einsum('chw,kc->hwk', yuv, matrix)
+    return np.clip(rgb, 0, 1, out=rgb)
+
+  def _gray_to_rgb(
+      self, frame: av.VideoFrame, depth: int
+  ) -> Float[np.ndarray, 'h w 3']:
     name, dtype = ('gray', 'u1') if depth <= 8 else ('gray16le', '<u2')
     frame = same_range(frame, name, FULL_RANGE)
     values = _plane(frame, 0, dtype)
     luma = np.divide(values, np.float32(np.iinfo(dtype).max), dtype=np.float32)
-    if not form.full_range:
+    if not self._form.full_range:
       codes = luma * np.float32(255 if depth <= 8 else 256 - 2.0 ** (8 - depth))
       luma = np.clip((codes - 16) / 219, 0, 1)
     return np.repeat(luma[..., None], 3, axis=2)
-  if frame.format.name.startswith('yuvj'):
-    # Under its own name FFmpeg would squeeze it into the limited range.
-    plain = frame.format.name.replace('yuvj', 'yuv')
-    frame = same_range(frame, plain, FULL_RANGE)
-  frame = same_range(frame, 'yuv444p16le', LIMITED_RANGE)
-  # FFmpeg has shifted all codes up to 16 bits.
-  if form.full_range:
-    black, luma_scale, chroma_scale = 0, *[65536 - 2.0 ** (16 - depth)] * 2
-  else:
-    black, luma_scale, chroma_scale = 16 * 256, 219 * 256, 224 * 256
-  scales = (luma_scale, chroma_scale, chroma_scale)
-  yuv = np.empty((3, frame.height, frame.width), np.float32)
-  for plane_idx, (zero, scale) in enumerate(zip((black, 32768, 32768), scales)):
-    yuv[plane_idx] = _plane(frame, plane_idx, '<u2')
-    yuv[plane_idx] -= zero
-    yuv[plane_idx] /= scale
-  matrix = rgb_from_yuv(guessed_matrix(form))
-  # Not a BLAS product: on a busy machine those took 60 times as long.
-  rgb = np.einsum('chw,kc->hwk', yuv, matrix)
-  return np.clip(rgb, 0, 1, out=rgb)
+
+
+class Scaler:
+  """Changes the layout of samples in YUV; knows where chroma lies.
+
+  Unlike PyAV's `reformat`, FFmpeg's filter heeds the tag of each frame.
+
+  Args:
+    pixel_format: to change to.
+    options: further ones of FFmpeg's filter `scale`.
+  """
+
+  def __init__(self, pixel_format: str, **options: str):
+    self._pixel_format = pixel_format
+    self._options = options
+    self._key: tuple[str, int, int] | None = None
+
+  def scale(self, frame: av.VideoFrame) -> av.VideoFrame:
+    """Returns a frame in the other layout."""
+    key = frame.format.name, frame.width, frame.height
+    frame.color_range = LIMITED_RANGE
+    if key != self._key:
+      self._graph = av.filter.Graph()
+      source = self._graph.add_buffer(
+          width=frame.width,
+          height=frame.height,
+          format=frame.format,
+          time_base=_ANY_TIME_BASE,
+      )
+      # The same on every machine.
+      scale = self._graph.add(
+          'scale',
+          flags='bicubic+accurate_rnd+bitexact',
+          in_range='limited',
+          out_range='limited',
+          **self._options,
+      )
+      wanted = self._graph.add('format', self._pixel_format)
+      sink = self._graph.add('buffersink')
+      self._graph.link_nodes(source, scale, wanted, sink).configure()
+      self._key = key
+    self._graph.vpush(frame)
+    return self._graph.vpull()
 
 
 def to_yuv(

@@ -1,11 +1,12 @@
 """Videos as folders of pictures, with a list of their times."""
 
-from collections.abc import Generator
+from collections.abc import Iterator
 import dataclasses
 from fractions import Fraction
 import json
 import pathlib
 import re
+from typing import Self
 
 from jaxtyping import UInt8
 import numpy as np
@@ -63,13 +64,20 @@ class FolderReader:
     )
     self._times = [(time, 1) for time in range(len(self._paths))]
 
-  def frames(self, start: int) -> Generator[stream_format.Frame | None]:
-    """Gives None for each frame before `start`, then frames."""
+  def open(self) -> Self:
+    """Itself, for `frames`."""
+    return self
+
+  def close(self) -> None:
+    """Does nothing: no file stays open."""
+
+  def frames(self, _: Self, start: int) -> Iterator[stream_format.Frame]:
+    """Frames from `start` on."""
+    if start >= len(self._paths):
+      num_frames = len(self._paths)
+      raise ValueError(f'it has {num_frames} frames, none from {start} on')
     shape = self.format.height, self.format.width
-    for frame_idx, (path, times) in enumerate(zip(self._paths, self._times)):
-      if frame_idx < start:
-        yield None
-        continue
+    for path, times in list(zip(self._paths, self._times))[start:]:
       pixels = media.read_picture(path).pixels
       if pixels.shape[:2] != shape:
         raise ValueError(

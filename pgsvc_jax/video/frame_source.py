@@ -5,9 +5,9 @@ group, by whoever encodes it. A file is read again for that; frames that can be
 had only once are kept in between.
 """
 
-from collections.abc import Iterable, Iterator
-import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 import fractions
+import functools
 import itertools
 import threading
 from typing import Any
@@ -19,17 +19,17 @@ from pgsvc_jax.video import stream_format
 
 
 class FrameSource:
-  """A video to be encoded."""
+  """A video to be encoded.
 
-  @property
-  def format(self) -> stream_format.VideoFormat:
-    """Size, times and colors."""
-    raise NotImplementedError
+  Attributes:
+    format: size, times and colors.
+    channels: of a pixel.
+    notes: what reading changes or leaves out, for the user.
+  """
 
-  @property
-  def channels(self) -> int:
-    """Of a pixel."""
-    return 3
+  format: stream_format.VideoFormat
+  channels: int = 3
+  notes: tuple[str, ...] = ()
 
   def walk(self, first_frame: int = 0) -> Iterator[stream_format.Frame]:
     """The frames from one of them on."""
@@ -39,45 +39,61 @@ class FrameSource:
     """Frames that were walked over, once; may be called from any thread."""
     raise NotImplementedError
 
+  def close(self) -> None:
+    """Nothing is read any more."""
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
 class VideoFile(FrameSource):
-  """A video file or a folder of pictures.
+  """A video file or a folder of pictures, read by each thread for itself.
 
   Attributes:
     path: of it.
     options: further arguments of `open_video`.
   """
 
-  path: str
-  options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  def __init__(self, *, path: str, options: Mapping[str, Any] | None = None):
+    self.path = path
+    self.options = dict(options or {})
+    self._notes: tuple[str, ...] = ()
+    self._readers: dict[int, video_media.VideoReader] = {}
 
-  def open(
-      self, first_frame: int = 0, frames: int | None = None
-  ) -> video_media.VideoReader:
-    """The video, or some of its frames."""
+  def open(self, first_frame: int = 0) -> video_media.VideoReader:
+    """The video, or its frames from one of them on."""
     options = dict(self.options)
     options['start'] = options.get('start', 0) + first_frame
-    if frames is None and options.get('frames') is not None:
-      frames = options['frames'] - first_frame
-    options['frames'] = frames
+    if options.get('frames') is not None:
+      options['frames'] -= first_frame
     return video_media.open_video(self.path, **options)
 
-  @property
+  @functools.cached_property
   def format(self) -> stream_format.VideoFormat:
     """Size, times and colors."""
     with self.open() as video:
+      self._notes = video.notes
       return video.format
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    """What reading changes or leaves out; some is known only at the end."""
+    return self._notes
 
   def walk(self, first_frame: int = 0) -> Iterator[stream_format.Frame]:
     """The frames from one of them on."""
     with self.open(first_frame) as video:
       yield from video
+      self._notes = video.notes
 
   def frames(self, start: int, stop: int) -> Iterator[stream_format.Frame]:
     """Some of the frames."""
-    with self.open(start, stop - start) as video:
-      yield from video
+    thread = threading.get_ident()
+    if thread not in self._readers:
+      self._readers[thread] = self.open()
+    return self._readers[thread].frames(start, stop)
+
+  def close(self) -> None:
+    """Closes the file, when no thread reads it any more."""
+    while self._readers:
+      self._readers.popitem()[1].close()
 
 
 class OpenVideo(FrameSource):
@@ -86,11 +102,7 @@ class OpenVideo(FrameSource):
   def __init__(self, reader: video_media.VideoReader):
     self._reader = reader
     self._lock = threading.Lock()
-
-  @property
-  def format(self) -> stream_format.VideoFormat:
-    """Size, times and colors."""
-    return self._reader.format
+    self.format = reader.format
 
   def walk(self, first_frame: int = 0) -> Iterator[stream_format.Frame]:
     """The frames from one of them on."""
@@ -99,7 +111,7 @@ class OpenVideo(FrameSource):
   def frames(self, start: int, stop: int) -> Iterator[stream_format.Frame]:
     """Some of the frames, read at once: there is only one reader."""
     with self._lock:
-      return iter(list(itertools.islice(self._reader, start, stop)))
+      return iter(list(self._reader.frames(start, stop)))
 
 
 class HeldFrames(FrameSource):
@@ -119,20 +131,10 @@ class HeldFrames(FrameSource):
       raise ValueError('a video has at least a frame')
     self._held: dict[int, stream_format.Frame] = {}
     self._frames = itertools.chain([first], self._frames)
-    height, width, self._channels = np.shape(first.pixels)
-    self._format = stream_format.VideoFormat(
+    height, width, self.channels = np.shape(first.pixels)
+    self.format = stream_format.VideoFormat(
         width=width, height=height, time_base=1 / rate, frame_rate=rate
     )
-
-  @property
-  def format(self) -> stream_format.VideoFormat:
-    """Of frames that all last as long."""
-    return self._format
-
-  @property
-  def channels(self) -> int:
-    """Of a pixel."""
-    return self._channels
 
   def walk(self, first_frame: int = 0) -> Iterator[stream_format.Frame]:
     """The frames, which are kept."""

@@ -8,6 +8,7 @@ in its own curve.
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+import contextlib
 import dataclasses
 from fractions import Fraction
 import itertools
@@ -118,11 +119,9 @@ class VideoReader:
 
   Attributes:
     format: size, times and colors; the size is that of the frames given.
-    notes: what reading changes or leaves out, for the user.
   """
 
   format: stream_format.VideoFormat
-  notes: tuple[str, ...]
 
   def __init__(
       self,
@@ -144,34 +143,95 @@ class VideoReader:
         self._source = frame_folder.FolderReader(pathlib.Path(path), frame_rate)
       else:
         self._source = av_reader.AvReader(path, raw)
-    self.notes = tuple(self._source.notes)
     self.format = _shrunk_format(self._source.format, size)
+    # For `frames`: the file, what is being read of it, and where that is.
+    self._clip = None
+    self._reading: Iterator[stream_format.Frame] = iter(())
+    self._next: int | None = None
+
+  @property
+  def notes(self) -> tuple[str, ...]:
+    """What reading changes or leaves out, for the user.
+
+    Some is known only when all frames were read.
+    """
+    return tuple(self._source.notes)
 
   def __enter__(self) -> Self:
     return self
 
   def __exit__(self, *_: object) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Closes the file, and ends the iterations that are still running."""
     for frames in tuple(self._running):
       frames.close()
+    if self._clip is not None:
+      self._clip.close()
+      self._clip = None
+    self._source.close()
 
   def __iter__(self) -> Iterator[stream_format.Frame]:
-    frames = self._frames()
+    frames = self._iterate()
     self._running.add(frames)
     return frames
 
-  def _frames(self) -> Generator[stream_format.Frame]:
-    size = self.format.width, self.format.height
+  def _iterate(self) -> Generator[stream_format.Frame]:
     with media.errors('read', self._path):
-      num_frames = 0
-      frames = self._source.frames(self._start)
-      for frame in itertools.islice(frames, self._stop):
-        num_frames += 1
-        if frame is not None:
-          yield dataclasses.replace(frame, pixels=_shrink(frame.pixels, size))
-      if num_frames <= self._start:
-        raise ValueError(
-            f'it has {num_frames} frames, none from {self._start} on'
-        )
+      clip = self._source.open()
+      with contextlib.closing(clip):
+        count = None if self._stop is None else self._stop - self._start
+        frames = self._source.frames(clip, self._start)
+        yield from map(self._shrink, itertools.islice(frames, count))
+
+  def frames(self, start: int, stop: int) -> Iterator[stream_format.Frame]:
+    """Reads a range of frames.
+
+    All ranges are read from the file that the first one opened. One that
+    begins where the one before has ended costs just its frames; any other also
+    those from the key frame before it.
+
+    Args:
+      start: of the range, counted from the first frame that iteration gives.
+      stop: where it ends, at the latest.
+
+    Yields:
+      The frames. Only the range asked for last may be read.
+
+    Raises:
+      media.MediaError: there is no frame `start`, or one is damaged.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...   for k in range(5):
+      ...     path = os.path.join(folder, f'{k}.png')
+      ...     media.write_picture(path, np.full((4, 6, 3), 51, np.uint8))
+      ...   with open_video(folder) as video:
+      ...     [frame.time for frame in video.frames(2, 4)]
+      [2, 3]
+    """
+    start += self._start
+    stop += self._start
+    if self._stop is not None:
+      stop = min(stop, self._stop)
+    with media.errors('read', self._path):
+      if start != self._next:
+        if self._clip is None:
+          self._clip = self._source.open()
+        self._reading = self._source.frames(self._clip, start)
+      for place in range(start, stop):
+        self._next = None
+        frame = next(self._reading, None)
+        if frame is None:
+          return
+        self._next = place + 1
+        yield self._shrink(frame)
+
+  def _shrink(self, frame: stream_format.Frame) -> stream_format.Frame:
+    size = self.format.width, self.format.height
+    return dataclasses.replace(frame, pixels=_shrink(frame.pixels, size))
 
 
 def _shrunk_format(

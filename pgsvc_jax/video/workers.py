@@ -167,6 +167,8 @@ class Workers:
   def __exit__(self, kind: type[BaseException] | None, *unused) -> None:
     self._stop.set()
     self._pool.shutdown(wait=kind is None, cancel_futures=True)
+    if kind is None:
+      self._source.close()
 
   def encode(
       self,
