@@ -54,7 +54,6 @@ class VideoFile(FrameSource):
   def __init__(self, *, path: str, options: Mapping[str, Any] | None = None):
     self.path = path
     self.options = dict(options or {})
-    self._notes: tuple[str, ...] = ()
     self._readers: dict[int, video_media.VideoReader] = {}
 
   def open(self, first_frame: int = 0) -> video_media.VideoReader:
@@ -69,19 +68,14 @@ class VideoFile(FrameSource):
   def format(self) -> stream_format.VideoFormat:
     """Size, times and colors."""
     with self.open() as video:
-      self._notes = video.notes
+      self.notes = video.notes
       return video.format
-
-  @property
-  def notes(self) -> tuple[str, ...]:
-    """What reading changes or leaves out; some is known only at the end."""
-    return self._notes
 
   def walk(self, first_frame: int = 0) -> Iterator[stream_format.Frame]:
     """The frames from one of them on."""
     with self.open(first_frame) as video:
       yield from video
-      self._notes = video.notes
+      self.notes = video.notes  # Some are known only at the end.
 
   def frames(self, start: int, stop: int) -> Iterator[stream_format.Frame]:
     """Some of the frames."""
