@@ -53,6 +53,14 @@ _FRAME = flags.DEFINE_string(
 _TIMES = flags.DEFINE_bool(
     'times', False, 'of a video: one stage after the other, to time each alone'
 )
+_BACKGROUND = flags.DEFINE_string(
+    'background',
+    None,
+    'of a picture with alpha: the color to put it on, such as white or #ffffff',
+)
+_DEPTH = flags.DEFINE_enum(
+    'depth', '8', ['8', '16'], 'bits a sample of a picture; 16: PNG and TIFF'
+)
 _MAX_PIXELS = flags.DEFINE_integer(
     'max_pixels', 2**27, 'refuse larger pictures: a small file can claim one'
 )
@@ -75,6 +83,7 @@ def main() -> None:
           num_frames=1 if is_one else _FRAMES.value,
           scale=_SCALE.value,
           max_pixels=_MAX_PIXELS.value,
+          depth=int(_DEPTH.value),
           side_by_side=not (is_one or _TIMES.value),
       )
     caches.announce()
@@ -92,7 +101,11 @@ def _check_flags(is_video: bool) -> None:
     command.refuse(
         [*parts, _FRAME], f'{_INPUT.value} is a picture', 'for videos'
     )
-  elif _FRAME.value is None and _holds_one_picture(_OUTPUT.value):
+  elif _FRAME.value is not None:
+    return
+  if is_video and (_BACKGROUND.value or _DEPTH.value != '8'):
+    raise ValueError('--background and --depth are for pictures')
+  if is_video and _holds_one_picture(_OUTPUT.value):
     raise ValueError(
         f'{_INPUT.value} is a video: {_OUTPUT.value} holds one picture;'
         ' --frame=N says which, or give a folder or .mp4'
@@ -126,7 +139,19 @@ def _write_picture(
 ) -> None:
   (frame,) = frames
   begin = time.perf_counter()
-  media.write_picture(_OUTPUT.value, frame.pixels)
+  if frame.pixels.shape[2] in (2, 4) and not _BACKGROUND.value:
+    if pathlib.Path(_OUTPUT.value).suffix.lower() in ('.jpg', '.jpeg'):
+      raise ValueError(
+          f'{_OUTPUT.value}: JPEG holds no alpha: take .png, or'
+          ' --background=white to put it on a color'
+      )
+  metadata = b'' if reader.is_video else reader.header.metadata
+  media.write_picture(
+      _OUTPUT.value,
+      frame.pixels,
+      background=_BACKGROUND.value,
+      **media.read_metadata(metadata),
+  )
   seconds = *frame.seconds, time.perf_counter() - begin
   where = ''
   if reader.is_video:

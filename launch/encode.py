@@ -84,6 +84,20 @@ _CHECKPOINT_EVERY = flags.DEFINE_float(
     'seconds from one checkpoint in --workdir to the next, at least',
     lower_bound=0.0,
 )
+_COLOR = flags.DEFINE_enum(
+    'color',
+    'srgb',
+    ['srgb', 'keep'],
+    'srgb: pictures of other colors are converted, HDR is tone-mapped; keep:'
+    ' values stay, the profile or the tags of a video come back on decode',
+)
+_METADATA = flags.DEFINE_enum(
+    'metadata',
+    'none',
+    ['none', 'keep', 'all'],
+    'EXIF of a picture that the file holds, to come back on decode: none, all'
+    ' but the place where it was taken, or all',
+)
 _RESTART = flags.DEFINE_bool(
     'restart', False, 'remove what --workdir has of another run, and begin anew'
 )
@@ -207,7 +221,13 @@ def _encode_pictures(config: config_lib.EncodeConfig) -> None:
   for name in _VIDEO.given():
     raise ValueError(f'--{name} is for videos, with --config=video')
   _check_process_flags(config)
-  jobs = jobs_lib.list_jobs(_INPUT.value, _OUTPUT.value, _WORKDIR.value)
+  jobs = jobs_lib.list_jobs(
+      _INPUT.value,
+      _OUTPUT.value,
+      _WORKDIR.value,
+      color=_COLOR.value,
+      metadata=_METADATA.value,
+  )
   if _SKIP_EXISTING.value:
     jobs.skip_existing()
   alone = not (_DISTRIBUTED.value or _COORDINATOR.value)
@@ -218,7 +238,7 @@ def _encode_pictures(config: config_lib.EncodeConfig) -> None:
   shapes = {}
   for job in jobs.jobs:
     with jobs.of(job):
-      read = jobs_lib.read(job.picture)
+      read = jobs_lib.read(job)
       shapes[job] = read.pixels.shape
       for note in read.notes:
         print(f'{job.picture}: {note}', file=sys.stderr)
@@ -298,6 +318,11 @@ def _encode_video(config: config_lib.VideoConfig) -> None:
   if len(_INPUT.value) != 1:
     raise ValueError('one video at a time')
   command.refuse(_FOR_PICTURES, f'{_INPUT.value[0]} is a video', 'for pictures')
+  if _METADATA.value != 'none':
+    raise ValueError('--metadata is for pictures')
+  options = _VIDEO.options()
+  if _COLOR.value != 'srgb':
+    options['color'] = _COLOR.value
   processes = _NUM_PROCESSES.value, _PROCESS_ID.value
   if None in processes and processes != (None, None):
     raise ValueError('--num_processes and --process_id: both or none')
@@ -305,9 +330,7 @@ def _encode_video(config: config_lib.VideoConfig) -> None:
   if process_id >= num_processes:
     raise ValueError('--process_id counts from 0')
   run = encode_video.Run(
-      source=video_source.Source(
-          path=_INPUT.value[0], options=_VIDEO.options()
-      ),
+      source=video_source.Source(path=_INPUT.value[0], options=options),
       output=_OUTPUT.value,
       config=config,
       asked_for=_asked_for(config),

@@ -1,8 +1,4 @@
-"""Constants that every implementation of the operator shares.
-
-A change must touch cpu_kernels.py too: its compiled code holds them, and is
-cached until that file changes.
-"""
+"""Constants that every implementation of the operator shares."""
 
 # A splat contributes where its Mahalanobis distance is at most this many
 # standard deviations. One rule for all implementations and for the tile lists,

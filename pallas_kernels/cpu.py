@@ -1,5 +1,6 @@
 """The `cpu` implementation: the Numba kernels as typed XLA FFI calls."""
 
+from collections.abc import Sequence
 import ctypes
 import functools
 
@@ -8,14 +9,9 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
+from pallas_kernels import cpu_handlers
 from pallas_kernels import cpu_kernels
 from pallas_kernels import dispatch
-
-_TARGETS = {
-    'pgsvc_composite': cpu_kernels.composite_handler,
-    'pgsvc_composite_vjp': cpu_kernels.composite_vjp_handler,
-    'pgsvc_composite_error': cpu_kernels.composite_error_handler,
-}
 
 
 def _require_support(colors: Array, platform: str) -> None:
@@ -23,15 +19,35 @@ def _require_support(colors: Array, platform: str) -> None:
     raise NotImplementedError(f'runs on CPU, not {platform}')
   if colors.dtype != jnp.float32:
     raise NotImplementedError(f'computes in float32, not {colors.dtype}')
-  _register()
 
 
 @functools.cache
-def _register() -> None:
-  """Registers the handlers with XLA; once a process, at the first call."""
-  for name, handler in _TARGETS.items():
-    capsule = jax.ffi.pycapsule(ctypes.c_void_p(handler.address))
-    jax.ffi.register_ffi_target(name, capsule, platform='cpu')
+def register(function: str, channels: int) -> str:
+  """Has a handler compiled, or loaded, and known to XLA; returns its name."""
+  handler = getattr(cpu_handlers, f'make_{function}')(channels)
+  name = f'pgsvc_{function}_{channels}'
+  capsule = jax.ffi.pycapsule(ctypes.c_void_p(handler.address))
+  jax.ffi.register_ffi_target(name, capsule, platform='cpu')
+  return name
+
+
+def _call(
+    function: str, results: tuple[jax.ShapeDtypeStruct, ...], *arrays: Array
+) -> tuple[Array, ...]:
+  target = register(function, arrays[2].shape[1])
+  return tuple(jax.ffi.ffi_call(target, results)(*arrays))
+
+
+def _total(arrays: Sequence[Array]) -> Array:
+  return functools.reduce(jnp.add, arrays)
+
+
+def _gradients(
+    parts: list[tuple[Array, ...]],
+) -> tuple[Array, Array, Array]:
+  """Those of the splats, from the gradients of groups of channels."""
+  means, cholesky, colors = zip(*parts, strict=True)
+  return _total(means), _total(cholesky), jnp.concatenate(colors, axis=1)
 
 
 def _layer_ends(layer_sizes: tuple[int, ...]) -> np.ndarray:
@@ -52,10 +68,15 @@ def composite(
   """See `pallas_kernels.composite`."""
   _require_support(colors, platform)
   layer_sizes, height, width = static
-  shape = (len(layer_sizes), height, width, colors.shape[1])
-  return jax.ffi.ffi_call(
-      'pgsvc_composite', jax.ShapeDtypeStruct(shape, jnp.float32)
-  )(means, cholesky, colors, _layer_ends(layer_sizes))
+  images = []
+  for group in cpu_kernels.channel_groups(colors.shape[1]):
+    own = colors[:, group]
+    shape = (len(layer_sizes), height, width, own.shape[1])
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    images += _call(
+        'composite', (result,), means, cholesky, own, _layer_ends(layer_sizes)
+    )
+  return jnp.concatenate(images, axis=-1)
 
 
 def composite_vjp(
@@ -68,11 +89,13 @@ def composite_vjp(
 ) -> tuple[Array, ...]:
   """Gradients of sum(images * cotangents)."""
   _require_support(colors, platform)
-  return tuple(
-      jax.ffi.ffi_call('pgsvc_composite_vjp', _shapes(means, cholesky, colors))(
-          means, cholesky, colors, _layer_ends(static.layer_sizes), cotangents
-      )
-  )
+  ends = _layer_ends(static.layer_sizes)
+  parts = []
+  for group in cpu_kernels.channel_groups(colors.shape[1]):
+    splats = means, cholesky, colors[:, group]
+    own = cotangents[..., group]
+    parts.append(_call('composite_vjp', _shapes(*splats), *splats, ends, own))
+  return _gradients(parts)
 
 
 def composite_error(
@@ -87,17 +110,16 @@ def composite_error(
 ) -> tuple[Array, ...]:
   """Errors and gradients in one pass; see `pallas_kernels.composite_error`."""
   _require_support(colors, platform)
-  return tuple(
-      jax.ffi.ffi_call(
-          'pgsvc_composite_error',
-          _shapes(level_weights, means, cholesky, colors),
-      )(
-          means,
-          cholesky,
-          colors,
-          _layer_ends(static.layer_sizes),
-          target,
-          pixel_weights,
-          level_weights,
-      )
-  )
+  weights = pixel_weights, level_weights
+  ends = _layer_ends(static.layer_sizes)
+  errors, parts = [], []
+  for group in cpu_kernels.channel_groups(colors.shape[1]):
+    splats = means, cholesky, colors[:, group]
+    results = _shapes(level_weights, *splats)
+    own = target[..., group]
+    error, *part = _call(
+        'composite_error', results, *splats, ends, own, *weights
+    )
+    errors.append(error)
+    parts.append(part)
+  return _total(errors), *_gradients(parts)

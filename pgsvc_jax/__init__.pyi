@@ -32,6 +32,7 @@ from .training.loop import DivergenceError as DivergenceError
 from .types import LayeredSplats as LayeredSplats
 from .types import Splats as Splats
 from .video.media import VideoReader as VideoReader
+from .video.media import VideoWriter as VideoWriter
 from .video.media import open_video as open_video
 from .video.workers import FrameDone as FrameDone
 from .video.workers import GroupDone as GroupDone

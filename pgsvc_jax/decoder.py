@@ -15,7 +15,7 @@ import os
 import time
 from typing import Any, BinaryIO, TypeVar
 
-from jaxtyping import UInt8
+from jaxtyping import UInt
 import numpy as np
 
 from pgsvc_jax import render
@@ -30,6 +30,8 @@ Source = bytes | str | os.PathLike[str] | BinaryIO | stream.StreamReader
 
 # Items that a stage has ready: enough for frames that differ in cost.
 _DEPTH = 3
+# Of the pixels, by bits a sample.
+_DTYPES = {8: np.uint8, 16: np.uint16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,7 +48,7 @@ class DecodedFrame:
     seconds: that decoding the splats took, and rendering them.
   """
 
-  pixels: UInt8[np.ndarray, 'h w c']
+  pixels: UInt[np.ndarray, 'h w c']
   index: int
   time: int
   duration: int
@@ -63,6 +65,7 @@ def decode(
     num_frames: int | None = None,
     scale: float | None = None,
     max_pixels: int = 2**27,
+    depth: int = 8,
 ) -> Any:
   """Decodes a .pgsvc file, whole, cut or still being written.
 
@@ -79,9 +82,10 @@ def decode(
       that the highest layer shown was fitted at, one for all frames.
     max_pixels: larger results, and larger frames of a video, are refused: a
       small file can claim them.
+    depth: bits a sample: 8 or 16.
 
   Returns:
-    The picture, uint8 [h, w, c]: gray, gray + alpha, RGB or RGB + alpha. Of a
+    The picture, uint8 or uint16 [h, w, c]: gray, gray + alpha, RGB or RGB + alpha. Of a
     video an iterator of such frames, which are decoded as they are asked for.
 
   Raises:
@@ -108,7 +112,7 @@ def decode(
     (2, 8, 1)
   """
   reader, frames = _open(
-      *(source, num_layers, first_frame, num_frames, scale, max_pixels)
+      *(source, num_layers, first_frame, num_frames, scale, max_pixels, depth)
   )
   pixels = (frame.pixels for frame in frames)
   return pixels if reader.is_video else next(pixels)
@@ -122,6 +126,7 @@ def decode_frames(
     num_frames: int | None = None,
     scale: float | None = None,
     max_pixels: int = 2**27,
+    depth: int = 8,
     side_by_side: bool = True,
 ) -> Iterator[DecodedFrame]:
   """As `decode`, with the times of the frames; a picture is one frame.
@@ -133,6 +138,7 @@ def decode_frames(
     num_frames: how many at most.
     scale: of the result.
     max_pixels: the most.
+    depth: bits a sample.
     side_by_side: decode and render ahead, each in a thread.
 
   Returns:
@@ -167,7 +173,7 @@ def decode_frames(
     (7, array([[123, 204, 125,  28]], dtype=uint8))
   """
   _, frames = _open(
-      *(source, num_layers, first_frame, num_frames, scale, max_pixels),
+      *(source, num_layers, first_frame, num_frames, scale, max_pixels, depth),
       side_by_side,
   )
   return frames
@@ -180,10 +186,13 @@ def _open(
     num_frames: int | None,
     scale: float | None,
     max_pixels: int,
+    depth: int,
     side_by_side: bool = True,
 ) -> tuple[stream.StreamReader, Iterator[DecodedFrame]]:
   """Checks all that can be known at once; the frames follow as asked for."""
   name = ''
+  if depth not in _DTYPES:
+    raise ValueError(f'{depth=} is not 8 or 16')
   if isinstance(source, str | os.PathLike):
     name = f'{os.fspath(source)}: '
   with contextlib.ExitStack() as stack, _naming(name):
@@ -203,7 +212,7 @@ def _open(
         num_frames=num_frames,
     )
     run = ahead if side_by_side and reader.is_video else iter
-    drawn = run(_draw(run(_timed(splats)), shape))
+    drawn = run(_draw(run(_timed(splats)), shape, _DTYPES[depth]))
     return reader, _naming_frames(drawn, name, stack.pop_all())
 
 
@@ -253,12 +262,14 @@ def _timed(
 
 
 def _draw(
-    frames: Iterable[tuple[playback.FrameSplats, float]], shape: tuple[int, int]
+    frames: Iterable[tuple[playback.FrameSplats, float]],
+    shape: tuple[int, int],
+    dtype: type,
 ) -> Generator[DecodedFrame]:
   for frame, seconds in frames:
     begin = time.perf_counter()
     layered = frame.layered
-    pixels = render.render_picture(render.resized(layered, *shape))
+    pixels = render.render_picture(render.resized(layered, *shape), dtype)
     yield DecodedFrame(
         pixels=pixels,
         index=frame.index,

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import fractions
 import io
+import itertools
 from typing import Any, TypedDict, Unpack
 
 import jax
@@ -70,7 +71,8 @@ def encode(
     config: the settings, which decide rate and quality; an `EncodeConfig` takes
       the source for a picture, a `VideoConfig` for a video. None: the defaults
       of what it is.
-    metadata: stored in the header as it is.
+    metadata: stored in the header as it is; by default, of what `read_picture`
+      gives its own.
     frame_rate: frames a second, of frames without times.
     devices: of a picture, they share its rows or `fit_picture` says how; of a
       video, each encodes a group of pictures at a time, which are held in
@@ -110,7 +112,7 @@ def encode(
       (data,) = encode_pictures(
           [opened],
           config or config_lib.EncodeConfig(),
-          metadata=metadata,
+          metadata=[metadata or getattr(source, 'metadata', b'')],
           report=report and (lambda states: report(states[0])),
           **common,
           **_in_lists(options),
@@ -146,7 +148,7 @@ def encode_pictures(
     images: Sequence[Float[np.ndarray, 'h w c']],
     config: config_lib.EncodeConfig,
     *,
-    metadata: bytes = b'',
+    metadata: Sequence[bytes] = (),
     **options: Any,
 ) -> list[bytes]:
   """Encodes pictures of one size, fitted at the same time.
@@ -154,7 +156,7 @@ def encode_pictures(
   Args:
     images: the pictures, float32 in [0, 1].
     config: the settings.
-    metadata: stored in each header as it is.
+    metadata: stored in the headers as it is; empty: none.
     options: of `fit_pictures`.
 
   Returns:
@@ -174,8 +176,11 @@ def encode_pictures(
     [(3, 2)]
   """
   return [
-      bitstream.write(layers, metadata=metadata)
-      for layers in fit_for_files(images, config, **options)
+      bitstream.write(layers, metadata=own)
+      for layers, own in zip(
+          fit_for_files(images, config, **options),
+          metadata or itertools.repeat(b''),
+      )
   ]
 
 

@@ -18,6 +18,7 @@ import pytest
 
 import pallas_kernels
 from pallas_kernels import constants
+from pallas_kernels import cpu
 from pallas_kernels import dispatch
 from pallas_kernels import reference
 from pallas_kernels import xla
@@ -89,6 +90,7 @@ SCENES = {
     '1 x 45, 1 channel': make_scene(20, 10, height=1, width=45, channels=1),
     '45 x 1, 2 channels': make_scene(20, 10, height=45, width=1, channels=2),
     'whole tiles, 4 channels': make_scene(30, height=32, width=48, channels=4),
+    '7 channels': make_scene(20, 10, channels=7),
     'empty layers': make_scene(0, 20, 0, 10, 0),
     '5,000 splats in one tile': make_scene(
         3000, 2000, height=8, width=8, sigma=(0.5, 2)
@@ -585,6 +587,10 @@ def test_an_implementation_from_outside_says_what_it_cannot_do():
     pallas_kernels.composite(**{**_GOOD, 'height': 101}, implementation=Halved)
 
 
+def test_devices_that_say_gpu_take_what_cuda_does():
+  assert dispatch.default_implementations('gpu') == ('triton', 'xla')
+
+
 def test_float64_falls_back_to_xla_where_the_default_computes_in_float32():
   scene = make_scene(5, height=9, width=11)
   with jax.enable_x64(True):
@@ -608,9 +614,9 @@ def _f32(*shape):
 _ENDS = np.array([3, 4], np.int32)
 _SPLATS = (_f32(4, 2), _f32(4, 3), _f32(4, 3))
 _HANDLERS = {
-    'pgsvc_composite': ((*_SPLATS, _ENDS), (_f32(2, 5, 7, 3),)),
-    'pgsvc_composite_vjp': ((*_SPLATS, _ENDS, _f32(2, 5, 7, 3)), _SPLATS),
-    'pgsvc_composite_error': (
+    'pgsvc_composite_3': ((*_SPLATS, _ENDS), (_f32(2, 5, 7, 3),)),
+    'pgsvc_composite_vjp_3': ((*_SPLATS, _ENDS, _f32(2, 5, 7, 3)), _SPLATS),
+    'pgsvc_composite_error_3': (
         (*_SPLATS, _ENDS, _f32(5, 7, 3), _f32(5, 7), _f32(2)),
         (_f32(2), *_SPLATS),
     ),
@@ -640,7 +646,8 @@ def _wrong_versions(arrays):
 @pytest.mark.skipif("jax.default_backend() != 'cpu'", reason='runs on CPU')
 @pytest.mark.parametrize('name', _HANDLERS)
 def test_handlers_refuse_wrong_buffers(name):
-  pallas_kernels.composite(**_GOOD, implementation='cpu')  # Registers them.
+  function, channels = name.removeprefix('pgsvc_').rsplit('_', 1)
+  assert cpu.register(function, int(channels)) == name
   operands, results = _HANDLERS[name]
   _call(name, operands, results)
   calls = [(x, results) for x in _wrong_versions(operands)]
@@ -692,6 +699,31 @@ def test_kernels_survive_any_parameter(value, place, kernels):
   np.testing.assert_allclose(images[finite], others[finite], atol=1e-6)
   for gradient in gradients:
     assert np.isfinite(gradient[0]).all() and np.isfinite(gradient[2]).all()
+
+
+@pytest.mark.skipif("jax.default_backend() != 'cpu'", reason='runs on CPU')
+@pytest.mark.parametrize('function', ['composite', 'vjp', 'error'])
+def test_tile_lists_that_are_too_long_are_refused(function):
+  """65,537 splats in each of 2^15 tiles: more pairs than are listed."""
+  n, height, width = 2**16 + 1, 1024, 2048
+  splats = (
+      jnp.full((n, 2), 500.0),
+      jnp.tile(jnp.array([1e6, 0, 1e6]), (n, 1)),
+      jnp.ones((n, 1)),
+  )
+  static = dispatch.Static((n,), height, width)
+  images = jnp.ones((1, height, width, 1))
+  calls = {
+      'composite': lambda: cpu.composite(*splats, static, 'cpu'),
+      'vjp': lambda: cpu.composite_vjp(*splats, images, static, 'cpu'),
+      'error': lambda: cpu.composite_error(
+          *splats, images[0], images[0, ..., 0], jnp.ones(1), static, 'cpu'
+      ),
+  }
+  with pytest.raises(
+      (jax.errors.JaxRuntimeError, ValueError), match='RESOURCE_EXHAUSTED'
+  ):
+    jax.block_until_ready(jax.jit(calls[function])())
 
 
 def test_sides_that_no_float32_counts():

@@ -127,7 +127,8 @@ def encode(run: Run, jobs: list[jobs_lib.Job]) -> None:
 
 def _fit(run: Run, jobs: list[jobs_lib.Job]) -> tuple[list[bytes], float]:
   """Returns the files, and when the first steps were done."""
-  images = [jobs_lib.read(job.picture).pixels for job in jobs]
+  pictures = [jobs_lib.read(job) for job in jobs]
+  images = [picture.pixels for picture in pictures]
   here = [x for x in run.devices if x.process_index == jax.process_index()]
   with command.about(jobs[0].picture):
     line = runtime.require_memory(_estimate(run, images, len(here)), here)
@@ -185,6 +186,7 @@ def _fit(run: Run, jobs: list[jobs_lib.Job]) -> tuple[list[bytes], float]:
       files = encoder.encode_pictures(
           images,
           run.config,
+          metadata=[picture.metadata for picture in pictures],
           devices=run.devices,
           implementation=run.implementation,
           report=report,
@@ -234,7 +236,7 @@ def _write(
     first_step: float,
 ) -> None:
   """Writes a file and says what it holds."""
-  pixels = jobs_lib.read(job.picture).pixels
+  pixels = jobs_lib.read(job).pixels
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.
   images = render.render_levels(bitstream.read_layers(data))

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import pathlib
 import sys
+from typing import Any, Literal
 
 from PIL import Image
 
@@ -23,11 +24,15 @@ class Job:
     picture: path.
     file: path.
     workdir: for the records of the run, if any.
+    color: of `media.read_picture`.
+    metadata: of `media.read_picture`.
   """
 
   picture: str
   file: str
   workdir: pathlib.Path | None
+  color: Literal['srgb', 'keep'] = 'srgb'
+  metadata: Literal['none', 'keep', 'all'] = 'none'
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -101,13 +106,16 @@ class Jobs:
       raise ValueError(f'{len(self.failures)} of {total} pictures failed')
 
 
-def list_jobs(inputs: Sequence[str], output: str, workdir: str | None) -> Jobs:
+def list_jobs(
+    inputs: Sequence[str], output: str, workdir: str | None, **options: Any
+) -> Jobs:
   """What becomes what; folders stand for the pictures in them.
 
   Args:
     inputs: paths of pictures and of folders.
     output: a file, or the folder for several.
     workdir: of one picture its own, of several the folder for them.
+    **options: color and metadata of the jobs.
 
   Returns:
     A job a picture.
@@ -130,7 +138,7 @@ def list_jobs(inputs: Sequence[str], output: str, workdir: str | None) -> Jobs:
       pictures.append(name)
   if inputs == pictures and len(pictures) == 1:
     folder = pathlib.Path(workdir) if workdir else None
-    job = Job(picture=pictures[0], file=output, workdir=folder)
+    job = Job(picture=pictures[0], file=output, workdir=folder, **options)
     return Jobs(jobs=[job], is_batch=False)
   if not pictures:
     raise ValueError(f'no pictures in {", ".join(inputs)}')
@@ -142,6 +150,7 @@ def list_jobs(inputs: Sequence[str], output: str, workdir: str | None) -> Jobs:
             picture=picture,
             file=str(pathlib.Path(output) / f'{stem}.pgsvc'),
             workdir=pathlib.Path(workdir) / stem if workdir else None,
+            **options,
         )
     )
   ((file, times),) = collections.Counter(x.file for x in jobs).most_common(1)
@@ -169,9 +178,9 @@ def check_outputs(jobs: Jobs, output: str) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def read(picture: str) -> media.Picture:
+def read(job: Job) -> media.Picture:
   """A single picture is read once; of many, none is kept until its turn."""
-  return media.read_picture(picture)
+  return media.read_picture(job.picture, color=job.color, metadata=job.metadata)
 
 
 def group_jobs(

@@ -10,12 +10,21 @@ from typing import Any
 
 from absl import flags
 
+from pgsvc_jax import profiles
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import frame_source
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import stream_format
 
-# Of frames: `path` and `options` of `open_video`.
-Source = frame_source.VideoFile
+
+class Source(frame_source.VideoFile):
+  """A video file or a folder of pictures, with `options` of `open_video`."""
+
+  def as_in(self, header: syntax.VideoHeader) -> 'Source':
+    """With colors as a file has them: HDR is in its own curve there."""
+    if header.transfer not in profiles.HDR_CURVES:
+      return self
+    return Source(path=self.path, options={**self.options, 'color': 'keep'})
 
 
 class Flags:
