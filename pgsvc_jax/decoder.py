@@ -85,8 +85,9 @@ def decode(
     depth: bits a sample: 8 or 16.
 
   Returns:
-    The picture, uint8 or uint16 [h, w, c]: gray, gray + alpha, RGB or RGB + alpha. Of a
-    video an iterator of such frames, which are decoded as they are asked for.
+    The picture, uint8 or uint16 [h, w, c]: gray, gray + alpha, RGB or RGB +
+    alpha. Of a video an iterator of such frames, which are decoded as they are
+    asked for.
 
   Raises:
     BitstreamError: the file is damaged, or what is asked for is not in it.
