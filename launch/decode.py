@@ -187,6 +187,8 @@ def _write_video(
   first = next(frames)
   form = playback.video_format(header, *first.pixels.shape[:2])
   with video_media.VideoWriter(_OUTPUT.value, form) as writer:
+    for note in writer.notes:
+      print(f'{_OUTPUT.value}: {note}', file=sys.stderr)
     for frame in itertools.chain([first], frames):
       start = time.perf_counter()
       writer.write(_to_rgb(frame.pixels), frame.time, frame.duration)

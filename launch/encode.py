@@ -25,6 +25,7 @@ from PIL import Image
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import inputs as inputs_lib
 from pgsvc_jax.video import av_writer
+from pgsvc_jax.video import media as video_media
 
 from . import caches
 from . import command
@@ -358,7 +359,9 @@ def _asked_for(
 
 def _default_config(inputs: list[str]) -> str:
   if len(inputs) == 1 and not inputs[0].lower().endswith(inputs_lib.ANIMATIONS):
-    if video_source.is_video(inputs[0]):
+    # A cut video, or one where PyAV is missing, is refused as what it is.
+    named = inputs[0].lower().endswith(video_media.SUFFIXES)
+    if named or video_source.is_video(inputs[0]):
       return 'video.py'
   return 'image.py'
 

@@ -14,7 +14,6 @@ from .decoder import decode as decode
 from .decoder import decode_frames as decode_frames
 from .deprecated import decode_video as decode_video
 from .deprecated import encode_video as encode_video
-from .encoder import PictureOptions as PictureOptions
 from .encoder import encode as encode
 from .encoder import encode_pictures as encode_pictures
 from .media import MediaError as MediaError

@@ -4,49 +4,22 @@ from collections.abc import Callable, Sequence
 import contextlib
 import dataclasses
 import fractions
+import functools
 import io
 import itertools
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import jax
 from jaxtyping import Float
 import numpy as np
 
-import pallas_kernels
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import inputs
-from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantized
 from pgsvc_jax.codec import rate
 from pgsvc_jax.training import fit
-from pgsvc_jax.training import initialize
-from pgsvc_jax.training import loop
-from pgsvc_jax.training import train
 from pgsvc_jax.video import encoder as video_encoder
-
-
-class PictureOptions(TypedDict, total=False):
-  """What is only for pictures; all as in `fit_picture`.
-
-  Attributes:
-    initializer: makes the new splats of each birth.
-    pixel_weights: of each pixel in the loss.
-    error_fn: the loss.
-    initial: splats to begin with.
-
-  Example:
-    >>> options: PictureOptions = {'pixel_weights': np.ones((8, 8), np.float32)}
-    >>> settings = config_lib.FitConfig(layer_splats=(2,), num_steps=10)
-    >>> config = config_lib.EncodeConfig(fit=settings)
-    >>> len(encode(np.zeros((8, 8)), config, **options)) > 40
-    True
-  """
-
-  initializer: initialize.Initializer
-  pixel_weights: Float[np.ndarray, 'h w']
-  error_fn: train.ErrorFn
-  initial: types.LayeredSplats
 
 
 def encode(
@@ -56,9 +29,8 @@ def encode(
     metadata: bytes = b'',
     frame_rate: fractions.Fraction | float = 24,
     devices: Sequence[jax.Device] | None = None,
-    implementation: pallas_kernels.Implementation | None = None,
     report: Callable[[Any], None] | None = None,
-    **options: Unpack[PictureOptions],
+    **options: Unpack[fit.FitOptions],
 ) -> bytes:
   """Fits layered splats to a picture or video and writes them.
 
@@ -77,10 +49,9 @@ def encode(
     devices: of a picture, they share its rows or `fit_picture` says how; of a
       video, each encodes a group of pictures at a time, which are held in
       memory where the source is no file. None: all, of a video the first.
-    implementation: of the operator.
     report: called with `Progress` after every chunk of steps; of a video with
       `FrameDone` after every frame, by several threads, and with `GroupDone`.
-    options: see `PictureOptions`.
+    options: see `FitOptions`; of a video, the `implementation` of the operator.
 
   Returns:
     The bytes of the file.
@@ -105,7 +76,9 @@ def encode(
     >>> bitstream.read_header(data).frame_rate
     Fraction(30, 1)
   """
-  common = {'devices': devices, 'implementation': implementation}
+  unknown = set(options) - set(fit.FitOptions.__annotations__)
+  if unknown:
+    raise TypeError(f'encode() has no argument {min(unknown)!r}')
   with contextlib.ExitStack() as stack:
     opened = inputs.read(source, config, frame_rate, stack)
     if isinstance(opened, np.ndarray):
@@ -114,12 +87,12 @@ def encode(
           config or config_lib.EncodeConfig(),
           metadata=[metadata or getattr(source, 'metadata', b'')],
           report=report and (lambda states: report(states[0])),
-          **common,
+          devices=devices,
           **_in_lists(options),
       )
       return data
-    if options:
-      raise TypeError(f'{next(iter(options))} is for pictures, not for videos')
+    for name in set(options) - {'implementation'}:
+      raise TypeError(f'{name} is for pictures, not for videos')
     file = io.BytesIO()
     video_encoder.encode_to(
         file,
@@ -127,16 +100,14 @@ def encode(
         config or config_lib.VideoConfig(),
         metadata=metadata,
         report=report,
-        **common,
+        devices=devices,
+        implementation=options.get('implementation'),
     )
     return file.getvalue()
 
 
-def _in_lists(options: PictureOptions) -> dict[str, Any]:
+def _in_lists(options: fit.FitOptions) -> dict[str, Any]:
   """The options of a picture as those of several."""
-  unknown = set(options) - set(PictureOptions.__annotations__)
-  if unknown:
-    raise TypeError(f'encode() has no argument {min(unknown)!r}')
   several = ('pixel_weights', 'initial')
   return {
       name: [value] if name in several and value is not None else value
@@ -210,8 +181,6 @@ def fit_for_files(
       config.fit, layer_splats=rate.layer_splats(config, images[0])
   )
 
-  def choose(i: int, layered, error: float) -> loop.StepSizes:
-    return rate.choose_step_sizes(config, layered, error, images[i])
-
-  fitted = fit.fit_quantized(images, settings, step_sizes=choose, **options)
+  rates = [functools.partial(rate.choose_step_sizes, config)] * len(images)
+  fitted = fit.fit_quantized(images, settings, rates=rates, **options)
   return [rate.trim(config, *pair) for pair in zip(fitted, images)]
