@@ -219,9 +219,36 @@ ARROWS = {
         'pgsvc_jax.decoder',
     },
     'pgsvc_jax.decoder': {
-        'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.codec.stream',
+        'pgsvc_jax.codec.syntax',
         'pgsvc_jax.render',
-        'pgsvc_jax.resolution',
+        'pgsvc_jax.video.playback',
+    },
+    'pgsvc_jax.deprecated': {
+        'pgsvc_jax.config',
+        'pgsvc_jax.decoder',
+        'pgsvc_jax.encoder',
+    },
+    'pgsvc_jax.inputs': {
+        'pgsvc_jax.config',
+        'pgsvc_jax.media',
+        'pgsvc_jax.video.frame_source',
+        'pgsvc_jax.video.media',
+        'pgsvc_jax.video.stream_format',
+    },
+    'pgsvc_jax.video.frame_source': {
+        'pgsvc_jax.video.media',
+        'pgsvc_jax.video.stream_format',
+    },
+    'pgsvc_jax.video.workers': {
+        'pallas_kernels',
+        'pgsvc_jax.codec.stream',
+        'pgsvc_jax.codec.syntax',
+        'pgsvc_jax.config',
+        'pgsvc_jax.video.frame_source',
+        'pgsvc_jax.video.gop_fit',
+        'pgsvc_jax.video.groups',
+        'pgsvc_jax.video.rate_control',
     },
     'pgsvc_jax.fields': set(),
     'pgsvc_jax.config': {
@@ -381,24 +408,18 @@ ARROWS = {
         'pgsvc_jax.video.motion_fit',
         'pgsvc_jax.video.rate_control',
     },
-    'pgsvc_jax.video.decoder': {
-        'pgsvc_jax.codec.stream',
-        'pgsvc_jax.render',
-        'pgsvc_jax.video.playback',
-    },
     'pgsvc_jax.video.encoder': {
         'pallas_kernels',
         'pgsvc_jax.codec.stream',
         'pgsvc_jax.codec.syntax',
         'pgsvc_jax.config',
-        'pgsvc_jax.encoder',
         'pgsvc_jax.training.schedule',
-        'pgsvc_jax.video.gop_fit',
-        'pgsvc_jax.video.groups',
-        'pgsvc_jax.video.rate_control',
+        'pgsvc_jax.video.frame_source',
         'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.workers',
     },
     'pgsvc_jax.encoder': {
+        'pgsvc_jax.types',
         'pallas_kernels',
         'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.codec.quantized',
@@ -408,6 +429,8 @@ ARROWS = {
         'pgsvc_jax.training.initialize',
         'pgsvc_jax.training.loop',
         'pgsvc_jax.training.train',
+        'pgsvc_jax.inputs',
+        'pgsvc_jax.video.encoder',
     },
     'pgsvc_jax.operator': {
         'pallas_kernels.api.composite',
@@ -497,7 +520,7 @@ def test_commands_start_without_the_slow_imports(name):
 
 def test_decoding_loads_no_training_stack():
   loaded = loaded_after(
-      'import pgsvc_jax; pgsvc_jax.decode, pgsvc_jax.decode_video'
+      'import pgsvc_jax; pgsvc_jax.decode, pgsvc_jax.decode_frames'
   )
   assert 'pgsvc_jax.render' in loaded
   assert not loaded & TRAINING_STACK

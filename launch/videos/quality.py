@@ -131,13 +131,13 @@ def num_layers(reader: stream.StreamReader) -> int:
 class _Drawn(NamedTuple):
   """A frame of one prefix, and what it took."""
 
-  frame: playback.Frame
+  frame: playback.FrameSplats
   image: UInt8[np.ndarray, 'h w 3']
   entropy_ms: float
   render_ms: float
 
 
-def _draw(frames: Iterator[playback.Frame]) -> _Drawn:
+def _draw(frames: Iterator[playback.FrameSplats]) -> _Drawn:
   """Decodes and renders the next frame."""
   begin = time.perf_counter()
   frame = next(frames)
