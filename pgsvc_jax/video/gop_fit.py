@@ -96,6 +96,8 @@ def update_config(config: config_lib.VideoConfig) -> config_lib.FitConfig:
       means_rate=config.update_rate * fit_config.means_rate,
       cholesky_rate=config.update_rate * fit_config.cholesky_rate,
       colors_rate=config.update_rate * fit_config.colors_rate,
+      # What is predicted should stay as it is.
+      colors_decay=0.0,
       # Rounding has rates of its own.
       rounding_rates=tuple(
           x / config.update_rate for x in fit_config.rounding_rates
