@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Data flows one way, and so do imports: a module may import those named here
 # (and nothing else of the project). A new arrow is a decision, made here.
 ARROWS = {
+    'pgsvc_jax.training.strategies': set(),
     'pgsvc_jax.training.losses.squared': {
         'pallas_kernels',
         'pgsvc_jax.training.losses',
@@ -217,8 +218,10 @@ ARROWS = {
         'pgsvc_jax.training.losses',
     },
     'pgsvc_jax.training.schedule': {
+        'pgsvc_jax.codec.quantize',
         'pgsvc_jax.config',
         'pgsvc_jax.resolution',
+        'pgsvc_jax.training.strategies',
     },
     'pgsvc_jax.training.peaks': set(),
     'pgsvc_jax.training.matching': {
@@ -325,6 +328,7 @@ ARROWS = {
         'pgsvc_jax.training.loop',
         'pgsvc_jax.training.losses',
         'pgsvc_jax.training.schedule',
+        'pgsvc_jax.training.strategies',
         'pgsvc_jax.training.train',
         'pgsvc_jax.training.warm_start',
         'pgsvc_jax.types',
@@ -361,6 +365,7 @@ ARROWS = {
         'pgsvc_jax.training.loop',
         'pgsvc_jax.training.losses',
         'pgsvc_jax.training.schedule',
+        'pgsvc_jax.training.strategies',
         'pgsvc_jax.training.train',
         'pgsvc_jax.types',
         'pgsvc_jax.video.flow',
