@@ -265,6 +265,7 @@ ARROWS = {
         'pgsvc_jax.codec.quantize',
         'pgsvc_jax.fields',
         'pgsvc_jax.training.losses',
+        'pgsvc_jax.training.strategies',
     },
     'pgsvc_jax.training.schedule': {
         'pgsvc_jax.codec.quantize',
