@@ -72,7 +72,7 @@ def estimate_fit(
     num_devices: int = 1,
     num_pictures: int = 1,
     platform: str = 'cpu',
-    implementation: str | None = None,
+    implementation: str | tuple[str, ...] | None = None,
     compiles: bool = False,
     layer_scales: tuple[float, ...] = (),
 ) -> Estimate:
@@ -102,6 +102,8 @@ def estimate_fit(
   """
   splats = sum(layer_sizes)
   kind = implementation or _DEFAULTS.get(platform, 'xla')
+  if isinstance(kind, tuple):  # Tried in order.
+    kind = kind[0]
   kind = kind if kind in _BASE else 'xla'
   plane = 4 * height * width * num_pictures
   image = plane * channels

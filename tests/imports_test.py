@@ -406,6 +406,7 @@ ARROWS = {
         'pgsvc_jax.video.workers',
     },
     'pgsvc_jax.encoder': {
+        'pgsvc_jax.video.workers',
         'pgsvc_jax.types',
         'pallas_kernels',
         'pgsvc_jax.codec.bitstream',
@@ -422,6 +423,7 @@ ARROWS = {
     'pgsvc_jax.operator': {
         'pallas_kernels.api.composite',
         'pallas_kernels.api.composite_error',
+        'pgsvc_jax.types',
     },
 }
 
