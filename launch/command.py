@@ -24,6 +24,8 @@ from absl import logging
 from ml_collections import config_flags
 
 import pgsvc_jax
+from pgsvc_jax import config as config_lib
+from pgsvc_jax import fields
 from pgsvc_jax.codec import syntax
 
 from . import caches
@@ -212,7 +214,12 @@ def _parse(
     text = (module.__doc__ or '').replace('%', '%%')
     module.__doc__ = re.sub('^pgsvc ', PROGRAM, text, flags=re.MULTILINE)
     # absl's own help flags exit with 1.
-    app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
+    app.usage(shorthelp=True, writeto_stdout=True)
+    if default_config:
+      for kind in (config_lib.EncodeConfig(), config_lib.VideoConfig()):
+        print(f'\nFields of {type(kind).__name__}, with their defaults:')
+        print(fields.help_text(kind), end='')
+    sys.exit(0)
   if '--version' in argv:
     print(f'pgsvc_jax {pgsvc_jax.__version__}')
     sys.exit(0)

@@ -22,7 +22,6 @@ VERBS = {
     'demo': 'encode a sample photograph and show what comes back',
     'sweep': 'try settings over any field of the config, on many workers',
     'reproduce': 'run experiments again and compare with published figures',
-    'predicted': 'compare predicted frames with I-frames of their quality',
 }
 
 _USAGE = 'usage: pgsvc VERB [FILES] [--flags]; pgsvc VERB --help says more'

@@ -167,7 +167,7 @@ def test_a_quality_is_reached_or_said_to_be_out_of_reach(folder):
     [
         (['--target_bpp=1', '--target_psnr=30'], 'only one of them'),
         (['--layer_bpp=0.1,x'], '--layer_bpp=0.1,x: not all numbers'),
-        (['--layer_bpp=0.2,0.1'], 'positive and increasing'),
+        (['--layer_bpp=0.2,0.1'], 'layer_bpp must be increasing'),
         (['--target_psnr=nan'], 'target_psnr must be'),
         (['--max_seconds=-1'], 'max_seconds must be'),
         (['--target_psnr=30', '--parallel=batch'], 'its own number of splats'),
@@ -382,8 +382,8 @@ def test_wrong_use_is_one_line(folder):
       ),
       (*encode, '--config=configs/image.py:huge'): "unknown preset 'huge'",
       (*encode, '--config.fit.stepps=3'): "'stepps'",
-      (*encode, '--config.fit.strategy=other'): "strategy 'other' is not one",
-      (*encode, '--config.fit.layer_splats=(0.5,2.5)'): 'must be integers',
+      (*encode, '--config.fit.strategy=other'): 'strategy must be one of joint',
+      (*encode, '--config.fit.layer_splats=(0.5,2.5)'): 'an integer',
       (*encode, '--config=no.py'): "'no.py'",
       (*encode, 'x'): "unexpected argument 'x'",
       (*encode, '--num_devices=99999'): 'num_devices=99999, but',
@@ -490,7 +490,7 @@ def test_demo_makes_the_table_and_the_picture(folder):
       f'--output={out}',
       '--config=configs/image.py:smoke',
   )
-  assert 'psnr_db' in result.stdout
+  assert 'PSNR' in result.stdout
   with Image.open(out / 'prefixes.png') as image:
     assert image.size[0] > 500
 
