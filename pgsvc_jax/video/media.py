@@ -1,8 +1,8 @@
 """Videos in and out, one frame at a time: files through PyAV, and folders.
 
 Pixels are the RGB values that the file stores: its own matrix and range turn
-YUV into RGB, and no transfer function or color space is applied, so HDR stays
-in its own curve.
+YUV into RGB. HDR is tone-mapped unless asked otherwise; apart from that, no
+transfer function or color space is applied, and the tags come along.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from typing import Self
+from typing import Literal, Self
 import weakref
 
 from jaxtyping import Float, UInt8
@@ -66,6 +66,7 @@ def open_video(
     size: tuple[int, int] | None = None,
     raw: stream_format.RawFormat | None = None,
     frame_rate: Fraction | int = 24,
+    color: Literal['srgb', 'keep'] = 'srgb',
 ) -> VideoReader:
   """Opens a video file, or a folder of pictures, to be read frame by frame.
 
@@ -80,6 +81,8 @@ def open_video(
     raw: the format of a file of raw video.
     frame_rate: of a folder without times (those that `VideoWriter` wrote have
       them).
+    color: srgb tone-maps HDR (PQ, HLG) to BT.709, as FFmpeg's filters do by
+      default; keep leaves the values in their own curve.
 
   Returns:
     The video; it can be iterated several times.
@@ -108,7 +111,13 @@ def open_video(
     raise ValueError(f'frames must be at least 1: {frames}')
   if frame_rate <= 0:
     raise ValueError(f'frame rate must be positive: {frame_rate}')
-  return VideoReader(path, start, frames, size, raw, Fraction(frame_rate))
+  rate = Fraction(frame_rate)
+  with media.errors('read', path):
+    if os.path.isdir(path):
+      source = frame_folder.FolderReader(pathlib.Path(path), rate)
+    else:
+      source = av_reader.AvReader(path, raw, color)
+  return VideoReader(path, source, start, frames, size)
 
 
 class VideoReader:
@@ -126,11 +135,10 @@ class VideoReader:
   def __init__(
       self,
       path: str | os.PathLike[str],
+      source: av_reader.AvReader | frame_folder.FolderReader,
       start: int,
       frames: int | None,
       size: tuple[int, int] | None,
-      raw: stream_format.RawFormat | None,
-      frame_rate: Fraction,
   ):
     self._path = path
     self._start = start
@@ -138,11 +146,7 @@ class VideoReader:
     self._running: weakref.WeakSet[Generator[stream_format.Frame]] = (
         weakref.WeakSet()
     )
-    with media.errors('read', path):
-      if os.path.isdir(path):
-        self._source = frame_folder.FolderReader(pathlib.Path(path), frame_rate)
-      else:
-        self._source = av_reader.AvReader(path, raw)
+    self._source = source
     self.format = _shrunk_format(self._source.format, size)
     # For `frames`: the file, what is being read of it, and where that is.
     self._clip = None
