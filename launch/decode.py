@@ -73,13 +73,6 @@ _MAX_PIXELS = flags.DEFINE_integer(
 flags.declare_key_flag('cache')
 
 
-def _start_decoder() -> None:
-  """Loads compiled code: half a second of start-up, part of no time."""
-  from pgsvc_jax.codec import range_coder
-
-  range_coder.Decoder(b'').column(np.zeros(0, np.int64))
-
-
 def _output_shape(header: syntax.Header, num_bytes: int) -> tuple[int, int]:
   """Height and width of the picture to write."""
   if _SCALE.value is not None:
@@ -103,15 +96,14 @@ def main() -> None:
   _decode_picture()
 
 
-def _prepare(height: int, width: int) -> None:
+def _prepare(height: int, width: int, channels: int) -> None:
   """Refuses what is too large to show, and loads what has to be compiled."""
   if height * width > _MAX_PIXELS.value:
     raise ValueError(
         f'{_INPUT.value}: {width} x {height} is more than'
         f' --max_pixels={_MAX_PIXELS.value}'
     )
-  caches.announce()
-  _start_decoder()
+  caches.prepare(channels)
 
 
 def _decode_video(reader: stream.StreamReader) -> None:
@@ -123,7 +115,9 @@ def _decode_video(reader: stream.StreamReader) -> None:
     index = playback.frame_at(reader, _FRAME.value or _START.value or '0')
     shape = playback.shown_shape(reader, _LAYERS.value, index, _SCALE.value)
   # The motion field is that of whole frames, whatever is shown.
-  _prepare(*max((header.height, header.width), shape, key=math.prod))
+  _prepare(
+      *max((header.height, header.width), shape, key=math.prod), header.channels
+  )
   if _FRAME.value is None:
     if _BACKGROUND.value or _DEPTH.value != '8':
       raise ValueError('--background and --depth are for pictures')
@@ -178,7 +172,7 @@ def _decode_picture() -> None:
   with command.about(_INPUT.value):
     header = bitstream.read_header(data)
     height, width = _output_shape(header, len(data))
-  _prepare(height, width)
+  _prepare(height, width, header.channels)
   times = [time.perf_counter()]
   with command.about(_INPUT.value):
     layered = bitstream.read_layers(data, _LAYERS.value)

@@ -187,7 +187,6 @@ def main() -> None:
   # Only now: --help, wrong settings and bad pictures need not wait for JAX.
   from . import runtime
 
-  caches.announce()
   if not alone:
     command.leave_at_once_on_failure()
     runtime.join_processes(

@@ -112,7 +112,7 @@ def _evaluate_file(name: str) -> None:
   color = 'keep' if 'profile' in kept else 'srgb'
   reference = media.read_picture(_REFERENCE.value, color=color).pixels
   with command.about(name):
-    caches.announce()
+    caches.prepare()
     layered = bitstream.read_layers(data)
   operating_points.check_size(document, name, reference, _REFERENCE.value)
   images = render.render_levels(layered)
@@ -139,7 +139,7 @@ def _evaluate_workdir(name: str) -> None:
   jax.config.update('jax_platforms', 'cpu')
   folder = pathlib.Path(name)
   reference = media.read_picture(_REFERENCE.value).pixels
-  caches.announce()
+  caches.prepare()
   values, snapshot = checkpoints.read(folder, _CHECKPOINT.value)
   config = config_lib.from_mapping(config_lib.EncodeConfig, values)
   layered = fit.finish(snapshot.layered, config.fit)
@@ -220,7 +220,7 @@ def _evaluate_folders(output: pathlib.Path) -> dict:
   kinds = {command.is_video(str(entry.file)) for entry in entries}
   if len(kinds) > 1:
     raise ValueError('pictures and videos: evaluate them apart')
-  caches.announce()
+  caches.prepare()
   if kinds == {True}:
     return _machine() | _evaluate_videos(entries, output)
   _refuse_video_flags()
@@ -328,7 +328,7 @@ def _refuse_video_flags() -> None:
 def _evaluate_video(name: str) -> None:
   if _SIDE_BY_SIDE.value:
     command.check_output(_SIDE_BY_SIDE.value)
-  caches.announce()
+  caches.prepare()
   evaluate_video.evaluate_file(
       name,
       video_source.Source(path=_REFERENCE.value, options=_VIDEO.options()),

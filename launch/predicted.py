@@ -187,7 +187,7 @@ def main() -> None:
     raise ValueError(f'no such clips in {_CLIPS.value}')
   plans = [_plan(clip) for clip in clips]
   folder.mkdir(parents=True, exist_ok=True)
-  caches.announce()
+  caches.prepare()
   files = folder / 'units'
   planned = [
       x for group, alone in plans for x in (group, *sum(alone.values(), []))

@@ -69,7 +69,7 @@ ARROWS = {
     'pgsvc_jax.metrics': set(),
     'pgsvc_jax.codec.quantize': {'pgsvc_jax.types'},
     'pgsvc_jax.resolution': {'pgsvc_jax.types'},
-    'pgsvc_jax.codec.range_coder': set(),
+    'pgsvc_jax.codec.range_coder': {'pallas_kernels.jit'},
     'pgsvc_jax.video.stream_format': set(),
     'pgsvc_jax.video.color': {'pgsvc_jax.video.stream_format'},
     'pgsvc_jax.video.structure': set(),

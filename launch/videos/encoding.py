@@ -90,6 +90,7 @@ def encode(
 
   devices = runtime.set_up(num_devices, use_cache)
   runtime.return_freed_memory()
+  runtime.prepare_kernels(devices, header.channels, asked_for['implementation'])
   # Not when threads are done with their frames: a first one takes minutes.
   command.leave_at_once_on_failure()
   workers = workers_lib.Workers(

@@ -27,10 +27,12 @@ import numpy as np
 
 try:
   import numba
+
+  from pallas_kernels import jit
 except ImportError:  # The same functions as plain Python: correct but slow.
   _compiled = _inner = lambda function: function
 else:
-  _compile = numba.njit(cache=True, nogil=True)
+  _compile = jit.njit(nogil=True)
   # Only called by compiled code: not called from Python, nor cached on its own,
   # which halves the time to compile it.
   _compile_inner = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
