@@ -128,6 +128,15 @@ class VideoReader:
 
   Attributes:
     format: size, times and colors; the size is that of the frames given.
+
+  Example:
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = os.path.join(folder, '1.png')
+    ...   media.write_picture(path, np.zeros((4, 6, 3), np.uint8))
+    ...   with open_video(folder) as video:
+    ...     video.format.width, len(list(video))
+    (6, 1)
   """
 
   format: stream_format.VideoFormat
@@ -300,6 +309,18 @@ class VideoWriter:
   Raises:
     media.MediaError: the suffix is unknown, a frame does not fit, or the file
       cannot be written.
+
+  Example:
+    >>> import tempfile
+    >>> form = stream_format.VideoFormat(
+    ...     width=6, height=4, time_base=Fraction(1, 24), frame_rate=24
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = os.path.join(folder, 'frames')
+    ...   with VideoWriter(path, form) as writer:
+    ...     writer.write(np.zeros((4, 6, 3), np.uint8), 0, 1)
+    ...   sorted(os.listdir(path))
+    ['frame_000000.png', 'times.json']
   """
 
   def __init__(
