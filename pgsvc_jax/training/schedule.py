@@ -285,16 +285,7 @@ def make_schedule(
   births = _births(config, sizes, num_chunks, turns, filled)
   begins = [config.chunk_steps * turn for turn in turns]
   num_steps = begins[-1] + num_chunks * config.chunk_steps
-  # The highest layer alive at each step, and when it came.
-  ends = np.cumsum(sizes)
-  alive = np.full(num_steps, max((0, *np.flatnonzero(filled))))
-  start = np.zeros(num_layers + 1, np.int64)
-  start[num_layers] = num_steps
-  for birth in births:
-    layer = int(np.searchsorted(ends, birth.first, side='right'))
-    if layer > alive[birth.step]:
-      start[layer] = birth.step
-      alive[birth.step :] = layer
+  alive, start = _arrivals(births, sizes, filled, num_steps)
   weights, rates = _fit_inputs(config, alive, start, begins)
   rates *= np.float32(_WARM_RATE) ** (np.divide(filled, np.maximum(sizes, 1)))
   stages = _stages(config) if rounding else ()
@@ -315,6 +306,25 @@ def make_schedule(
           np.concatenate([rates, more.layer_rates]),
       ),
   )
+
+
+def _arrivals(
+    births: Sequence[Birth],
+    sizes: Sequence[int],
+    filled: Sequence[int],
+    num_steps: int,
+) -> tuple[Int[np.ndarray, ' steps'], Int[np.ndarray, ' ends']]:
+  """The highest layer alive at each step; when each came, and the end."""
+  ends = np.cumsum(sizes)
+  alive = np.full(num_steps, max((0, *np.flatnonzero(filled))))
+  start = np.zeros(len(sizes) + 1, np.int64)
+  start[-1] = num_steps
+  for birth in births:
+    layer = int(np.searchsorted(ends, birth.first, side='right'))
+    if layer > alive[birth.step]:
+      start[layer] = birth.step
+      alive[birth.step :] = layer
+  return alive, start
 
 
 def _fit_inputs(
