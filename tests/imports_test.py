@@ -113,7 +113,7 @@ ARROWS = {
     'pgsvc_jax.resolution': {
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.codec.range_coder': set(),
+    'pgsvc_jax.codec.range_coder': {'pallas_kernels.jit'},
     'pgsvc_jax.video.stream_format': set(),
     'pgsvc_jax.video.color': {
         'pgsvc_jax.video.stream_format',
@@ -433,6 +433,9 @@ ARROWS = {
         'pgsvc_jax.video.workers',
     },
     'pgsvc_jax.encoder': {
+        'pgsvc_jax.video.workers',
+        'pgsvc_jax.types',
+        'pallas_kernels',
         'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.rate',
@@ -444,6 +447,7 @@ ARROWS = {
     'pgsvc_jax.operator': {
         'pallas_kernels.api.composite',
         'pallas_kernels.api.composite_error',
+        'pgsvc_jax.types',
     },
 }
 
