@@ -275,7 +275,7 @@ ARROWS = {
         'pgsvc_jax.resolution',
         'pgsvc_jax.training.strategies',
     },
-    'pgsvc_jax.training.peaks': set(),
+    'pgsvc_jax.training.peaks': {'pallas_kernels.jit'},
     'pgsvc_jax.training.matching': {
         'pgsvc_jax.training.peaks',
         'pgsvc_jax.types',
