@@ -45,6 +45,7 @@ _EXTRAS = {
     'cv2': 'video',
     'imageio_ffmpeg': 'anchors',
     'tensorboardX': 'tensorboard',
+    **dict.fromkeys(('starlette', 'uvicorn'), 'view'),
 }
 
 # Of several processes, one that fails leaves at once: JAX would have it wait at

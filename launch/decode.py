@@ -22,6 +22,7 @@ import numpy as np
 from pgsvc_jax import media
 from pgsvc_jax import render
 from pgsvc_jax import resolution
+from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import stream
 from pgsvc_jax.codec import syntax
@@ -56,6 +57,14 @@ _FRAME = flags.DEFINE_string(
 )
 _TIMES = flags.DEFINE_bool(
     'times', False, 'of a video: one stage after the other, to time each alone'
+)
+_BACKGROUND = flags.DEFINE_string(
+    'background',
+    None,
+    'of a picture with alpha: the color to put it on, such as white or #ffffff',
+)
+_DEPTH = flags.DEFINE_enum(
+    'depth', '8', ['8', '16'], 'bits a sample of a picture; 16: PNG and TIFF'
 )
 _MAX_PIXELS = flags.DEFINE_integer(
     'max_pixels', 2**27, 'refuse larger pictures: a small file can claim one'
@@ -116,6 +125,8 @@ def _decode_video(reader: stream.StreamReader) -> None:
   # The motion field is that of whole frames, whatever is shown.
   _prepare(*max((header.height, header.width), shape, key=math.prod))
   if _FRAME.value is None:
+    if _BACKGROUND.value or _DEPTH.value != '8':
+      raise ValueError('--background and --depth are for pictures')
     decode_video.write_video(
         reader,
         _INPUT.value,
@@ -131,14 +142,34 @@ def _decode_video(reader: stream.StreamReader) -> None:
     (frame,) = playback.frames(
         reader, num_layers=_LAYERS.value, first_frame=index, num_frames=1
     )
-  image = render.render_picture(render.resized(frame.layered, *shape))
-  media.write_picture(_OUTPUT.value, image)
+  _write_picture(_render(render.resized(frame.layered, *shape)))
   seconds = float((frame.time - reader.gop(0).start) * reader.header.time_base)
   print(
       f'frame {index} at {seconds:.3f} s, {len(frame.layered.layer_sizes)} of'
       f' {reader.header.num_layers} layers, {sum(frame.layered.layer_sizes)}'
       ' splats',
       file=sys.stderr,
+  )
+
+
+def _render(layered: types.LayeredSplats) -> np.ndarray:
+  dtype = np.uint16 if _DEPTH.value == '16' else np.uint8
+  return render.render_picture(layered, dtype)
+
+
+def _write_picture(image: np.ndarray, metadata: bytes = b'') -> None:
+  suffix = pathlib.Path(_OUTPUT.value).suffix.lower()
+  if image.shape[2] in (2, 4) and not _BACKGROUND.value:
+    if suffix in ('.jpg', '.jpeg'):
+      raise ValueError(
+          f'{_OUTPUT.value}: JPEG holds no alpha: take .png, or'
+          ' --background=white to put it on a color'
+      )
+  media.write_picture(
+      _OUTPUT.value,
+      image,
+      background=_BACKGROUND.value,
+      **media.read_metadata(metadata),
   )
 
 
@@ -152,9 +183,9 @@ def _decode_picture() -> None:
   with command.about(_INPUT.value):
     layered = bitstream.read_layers(data, _LAYERS.value)
   times.append(time.perf_counter())
-  image = render.render_picture(render.resized(layered, height, width))
+  image = _render(render.resized(layered, height, width))
   times.append(time.perf_counter())
-  media.write_picture(_OUTPUT.value, image)
+  _write_picture(image, header.metadata)
   times.append(time.perf_counter())
   entropy, rendering, writing = (
       (b - a) * 1e3 for a, b in zip(times, times[1:])

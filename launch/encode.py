@@ -78,6 +78,20 @@ _CHECKPOINT_EVERY = flags.DEFINE_float(
     'seconds from one checkpoint in --workdir to the next, at least',
     lower_bound=0.0,
 )
+_COLOR = flags.DEFINE_enum(
+    'color',
+    'srgb',
+    ['srgb', 'keep'],
+    'srgb: pictures of other colors are converted, HDR is tone-mapped; keep:'
+    ' values stay, the profile or the tags of a video come back on decode',
+)
+_METADATA = flags.DEFINE_enum(
+    'metadata',
+    'none',
+    ['none', 'keep', 'all'],
+    'EXIF of a picture that the file holds, to come back on decode: none, all'
+    ' but the place where it was taken, or all',
+)
 _RESTART = flags.DEFINE_bool(
     'restart', False, 'remove what --workdir has of another run, and begin anew'
 )
@@ -150,7 +164,13 @@ def main() -> None:
   _check_process_flags(config)
   if (_RESTART.value or _TENSORBOARD.value) and not _WORKDIR.value:
     raise ValueError('--restart and --tensorboard are for runs with --workdir')
-  jobs = jobs_lib.list_jobs(_INPUT.value, _OUTPUT.value, _WORKDIR.value)
+  jobs = jobs_lib.list_jobs(
+      _INPUT.value,
+      _OUTPUT.value,
+      _WORKDIR.value,
+      color=_COLOR.value,
+      metadata=_METADATA.value,
+  )
   alone = not (_DISTRIBUTED.value or _COORDINATOR.value)
   if alone:
     jobs_lib.check_outputs(jobs, _OUTPUT.value)
@@ -159,7 +179,7 @@ def main() -> None:
   failures = jobs_lib.Failures(fatal=len(jobs) == 1 or not alone)
   for job in jobs:
     with failures.of(job):
-      read = jobs_lib.read(job.picture)
+      read = jobs_lib.read(job)
       shapes[job] = read.pixels.shape
       for note in read.notes:
         print(f'{job.picture}: {note}', file=sys.stderr)
@@ -236,8 +256,13 @@ def _encode_video() -> None:
     if flag.value:
       instead = '; --target_kbps is for videos' * (flag is _TARGET_BPP)
       raise ValueError(f'--{flag.name} is for pictures{instead}')
+  if _METADATA.value != 'none':
+    raise ValueError('--metadata is for pictures')
+  options = _VIDEO.options()
+  if _COLOR.value != 'srgb':
+    options['color'] = _COLOR.value
   encode_video.encode(
-      video_source.Source(path=_INPUT.value[0], options=_VIDEO.options()),
+      video_source.Source(path=_INPUT.value[0], options=options),
       _OUTPUT.value,
       config,
       num_devices=_NUM_DEVICES.value,

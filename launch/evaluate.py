@@ -106,9 +106,12 @@ flags.declare_key_flag('cache')
 def _evaluate_file(name: str) -> None:
   """Measures one file and prints its table."""
   data = pathlib.Path(name).read_bytes()
-  reference = media.read_picture(_REFERENCE.value).pixels
   with command.about(name):
     document = table.describe(data)
+    kept = media.read_metadata(bitstream.read_header(data).metadata)
+  color = 'keep' if 'profile' in kept else 'srgb'
+  reference = media.read_picture(_REFERENCE.value, color=color).pixels
+  with command.about(name):
     caches.announce()
     layered = bitstream.read_layers(data)
   operating_points.check_size(document, name, reference, _REFERENCE.value)

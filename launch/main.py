@@ -9,6 +9,8 @@ VERBS = {
     'encode': 'fit a picture and write a .pgsvc file',
     'decode': 'turn a .pgsvc file, whole or cut, into a picture or video',
     'info': 'list the layers of a file, and the GOPs of a video',
+    'view': 'show a file in a browser, layer by layer',
+    'compare': 'show two files side by side in a browser',
     'extract': 'copy the first layers of a file, without decoding',
     'reorder': 'put the packets of a video in order of time or of quality',
     'evaluate': 'measure every operating point against the originals',

@@ -28,3 +28,6 @@ from .types import LayeredSplats as LayeredSplats
 from .types import Splats as Splats
 from .video.decoder import decode_video as decode_video
 from .video.encoder import encode_video as encode_video
+from .video.media import VideoReader as VideoReader
+from .video.media import VideoWriter as VideoWriter
+from .video.media import open_video as open_video

@@ -8,7 +8,7 @@ import concurrent.futures
 import dataclasses
 import os
 
-from jaxtyping import UInt8
+from jaxtyping import UInt, UInt8
 import numpy as np
 
 from pgsvc_jax import media
@@ -86,12 +86,13 @@ def render_levels(
 
 
 def render_prefixes(
-    layered: types.LayeredSplats,
-) -> UInt8[np.ndarray, 'l h w c']:
-  """Renders every operating point at the picture's size, clamped to 8 bits.
+    layered: types.LayeredSplats, dtype: type[np.unsignedinteger] = np.uint8
+) -> UInt[np.ndarray, 'l h w c']:
+  """Renders every operating point at the picture's size, clamped.
 
   Args:
     layered: the picture.
+    dtype: of the pixels, uint8 or uint16.
 
   Returns:
     The pictures of layer 0, of layers 0 and 1, and so on.
@@ -115,7 +116,7 @@ def render_prefixes(
       np.ascontiguousarray(x, np.float32) for x in layered.splats
   )
   ends = np.cumsum(layered.layer_sizes).astype(np.int32)
-  images = np.empty((len(ends), height, width, colors.shape[1]), np.uint8)
+  images = np.empty((len(ends), height, width, colors.shape[1]), dtype)
 
   def render_rows(top: int) -> None:
     bottom = min(top + _ROWS, height)
@@ -123,7 +124,7 @@ def render_prefixes(
     shifted = means - np.float32([0, top])
     if not kernels.composite(shifted, cholesky, colors, ends, band):
       raise MemoryError('too many splats cover too many tiles')
-    images[:, top:bottom] = media.to_uint8(band)
+    images[:, top:bottom] = media.to_uint(band, dtype)
 
   # The kernels hold no GIL.
   with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -131,11 +132,14 @@ def render_prefixes(
   return images
 
 
-def render_picture(layered: types.LayeredSplats) -> UInt8[np.ndarray, 'h w c']:
-  """Renders the highest operating point at the picture's size, as 8 bits.
+def render_picture(
+    layered: types.LayeredSplats, dtype: type[np.unsignedinteger] = np.uint8
+) -> UInt[np.ndarray, 'h w c']:
+  """Renders the highest operating point at the picture's size.
 
   Args:
     layered: the picture.
+    dtype: of the pixels, uint8 or uint16.
 
   Returns:
     The picture of all layers.
@@ -149,4 +153,4 @@ def render_picture(layered: types.LayeredSplats) -> UInt8[np.ndarray, 'h w c']:
     [[[255], [155]]]
   """
   flat = dataclasses.replace(layered, layer_sizes=(sum(layered.layer_sizes),))
-  return render_prefixes(flat)[0]
+  return render_prefixes(flat, dtype)[0]

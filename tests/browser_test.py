@@ -7,8 +7,11 @@ import shutil
 import subprocess
 
 import numpy as np
+import PIL.Image
 import pytest
 
+from launch import table
+from launch.viewer import page
 import pgsvc_jax
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantize
@@ -123,3 +126,32 @@ def test_elements(tmp_path):
   )
   (tmp_path / 'ladder.pgsvc').write_bytes(ladder)
   run('elements.browser.mjs', tmp_path)
+
+
+def test_viewer(tmp_path):
+  data = picture((900, 600, 400), 3)
+  photo = tmp_path / 'photo.pgsvc'
+  photo.write_bytes(data)
+  whole = pgsvc_jax.decode(data).astype(int)
+  noise = np.random.default_rng(1).integers(-9, 10, whole.shape)
+  original = np.clip(whole + noise, 0, 255).astype(np.uint8)
+  PIL.Image.fromarray(original).save(tmp_path / 'photo.png')
+  PIL.Image.fromarray(original).save(tmp_path / 'photo.jpg', quality=40)
+  files = {'file': str(photo), 'original': str(tmp_path / 'photo.png')}
+  held = {key: page.shown_bytes(path) for key, path in files.items()}
+  (tmp_path / 'page.html').write_text(page.write(held))
+  broken = bytearray(data)
+  broken[20] ^= 1
+  (tmp_path / 'broken.pgsvc').write_bytes(broken)
+  info = table.describe(data)
+  table.add_attributes(info, data)
+  expected = {
+      'ends': list(pgsvc_jax.read_header(data).truncation_points),
+      'psnr': [
+          float(pgsvc_jax.psnr_db(pgsvc_jax.decode(data, k + 1), original))
+          for k in range(3)
+      ],
+      'bits': [sum(row['bits_per_splat'].values()) for row in info['layers']],
+  }
+  (tmp_path / 'expected.json').write_text(json.dumps(expected))
+  run('viewer.browser.mjs', tmp_path)

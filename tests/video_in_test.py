@@ -457,6 +457,41 @@ def test_other_matrices_are_refused_by_number(tmp_path, matrix):
     read(path)
 
 
+@pytest.mark.parametrize(
+    ('transfer', 'kind', 'db'), [(16, 'PQ', 45), (18, 'HLG', 35)]
+)
+def test_hdr_is_tone_mapped_as_by_ffmpeg(tmp_path, transfer, kind, db):
+  rng = np.random.default_rng(0)
+  ramp = np.add.outer(np.linspace(0.02, 0.75, 48), np.linspace(0, 0.1, 64))
+  spots = rng.uniform(0, 0.05, (12, 16, 3)).repeat(4, 0).repeat(4, 1)
+  pixels = ramp[..., None] * [1, 0.9, 0.8] + spots
+  frame = av.VideoFrame.from_ndarray(
+      (pixels.clip(0, 1) * 65535).astype('<u2'), format='rgb48le'
+  ).reformat(format='gbrp10le')
+  path = tmp_path / 'x.mkv'
+  clips.write(
+      path,
+      [frame] * 2,
+      codec='ffv1',
+      pixel_format='gbrp10le',
+      options=(),
+      tags=(9, transfer, 0, 2),
+  )
+  chain = (
+      'zscale=t=linear:npl=100,format=gbrpf32le,zscale=p=bt709,'
+      'tonemap=tonemap=hable:desat=0,zscale=t=bt709,format=gbrp'
+  )
+  form, notes, _, shown_here, _ = read(path)
+  assert notes == (f'{kind} tone-mapped to BT.709',)
+  assert (form.primaries, form.transfer) == (1, 1)
+  data = ffmpeg(
+      '-i', path, '-vf', chain, '-pix_fmt', 'rgb24', '-f', 'rawvideo', '-'
+  )
+  expected = np.frombuffer(data, np.uint8).reshape(2, 48, 64, 3) / 255
+  error = np.mean(np.square(shown_here - expected))
+  assert -10 * np.log10(error) > db
+
+
 # Choice of the track.
 
 

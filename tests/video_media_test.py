@@ -192,7 +192,7 @@ def test_high_dynamic_range_is_kept_and_said(tmp_path):
   path = tmp_path / 'clip.mkv'
   tags = (9, 16, 9, 1)
   clips.write(path, [frame], pixel_format='yuv420p10le', tags=tags, **LOSSLESS)
-  reader, decoded = read(path)
+  reader, decoded = read(path, color='keep')
   assert reader.format.transfer == 16
   assert reader.notes == ('PQ values taken as they are',)
   np.testing.assert_allclose(decoded[0].pixels, (400 - 64) / 876, atol=1e-4)

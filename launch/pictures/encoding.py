@@ -94,7 +94,7 @@ def _fit(
     run: Run, jobs: list[jobs_lib.Job]
 ) -> tuple[list[quantized.QuantizedLayers], float]:
   """Returns what to write, and when the first steps were done."""
-  images = [jobs_lib.read(job.picture).pixels for job in jobs]
+  images = [jobs_lib.read(job).pixels for job in jobs]
   here = [x for x in run.devices if x.process_index == jax.process_index()]
   with command.about(jobs[0].picture):
     line = runtime.require_memory(_estimate(run, images, len(here)), here)
@@ -201,8 +201,9 @@ def _write(
     first_step: float,
 ) -> None:
   """Writes a file and says what it holds."""
-  pixels = jobs_lib.read(job.picture).pixels
-  data = bitstream.write(layers)
+  picture = jobs_lib.read(job)
+  pixels = picture.pixels
+  data = bitstream.write(layers, metadata=picture.metadata)
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.
   images = render.render_levels(bitstream.read_layers(data))

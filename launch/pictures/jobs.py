@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
+from typing import Any, Literal
 
 from pgsvc_jax import media
 
@@ -20,15 +21,19 @@ class Job:
     picture: path.
     file: path.
     workdir: for the records of the run, if any.
+    color: of `media.read_picture`.
+    metadata: of `media.read_picture`.
   """
 
   picture: str
   file: str
   workdir: pathlib.Path | None
+  color: Literal['srgb', 'keep'] = 'srgb'
+  metadata: Literal['none', 'keep', 'all'] = 'none'
 
 
 def list_jobs(
-    inputs: Sequence[str], output: str, workdir: str | None
+    inputs: Sequence[str], output: str, workdir: str | None, **options: Any
 ) -> list[Job]:
   """What becomes what; folders stand for the files in them, without hidden.
 
@@ -36,6 +41,7 @@ def list_jobs(
     inputs: paths of pictures and of folders.
     output: a file, or the folder for several.
     workdir: of one picture its own, of several the folder for them.
+    **options: color and metadata of the jobs.
 
   Returns:
     A job a picture.
@@ -60,7 +66,8 @@ def list_jobs(
       pictures.append(name)
   if inputs == pictures and len(pictures) == 1:
     folder = pathlib.Path(workdir) if workdir else None
-    return [Job(picture=pictures[0], file=output, workdir=folder)]
+    job = Job(picture=pictures[0], file=output, workdir=folder, **options)
+    return [job]
   if not pictures:
     raise ValueError(f'no pictures in {", ".join(inputs)}')
   jobs = []
@@ -71,6 +78,7 @@ def list_jobs(
             picture=picture,
             file=str(pathlib.Path(output) / f'{stem}.pgsvc'),
             workdir=pathlib.Path(workdir) / stem if workdir else None,
+            **options,
         )
     )
   ((file, times),) = collections.Counter(x.file for x in jobs).most_common(1)
@@ -92,9 +100,9 @@ def check_outputs(jobs: list[Job], output: str) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def read(picture: str) -> media.Picture:
+def read(job: Job) -> media.Picture:
   """A single picture is read once; of many, none is kept until its turn."""
-  return media.read_picture(picture)
+  return media.read_picture(job.picture, color=job.color, metadata=job.metadata)
 
 
 def group_jobs(

@@ -214,6 +214,7 @@ def evaluate_file(
   if with_vmaf:
     ffmpeg.version()  # Missing, it is missed now and not at the end.
   with _open(name) as reader:
+    source = source.as_in(reader.header)
     document = _measure(reader, name, source, with_vmaf=with_vmaf, shown=shown)
   if as_json:
     table.print_json(document)
@@ -376,6 +377,7 @@ def evaluate_folders(
     with tempfile.TemporaryDirectory() as name:
       folder = pathlib.Path(name)
       with _open(own[0].file) as reader:
+        source = source.as_in(reader.header)
         _form(reader, source)
         clip = _clip(reader, source, folder / 'clip.yuv', bool(codecs))
         times = _seconds(reader)

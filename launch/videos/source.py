@@ -11,6 +11,8 @@ from typing import Any
 
 from absl import flags
 
+from pgsvc_jax import profiles
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import stream_format
 
@@ -34,6 +36,12 @@ class Source:
     if options.get('frames') is not None:
       options['frames'] -= first_frame
     return video_media.open_video(self.path, **options)
+
+  def as_in(self, header: syntax.VideoHeader) -> 'Source':
+    """With colors as a file has them: HDR is in its own curve there."""
+    if header.transfer not in profiles.HDR_CURVES:
+      return self
+    return Source(path=self.path, options={**self.options, 'color': 'keep'})
 
 
 class Flags:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 import contextlib
+import dataclasses
 from fractions import Fraction
 import functools
 import importlib
@@ -19,6 +20,8 @@ import PIL
 from PIL import ExifTags
 from PIL import Image
 
+from pgsvc_jax import hdr
+from pgsvc_jax import profiles
 from pgsvc_jax.video import av_frames
 from pgsvc_jax.video import color
 from pgsvc_jax.video import stream_format
@@ -40,8 +43,6 @@ _NOT_VIDEO = (
     *('adf', 'bin', 'fits', 'ico', 'idf', 'image2', 'tty', 'txd', 'xbin'),
 )
 _PICTURE_BRANDS = ('avif', 'avis', 'heic', 'heix', 'mif1')
-_HDR_TRANSFERS = {16: 'PQ', 18: 'HLG'}
-
 # Whether to transpose, then flip in x, then flip in y, to stand upright.
 _EXIF_TURNS = {
     1: (False, False, False),
@@ -71,7 +72,10 @@ class AvReader:
   """
 
   def __init__(
-      self, path: str | os.PathLike[str], raw: stream_format.RawFormat | None
+      self,
+      path: str | os.PathLike[str],
+      raw: stream_format.RawFormat | None,
+      color_of: str = 'keep',
   ):
     self._path = path
     self._open = functools.partial(open_container, path, raw)
@@ -97,6 +101,20 @@ class AvReader:
         # Refuses unknown ones.
         color.rgb_from_yuv(color.guessed_matrix(self.format))
       self.notes = _notes(container, stream, frame, self.format)
+      self._hdr = profiles.HDR_CURVES.get(self.format.transfer)
+      if self._hdr is not None and color_of == 'keep':
+        self.notes.append(f'{self._hdr} values taken as they are')
+        self._hdr = None
+      self._stored = self.format
+      if self._hdr is not None:
+        self.notes.append(f'{self._hdr} tone-mapped to BT.709')
+        is_rgb = self.format.matrix == stream_format.RGB_MATRIX
+        self.format = dataclasses.replace(
+            self.format,
+            primaries=1,
+            transfer=1,
+            matrix=stream_format.RGB_MATRIX if is_rgb else 1,
+        )
       if any(self._turn):
         self.notes.append('rotation applied')
       if any(self._crop):
@@ -155,7 +173,7 @@ class AvReader:
       self, clip: av_frames.Clip, start: int
   ) -> Iterator[stream_format.Frame]:
     """Frames from `start` on, as `av_frames.Clip.frames` gives them."""
-    converter = color.Converter(self.format)
+    converter = color.Converter(self._stored)
     number, end = start, Fraction(0)
     for number, frame, time, duration in clip.frames(start):
       if (frame.width, frame.height) != self._coded:
@@ -164,6 +182,8 @@ class AvReader:
             f' {frame.width}x{frame.height} at frame {number}'
         )
       pixels = self._shown(converter.to_rgb(frame))
+      if self._hdr is not None:
+        pixels = hdr.to_bt709(pixels, self._hdr, self._stored.primaries)
       end = (time + duration) * self._timing.tick
       yield stream_format.Frame(pixels=pixels, time=time, duration=duration)
     self._note_joints(clip.decoder.joints)
@@ -392,6 +412,4 @@ def _notes(
     notes.append('interlaced frames taken as they are')
   if form.pixel_aspect != 1:
     notes.append(f'pixels are not square ({form.pixel_aspect})')
-  if form.transfer in _HDR_TRANSFERS:
-    notes.append(f'{_HDR_TRANSFERS[form.transfer]} values taken as they are')
   return notes

@@ -1,8 +1,8 @@
 """Videos in and out, one frame at a time: files through PyAV, and folders.
 
 Pixels are the RGB values that the file stores: its own matrix and range turn
-YUV into RGB, and no transfer function or color space is applied, so HDR stays
-in its own curve.
+YUV into RGB. HDR is tone-mapped unless asked otherwise; apart from that, no
+transfer function or color space is applied, and the tags come along.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import os
 import pathlib
 import secrets
 import shutil
-from typing import Self
+from typing import Literal, Self
 import weakref
 
 from jaxtyping import Float, UInt8
@@ -66,6 +66,7 @@ def open_video(
     size: tuple[int, int] | None = None,
     raw: stream_format.RawFormat | None = None,
     frame_rate: Fraction | int = 24,
+    color: Literal['srgb', 'keep'] = 'srgb',
 ) -> VideoReader:
   """Opens a video file, or a folder of pictures, to be read frame by frame.
 
@@ -80,6 +81,8 @@ def open_video(
     raw: the format of a file of raw video.
     frame_rate: of a folder without times (those that `VideoWriter` wrote have
       them).
+    color: srgb tone-maps HDR (PQ, HLG) to BT.709, as FFmpeg's filters do by
+      default; keep leaves the values in their own curve.
 
   Returns:
     The video; it can be iterated several times.
@@ -108,7 +111,13 @@ def open_video(
     raise ValueError(f'frames must be at least 1: {frames}')
   if frame_rate <= 0:
     raise ValueError(f'frame rate must be positive: {frame_rate}')
-  return VideoReader(path, start, frames, size, raw, Fraction(frame_rate))
+  rate = Fraction(frame_rate)
+  with media.errors('read', path):
+    if os.path.isdir(path):
+      source = frame_folder.FolderReader(pathlib.Path(path), rate)
+    else:
+      source = av_reader.AvReader(path, raw, color)
+  return VideoReader(path, source, start, frames, size)
 
 
 class VideoReader:
@@ -119,6 +128,15 @@ class VideoReader:
 
   Attributes:
     format: size, times and colors; the size is that of the frames given.
+
+  Example:
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = os.path.join(folder, '1.png')
+    ...   media.write_picture(path, np.zeros((4, 6, 3), np.uint8))
+    ...   with open_video(folder) as video:
+    ...     video.format.width, len(list(video))
+    (6, 1)
   """
 
   format: stream_format.VideoFormat
@@ -126,11 +144,10 @@ class VideoReader:
   def __init__(
       self,
       path: str | os.PathLike[str],
+      source: av_reader.AvReader | frame_folder.FolderReader,
       start: int,
       frames: int | None,
       size: tuple[int, int] | None,
-      raw: stream_format.RawFormat | None,
-      frame_rate: Fraction,
   ):
     self._path = path
     self._start = start
@@ -138,11 +155,7 @@ class VideoReader:
     self._running: weakref.WeakSet[Generator[stream_format.Frame]] = (
         weakref.WeakSet()
     )
-    with media.errors('read', path):
-      if os.path.isdir(path):
-        self._source = frame_folder.FolderReader(pathlib.Path(path), frame_rate)
-      else:
-        self._source = av_reader.AvReader(path, raw)
+    self._source = source
     self.format = _shrunk_format(self._source.format, size)
     # For `frames`: the file, what is being read of it, and where that is.
     self._clip = None
@@ -296,6 +309,18 @@ class VideoWriter:
   Raises:
     media.MediaError: the suffix is unknown, a frame does not fit, or the file
       cannot be written.
+
+  Example:
+    >>> import tempfile
+    >>> form = stream_format.VideoFormat(
+    ...     width=6, height=4, time_base=Fraction(1, 24), frame_rate=24
+    ... )
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...   path = os.path.join(folder, 'frames')
+    ...   with VideoWriter(path, form) as writer:
+    ...     writer.write(np.zeros((4, 6, 3), np.uint8), 0, 1)
+    ...   sorted(os.listdir(path))
+    ['frame_000000.png', 'times.json']
   """
 
   def __init__(

@@ -8,15 +8,12 @@ let channel = null;
 const listeners = new Map();
 let nextId = 0;
 
-/** @returns {string | URL} pages that hold all in one file set another */
-function workerUrl() {
-  return (
-    /** @type {any} */ (globalThis).pgsvcWorkerUrl ??
-    new URL('./worker.js', import.meta.url)
-  );
-}
+// What no worker has answered yet; null once one has.
+/** @type {any[] | null} */
+let unanswered = [];
 
 function receive({data: {id, message}}) {
+  unanswered = null;
   listeners.get(id)?.(message);
 }
 
@@ -28,17 +25,32 @@ function localChannel() {
   return port1;
 }
 
+/** A worker; a page that holds all in one file says where it is. */
+function startWorker() {
+  const held = /** @type {any} */ (globalThis).pgsvcWorkerUrl;
+  const worker = held
+    ? new Worker(held)
+    : new Worker(new URL('./worker.js', import.meta.url), {type: 'module'});
+  worker.onmessage = receive;
+  worker.onerror = (event) => {
+    if (unanswered) {
+      // It never began: policies of pages may forbid it.
+      const messages = unanswered;
+      channel = localChannel();
+      for (const message of messages) channel.postMessage(message);
+      return;
+    }
+    channel = null;
+    const message = `the decoder failed: ${event.message}`;
+    for (const tell of listeners.values()) tell({type: 'error', message});
+  };
+  return worker;
+}
+
 function openChannel() {
   if (channel) return channel;
   try {
-    const worker = new Worker(workerUrl(), {type: 'module'});
-    worker.onmessage = receive;
-    worker.onerror = (event) => {
-      const message = `the decoder failed: ${event.message ?? 'no worker'}`;
-      for (const tell of listeners.values()) tell({type: 'error', message});
-      channel = null;
-    };
-    channel = worker;
+    channel = startWorker();
   } catch {
     channel = localChannel();
   }
@@ -59,6 +71,7 @@ export class Client {
 
   /** @param {import('./session.js').SessionRequest} message */
   post(message) {
+    unanswered?.push({id: this.id, message});
     openChannel().postMessage({id: this.id, message});
   }
 

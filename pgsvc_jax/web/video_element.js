@@ -237,7 +237,7 @@ export class PgsvcVideo extends PgsvcElement {
     this.tell('pause');
     this.#showState();
     // All layers of the frame that stays.
-    if (this.frame && !this.ended) this.seekTo(this.frame.index);
+    if (this.frame) this.seekTo(this.frame.index);
   }
 
   #toggle() {
@@ -278,8 +278,8 @@ export class PgsvcVideo extends PgsvcElement {
         this.seekTo(0);
         return;
       }
-      this.ended = true;
       this.pause();
+      this.ended = true;
       this.tell('ended');
       return;
     }

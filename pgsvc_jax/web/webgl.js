@@ -114,11 +114,13 @@ class SharedContext {
     this.add = program(gl, SCREEN_VERTEX, ADD_FRAGMENT);
     this.show = program(gl, SCREEN_VERTEX, SHOW_FRAGMENT);
     this.maxSize = gl.getParameter(gl.MAX_TEXTURE_SIZE);
-    gl.bindVertexArray(gl.createVertexArray());
+    this.attributes = gl.createVertexArray();
+    gl.bindVertexArray(this.attributes);
     for (let i = 0; i < 3; i++) {
       gl.enableVertexAttribArray(i);
       gl.vertexAttribDivisor(i, 1);
     }
+    gl.bindVertexArray(null);
   }
 }
 
@@ -317,13 +319,14 @@ export class WebGlRenderer {
    * @param {Grid} grid
    * @param {number} layer
    */
-  #add({gl, splats: {program, uniforms}, add}, grid, layer) {
+  #add({gl, attributes, splats: {program, uniforms}, add}, grid, layer) {
     if (!this.buffers[layer]) this.#upload(gl, layer);
     const count =
       /** @type {Float32Array} */ (this.layers[layer]).length / SPLAT_FLOATS;
     const step = this.run ? HALF_FLOAT_RUN : count;
     for (let first = 0; first < count; first += step) {
       gl.useProgram(program);
+      gl.bindVertexArray(attributes);
       const {fx, fy, x0, y0, width, height} = grid;
       gl.uniform4f(uniforms.place, fx, fy, x0, y0);
       gl.uniform2f(uniforms.size, width, height);
@@ -348,6 +351,7 @@ export class WebGlRenderer {
       else this.sums?.bind();
       const instances = Math.min(step, count - first);
       gl.drawArraysInstanced(gl.TRIANGLE_STRIP, 0, 4, instances);
+      gl.bindVertexArray(null);
       if (this.run) this.#resolve(gl, add);
     }
   }

@@ -3,10 +3,9 @@
 // the site has as /files.
 
 import {once} from 'node:events';
-import {existsSync, mkdtempSync, readFileSync, rmSync} from 'node:fs';
+import {existsSync, mkdtempSync, readFileSync} from 'node:fs';
 import http from 'node:http';
 import {createRequire} from 'node:module';
-import {tmpdir} from 'node:os';
 import {extname, join, normalize} from 'node:path';
 import {fileURLToPath} from 'node:url';
 
@@ -28,7 +27,8 @@ export const npm = createRequire(join(process.env.PGSVC_NPM ?? '.', 'x.js'));
 
 /** Opens a browser with a profile of its own. */
 export async function openBrowser(options = {}) {
-  const profile = mkdtempSync(join(tmpdir(), 'pgsvc-browser-'));
+  // It goes when the folder does: the browser writes to its very end.
+  const profile = mkdtempSync(join(ROOTS.files, 'profile-'));
   const {chromium} = npm('playwright-core');
   const {args = [], ...rest} = options;
   const context = await chromium.launchPersistentContext(profile, {
@@ -47,7 +47,6 @@ export async function openBrowser(options = {}) {
     ],
     ...rest,
   });
-  context.on('close', () => rmSync(profile, {recursive: true, force: true}));
   return context;
 }
 

@@ -1,0 +1,1 @@
+"""The viewer page: served on this machine, or written as one file."""
