@@ -11,6 +11,7 @@ VERBS = {
     'info': 'list the layers of a file, and the GOPs of a video',
     'view': 'show a file in a browser, layer by layer',
     'compare': 'show two files side by side in a browser',
+    'export': 'write the splats of a file as arrays',
     'extract': 'copy the first layers of a file, without decoding',
     'reorder': 'put the packets of a video in order of time or of quality',
     'evaluate': 'measure every operating point against the originals',

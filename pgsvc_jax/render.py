@@ -17,6 +17,8 @@ from pgsvc_jax import types
 
 # Rows rendered at a time: bounds the float memory, and is what threads share.
 _ROWS = 64
+# Sigmas that a splat reaches, 3.5, and what rounding may add.
+_REACH = 3.51
 
 
 def first_layers(
@@ -70,6 +72,55 @@ def scaled(layered: types.LayeredSplats, scale: float) -> types.LayeredSplats:
 def at_native_size(layered: types.LayeredSplats) -> types.LayeredSplats:
   """As `resized`, to the size of the grid of the highest layer."""
   return resized(layered, *layered.native_shapes[-1])
+
+
+def cropped(
+    layered: types.LayeredSplats, region: tuple[int, int, int, int]
+) -> types.LayeredSplats:
+  """A part of the picture: the splats that reach it, and no others.
+
+  Args:
+    layered: the picture, on the grid that it is to be seen on.
+    region: left, top, width and height of the part, pixels.
+
+  Returns:
+    The part, as a picture of its own.
+
+  Raises:
+    ValueError: the region is empty, or not inside of the picture.
+
+  Example:
+    >>> splats = types.Splats(
+    ...     np.float32([[1.5, 0.5], [90, 0.5]]), np.float32([[1, 0, 1]] * 2),
+    ...     np.float32([[0.8], [0.8]]))
+    >>> part = cropped(types.LayeredSplats(
+    ...     splats=splats, layer_sizes=(2,), height=1, width=100), (1, 0, 3, 1))
+    >>> part.width, part.layer_sizes, part.splats.means.tolist()
+    (3, (1,), [[0.5, 0.5]])
+  """
+  left, top, width, height = region
+  inside = 0 <= left < left + width <= layered.width
+  if not (inside and 0 <= top < top + height <= layered.height):
+    raise ValueError(
+        f'the region {left},{top},{width},{height} is not inside of'
+        f' {layered.width} x {layered.height} pixels'
+    )
+  x, y = layered.splats.means.T
+  l11, l21, l22 = layered.splats.cholesky.T
+  reach_x = _REACH * l11
+  reach_y = _REACH * np.hypot(l21, l22)
+  part = layered.keep(
+      (x + reach_x > left)
+      & (x - reach_x < left + width)
+      & (y + reach_y > top)
+      & (y - reach_y < top + height)
+  )
+  moved = part.splats._replace(
+      means=part.splats.means - np.float32([left, top])
+  )
+  return dataclasses.replace(
+      part, splats=moved, height=height, width=width, layer_shapes=()
+  )
 
 
 def render_levels(

@@ -122,3 +122,15 @@ class LayeredSplats:
     """Height and width of the grid of every operating point."""
     whole = ((self.height, self.width),) * len(self.layer_sizes)
     return self.layer_shapes or whole
+
+  def _repr_png_(self) -> bytes:
+    """The picture of all layers, as notebooks show it."""
+    from pgsvc_jax import display  # It draws these: a circle, but for here.
+
+    return display.png(self)
+
+  def _repr_html_(self) -> str:
+    """The pictures of all prefixes, as notebooks show them."""
+    from pgsvc_jax import display
+
+    return display.html(self)

@@ -55,7 +55,8 @@ ARROWS = {
         'pallas_kernels.dispatch',
     },
     'pallas_kernels.api': {'pallas_kernels.dispatch'},
-    'pgsvc_jax.types': set(),
+    # What notebooks show, drawn when they ask for it.
+    'pgsvc_jax.types': {'pgsvc_jax.display'},
     'pgsvc_jax.profiles': set(),
     'pgsvc_jax.hdr': {'pgsvc_jax.profiles'},
     'pgsvc_jax.deep_pictures': set(),
@@ -158,6 +159,12 @@ ARROWS = {
         'pgsvc_jax.media',
         'pgsvc_jax.resolution',
         'pgsvc_jax.types',
+    },
+    'pgsvc_jax.display': {'pgsvc_jax.render', 'pgsvc_jax.types'},
+    'pgsvc_jax.pillow': {
+        'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.codec.syntax',
+        'pgsvc_jax.decoder',
     },
     'pgsvc_jax.decoder': {
         'pgsvc_jax.codec.bitstream',
