@@ -1,6 +1,7 @@
-"""Trains what the contexts of the coder know before they have seen anything.
+r"""Trains what the contexts of the coder know before they have seen anything.
 
-python -m launch.lab.train_models --files=FOLDER --output=models.json
+python -m launch.lab.train_models --files=FOLDER \
+    --output=pgsvc_jax/codec/models.json --web_output=pgsvc_jax/web/models.js
 
 Reads the .pgsvc files of a folder and of those in it, of any version from 2 on,
 encodes their symbols again and again, and writes what was learned: states of
@@ -8,8 +9,10 @@ all contexts, then the weights of the mixing. Weights are trained on every
 picture with the states of the other half of the pictures, or they would trust
 what was learned by heart. Files of the same name are of one picture.
 
-The models of the format were trained on `pgsvc_jax/codec/models.json` says
-what. They are constants: other ones make a new version of the format.
+What the models of the format were trained on stands in `models.json`: the files
+were those of `encode --config=configs/image.py:fast --target_bpp=R`, with R =
+0.15, 0.3, 0.6 and 0.9. The models are constants: others are a new version of
+the format.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,6 +30,9 @@ from pgsvc_jax.codec import models
 from pgsvc_jax.codec import quantized
 
 FLAGS = flags.FLAGS
+
+_WEB_START = """/** What contexts know at first; see launch/lab/train_models.py. */
+export const MODELS = """
 
 # Counters that forget hardly anything are averages.
 _LONG_MEMORY = (1 << mixing.SEEN_BITS) - 1
@@ -134,10 +140,14 @@ def main(argv: Sequence[str]) -> None:
       table_rows=np.ravel(layer_coding.ROWS).tolist(),
   )
   pathlib.Path(FLAGS.output).write_text(text, 'ascii')
+  if FLAGS.web_output:
+    module = f'{_WEB_START}{text.rstrip()};\n'
+    pathlib.Path(FLAGS.web_output).write_text(module, 'ascii')
 
 
 if __name__ == '__main__':
   flags.DEFINE_string('files', None, 'folder of .pgsvc files', required=True)
   flags.DEFINE_string('output', None, 'JSON to be written', required=True)
+  flags.DEFINE_string('web_output', None, 'the same for web/, as a module')
   flags.DEFINE_string('trained_on', '', 'a sentence on what the files are')
   app.run(main)

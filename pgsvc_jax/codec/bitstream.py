@@ -8,18 +8,21 @@ wrong with a file is a BitstreamError.
 from collections.abc import Iterator, Sequence
 import contextlib
 import io
+from typing import TYPE_CHECKING
 import zlib
 
 import numpy as np
 
 from pgsvc_jax import types
-from pgsvc_jax.codec import layer_coding
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import quantized
 from pgsvc_jax.codec import splat_coding
 from pgsvc_jax.codec import stream
 from pgsvc_jax.codec import syntax
 from pgsvc_jax.codec.versions import version1
+
+if TYPE_CHECKING:
+  from pgsvc_jax.codec import layer_coding
 
 BitstreamError = syntax.BitstreamError
 read_header = syntax.read_header
@@ -78,7 +81,7 @@ def encode(
     layers: quantized.QuantizedLayers, metadata: bytes = b''
 ) -> tuple[syntax.Header, list[bytes]]:
   """The header and the packets of a picture."""
-  coder = layer_coding.LayerCoder(layers.height, layers.width, layers.channels)
+  coder = _layer_coder(layers)
   packets = list(map(coder.write, layers.symbols, layers.step_sizes))
   is_ladder = set(layers.native_shapes) != {(layers.height, layers.width)}
   columns = (
@@ -160,7 +163,7 @@ def _decode_symbols(
   if header.version == version1.VERSION:
     raise BitstreamError('version 1 has other symbols')
   channels = header.channels
-  coder = layer_coding.LayerCoder(header.height, header.width, channels)
+  coder = _layer_coder(header)
   entries = header.layers[: len(packets)]
   symbols = []
   for k, (packet, entry) in enumerate(zip(packets, entries)):
@@ -201,6 +204,17 @@ def decode_layers(
       layer_sizes=tuple(len(layer.means) for layer in layers),
       height=header.height,
       width=header.width,
+  )
+
+
+def _layer_coder(
+    picture: syntax.Header | quantized.QuantizedLayers,
+) -> 'layer_coding.LayerCoder':
+  """Codes the layers of a picture of the newest version."""
+  from pgsvc_jax.codec import layer_coding  # Numba: only where it is needed.
+
+  return layer_coding.LayerCoder(
+      picture.height, picture.width, picture.channels
   )
 
 
@@ -249,7 +263,7 @@ def attribute_bits(data: bytes) -> list[dict[str, float]]:
     BitstreamError: as `read_layers`, or a file of version 1.
   """
   layers = read_symbols(data)
-  coder = layer_coding.LayerCoder(layers.height, layers.width, layers.channels)
+  coder = _layer_coder(layers)
   result = []
   for pair in zip(layers.symbols, layers.step_sizes):
     before = coder.attribute_bits()

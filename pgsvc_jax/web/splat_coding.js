@@ -1,5 +1,5 @@
 /**
- * Packets of pictures: the columns of docs/format.md and the rows of
+ * Packets of pictures: the columns of docs/format_v2.md and the rows of
  * docs/format_v1.md, to integers and on to splats. Names are those of the pages.
  */
 
