@@ -21,6 +21,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from pgsvc_jax import config as config_lib
+from pgsvc_jax.video import media as video_media
 
 from . import caches
 from . import command
@@ -331,7 +332,9 @@ def _default_config(inputs: list[str]) -> str:
   # Of an animation, a picture is the first frame.
   animations = ('.gif', '.png', '.apng', '.webp')
   if len(inputs) == 1 and not inputs[0].lower().endswith(animations):
-    if video_source.is_video(inputs[0]):
+    # A cut video, or one where PyAV is missing, is refused as what it is.
+    named = inputs[0].lower().endswith(video_media.SUFFIXES)
+    if named or video_source.is_video(inputs[0]):
       return 'video.py'
   return 'image.py'
 

@@ -101,7 +101,8 @@ def composite_error(
     implementation: as in `composite`.
 
   Returns:
-    (loss, errors). Only the loss carries a gradient, and only to the splats.
+    (loss, errors). Only the loss carries a gradient: to the splats, and to the
+    other arrays where it is asked for, at the price of a render.
 
   Raises:
     ValueError: wrong shapes, dtypes or sizes.
@@ -182,7 +183,17 @@ def _error(
     implementation,
 ):
   arrays = means, cholesky, colors, target, pixel_weights, level_weights
-  return _error_fwd(*arrays, static, implementation)[0]
+  return _error_and_gradients(arrays, static, implementation)[0]
+
+
+def _error_and_gradients(arrays, static, implementation):
+  errors, *gradients = dispatch.call(
+      *arrays,
+      function='composite_error',
+      static=static,
+      implementation=implementation,
+  )
+  return (jnp.vdot(arrays[-1], errors), errors), gradients
 
 
 def _error_fwd(
@@ -195,28 +206,31 @@ def _error_fwd(
     static,
     implementation,
 ):
-  errors, *gradients = dispatch.call(
-      means,
-      cholesky,
-      colors,
-      target,
-      pixel_weights,
-      level_weights,
-      function='composite_error',
-      static=static,
-      implementation=implementation,
+  primals = means, cholesky, colors, target, pixel_weights, level_weights
+  arrays = [x.value for x in primals]
+  (loss, errors), gradients = _error_and_gradients(
+      arrays, static, implementation
   )
-  return (jnp.vdot(level_weights, errors), errors), gradients
+  *splats, picture, weights, levels = arrays
+  others = [None, None, errors]
+  # A fit asks for none of these, and has the prefix images never written.
+  if target.perturbed or pixel_weights.perturbed:
+    differences = _images(*splats, static, implementation) - picture
+    others[0] = -2 * jnp.einsum('l,hw,lhwc->hwc', levels, weights, differences)
+    others[1] = jnp.einsum('l,lhwc->hw', levels, differences**2)
+  return (loss, errors), (*gradients, *others)
 
 
 def _error_bwd(static, implementation, gradients, cotangents):
   del static, implementation
   # The errors are for reporting; only the loss carries a gradient.
   scale, _ = cotangents
-  return (*(scale * x for x in gradients), None, None, None)
+  if isinstance(scale, jax.custom_derivatives.SymbolicZero):
+    scale = jnp.zeros(scale.shape, scale.dtype)
+  return tuple(None if x is None else scale * x for x in gradients)
 
 
-_error.defvjp(_error_fwd, _error_bwd)
+_error.defvjp(_error_fwd, _error_bwd, symbolic_zeros=True)
 
 
 def _check_implementation(implementation) -> None:

@@ -10,6 +10,7 @@ import itertools
 from typing import Any, Literal, TypeVar, get_args
 
 from pgsvc_jax.codec import quantize
+from pgsvc_jax.training import losses
 
 _T = TypeVar('_T')
 
@@ -45,6 +46,10 @@ class FitConfig:
   # single: all splats in one layer; not scalable, the upper bound.
   # prune: a single-layer fit, ranked by contribution and cut into layers.
   strategy: Strategy = 'joint'
+  # What every step lowers: the name of a module of `training/losses`.
+  # squared: the squared error, as PSNR has it.
+  # charbonnier: the absolute error, smooth at 0: less for outliers.
+  loss: str = 'squared'
   # Which lower prefix a step of `joint` weighs, and of the rounding whatever
   # the strategy.
   # step: the next one at every step (P-GSVC).
@@ -114,6 +119,8 @@ class FitConfig:
       raise ValueError(
           f'strategy {self.strategy!r} is not one of {get_args(Strategy)}'
       )
+    if self.loss not in losses.names():
+      raise ValueError(f'loss {self.loss!r} is not one of {losses.names()}')
     if self.cycle not in get_args(Cycle):
       raise ValueError(f'cycle {self.cycle!r} is not one of {get_args(Cycle)}')
     if self.strategy == 'sequential' and not self.incremental:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -98,10 +99,8 @@ def fit_for_files(
       config.fit, layer_splats=rate.layer_splats(config, images[0])
   )
 
-  def choose(i: int, layered, error: float) -> loop.StepSizes:
-    return rate.choose_step_sizes(config, layered, error, images[i])
-
-  fitted = fit.fit_quantized(images, settings, step_sizes=choose, **options)
+  rates = [functools.partial(rate.choose_step_sizes, config)] * len(images)
+  fitted = fit.fit_quantized(images, settings, rates=rates, **options)
   return [rate.trim(config, *pair) for pair in zip(fitted, images)]
 
 

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Iterator
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -23,6 +24,7 @@ from PIL import ImageOps
 
 from pgsvc_jax import deep_pictures
 from pgsvc_jax import hdr
+from pgsvc_jax import pipes
 from pgsvc_jax import profiles
 
 _MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
@@ -131,7 +133,7 @@ def read_picture(
   filters for all of them: a warning of another thread may be lost meanwhile.
 
   Args:
-    path: a file in any format that Pillow reads.
+    path: a file in any format that Pillow reads; a pipe; or -, standard input.
     max_pixels: larger pictures are refused before they are decoded. Pillow
       refuses those above 178,956,970 pixels (`PIL.Image.MAX_IMAGE_PIXELS`, x2)
       whatever is asked for here.
@@ -160,12 +162,16 @@ def read_picture(
   with (
       errors('read', path),
       warnings.catch_warnings(record=True) as caught,
-      open(path, 'rb') as file,
+      open(pipes.seekable(path), 'rb') as file,
   ):
     warnings.simplefilter('ignore')
     warnings.simplefilter('always', UserWarning)
     picture = _decode(file, max_pixels, color, metadata)
-  notes = [*picture.notes, *(_one_line(str(x.message)) for x in caught)]
+  notes = [
+      *pipes.note(path),
+      *picture.notes,
+      *(_one_line(str(x.message)) for x in caught),
+  ]
   return dataclasses.replace(picture, notes=tuple(dict.fromkeys(notes)))
 
 
@@ -204,7 +210,7 @@ def write_picture(
   """Writes a picture; an existing file is replaced only by a whole new one.
 
   Args:
-    path: its suffix chooses the format.
+    path: its suffix chooses the format; - is standard output, a PNG.
     image: gray, gray + alpha, RGB or RGB + alpha; of 16 bits for PNG and TIFF.
     profile: ICC profile of the pixels. For a format that holds none they are
       converted to sRGB.
@@ -506,7 +512,8 @@ def _check_writable(path: pathlib.Path, image: np.ndarray) -> str:
         'need uint8 or uint16 [H, W, 1 to 4], not'
         f' {image.dtype} {list(image.shape)}'
     )
-  kind = Image.registered_extensions().get(path.suffix.lower())
+  suffix = '.png' if str(path) == pipes.STANDARD else path.suffix.lower()
+  kind = Image.registered_extensions().get(suffix)
   if kind not in _HOLDS:
     raise ValueError(f'{path.suffix!r} is not a format to write; try .png')
   if image.dtype == np.uint16 and kind not in deep_pictures.WRITERS:
@@ -533,16 +540,26 @@ def _encode(
     options['exif'] = exif
   if profile and kind in _HOLDS_PROFILE:
     options['icc_profile'] = profile
+  if image.dtype == np.uint16:
+    save = lambda file: file.write(
+        deep_pictures.WRITERS[kind](image, profile, exif)
+    )
+  else:
+    picture = Image.fromarray(image[..., 0] if mode == 'L' else image)
+    if profile and kind not in _HOLDS_PROFILE:
+      picture = profiles.image_to_srgb(picture, profile)
+    save = lambda file: picture.save(file, format=kind, **options)
+  if pipes.is_pipe(path):
+    # Nothing can be taken back there; so it gets all of it or nothing.
+    data = io.BytesIO()
+    save(data)
+    with pipes.open_for_writing(path) as file:
+      file.write(data.getvalue())
+    return
   temporary = path.with_name(f'.{secrets.token_hex(8)}.tmp')
   with open(temporary, 'xb') as file:
     try:
-      if image.dtype == np.uint16:
-        file.write(deep_pictures.WRITERS[kind](image, profile, exif))
-      else:
-        picture = Image.fromarray(image[..., 0] if mode == 'L' else image)
-        if profile and kind not in _HOLDS_PROFILE:
-          picture = profiles.image_to_srgb(picture, profile)
-        picture.save(file, format=kind, **options)
+      save(file)
       file.close()
       os.replace(temporary, path)
     finally:

@@ -26,7 +26,6 @@ from pgsvc_jax.training import checkpoint
 from pgsvc_jax.training import fit
 from pgsvc_jax.training import loop
 from pgsvc_jax.training import schedule
-from pgsvc_jax.training import train
 from pgsvc_jax.training import warm_start
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -45,30 +44,6 @@ def scene(height=40, width=56, seed=0):
   waves = np.stack([np.sin(x + c + seed) * np.cos(y - c) for c in range(3)], -1)
   noise = np.random.default_rng(seed).normal(0, 0.05, waves.shape)
   return np.clip(0.5 + 0.3 * waves + noise, 0, 1).astype(np.float32)
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _compile_once():
-  """Fits of the same shapes share their programs: most of the time is that."""
-  known = {}
-
-  def make_train_chunk(config, plan, devices, error_fn, num_pictures):
-    key = (config, plan.layer_sizes, tuple(devices), num_pictures)
-    if key not in known:
-      known[key] = chunk(config, plan, devices, error_fn, num_pictures)
-    return known[key]
-
-  def make_render(devices, *options):
-    key = (tuple(devices), options)
-    if key not in known:
-      known[key] = render_(devices, *options)
-    return known[key]
-
-  chunk, render_ = train.make_train_chunk, train.make_render
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(train, 'make_train_chunk', make_train_chunk)
-    patch.setattr(train, 'make_render', make_render)
-    yield
 
 
 class Stop(Exception):
@@ -91,10 +66,11 @@ class InMemory:
     self.snapshots.append(snapshots)
 
 
-def choose(i, layered, error):
-  """Depends on everything that a chooser is given."""
-  color = 100 + i + len(layered.splats.means) + round(error) % 7
-  return quantize.StepSizes(color=color)
+def choose(layered, error, image):
+  """Depends on everything that a rate is given."""
+  color = 100 + len(layered.splats.means) + round(error) % 7
+  color += round(10 * float(image[0, 0, 0]))
+  return (quantize.StepSizes(color=color),) * len(layered.layer_sizes)
 
 
 def fit_until(images, checkpointer, last_step=None, **kwargs):
@@ -103,10 +79,10 @@ def fit_until(images, checkpointer, last_step=None, **kwargs):
     if states[0].step == last_step:
       raise Stop
 
-  return fit.fit_pictures(
+  return fit.fit_quantized(
       images,
       CONFIG,
-      step_sizes=choose,
+      rates=[choose] * len(images),
       devices=jax.local_devices()[:2],
       report=report,
       checkpointer=checkpointer,
@@ -116,9 +92,8 @@ def fit_until(images, checkpointer, last_step=None, **kwargs):
 
 def assert_same(a, b):
   for x, y in zip(a, b, strict=True):
-    assert x.layer_sizes == y.layer_sizes
-    for array, other in zip(x.splats, y.splats, strict=True):
-      np.testing.assert_array_equal(array, other)
+    assert x.step_sizes == y.step_sizes
+    jax.tree.map(np.testing.assert_array_equal, x.symbols, y.symbols)
 
 
 # ---- The fit ----------------------------------------------------------------

@@ -51,10 +51,11 @@ def frame_of(k, num_splats):
       cholesky=np.exp(rng.normal(2.2, 0.2, (total, 3))) * (1, 0.2, 1),
       colors=rng.uniform(0, 0.35, (total, 3)),
   )
-  ends = np.cumsum(SIZES)
+  ends = np.minimum(np.cumsum(SIZES), num_splats)
+  sizes = np.diff(ends, prepend=0)
   return types.LayeredSplats(
       splats=types.Splats(*(x[:num_splats] for x in splats)),
-      layer_sizes=SIZES[: int(np.searchsorted(ends, num_splats)) + 1],
+      layer_sizes=tuple(int(x) for x in sizes[sizes > 0]),
       height=HEIGHT,
       width=WIDTH,
   )

@@ -19,6 +19,7 @@ from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.training import fit
 from pgsvc_jax.training import loop
+from pgsvc_jax.training import losses
 
 CONFIG = config_lib.FitConfig(
     layer_splats=(60, 30, 30), num_steps=120, num_births=6
@@ -313,7 +314,8 @@ def test_weights_that_make_no_sense_are_refused(weights):
     fit.fit_picture(scene(), SHORT, pixel_weights=weights)
 
 
-def test_another_loss_is_what_is_lowered():
+@pytest.mark.parametrize('given', ['argument', 'setting', 'error_fn'])
+def test_another_loss_is_what_is_lowered(given):
   """Squared error takes a minority of outliers into account; L1 does not."""
 
   def absolute_error(
@@ -343,13 +345,97 @@ def test_another_loss_is_what_is_lowered():
   outliers = np.random.default_rng(0).uniform(size=image.shape) < 0.2
   config = dataclasses.replace(SHORT, layer_splats=(4,), num_steps=200)
 
-  def median(error_fn):
+  def median(config, **options):
     layered = fit.fit_picture(
-        np.where(outliers, 1, image).astype(np.float32),
-        config,
-        error_fn=error_fn,
+        np.where(outliers, 1, image).astype(np.float32), config, **options
     )
     return np.median(render.render_picture(layered)) / 255
 
-  assert abs(median(absolute_error) - 0.25) < 0.05
-  assert median(None) > 0.35
+  absolute = losses.Loss(
+      error_fn=lambda *args, implementation, **kwargs: absolute_error(
+          *args, **kwargs
+      ),
+      unit='absolute error',
+  )
+  match given:
+    case 'argument':
+      result = median(config, loss=absolute)
+    case 'setting':
+      result = median(dataclasses.replace(config, loss='charbonnier'))
+    case 'error_fn':
+      with pytest.warns(DeprecationWarning, match='loss=losses.Loss'):
+        result = median(config, error_fn=absolute_error)
+  assert abs(result - 0.25) < 0.05
+  assert median(config) > 0.35
+
+
+@pytest.mark.parametrize('scales', [(), (0.5, 1.0)])
+def test_a_loss_that_looks_at_neighbours_sees_whole_pictures(scales):
+  """However many devices there are, without rows that are padding."""
+  shapes = []
+
+  def variation(images, target, pixel_weights):
+    shapes.append((target.shape, pixel_weights.shape))
+    differences = pixel_weights[..., None] * (images - target)
+    return jnp.square(jnp.diff(differences, axis=1)).sum((1, 2, 3))
+
+  loss = losses.Loss(
+      error_fn=losses.of_images(variation), unit='gradient', needs='whole'
+  )
+  config = dataclasses.replace(
+      SHORT, layer_splats=(6, 6), layer_scales=scales, num_steps=20
+  )
+  image = scene(45, 30)  # No multiple of the rows of a tile.
+  devices = jax.devices()[:3]
+  layered = fit.fit_picture(image, config, loss=loss, devices=devices)
+  assert render.render_picture(layered).shape == (45, 30, 3)
+  expected = {(45, 30), (22, 15)} if scales else {(45, 30)}
+  assert {x[:2] for x, _ in shapes} == {y for _, y in shapes} == expected
+
+
+def test_losses_that_are_not_there_are_refused():
+  with pytest.raises(ValueError, match="loss 'l3' is not one of .*'squared'"):
+    dataclasses.replace(CONFIG, loss='l3')
+  with pytest.raises(TypeError, match="no option 'losss'"):
+    fit.fit_picture(scene(), CONFIG, losss=None)
+
+
+@pytest.mark.parametrize('name', losses.names())
+def test_every_loss_is_least_where_the_picture_is_met(name):
+  """Its value is a sum over pixels and prefixes, with the weights of both."""
+  loss = losses.get(name)
+  splats = types.Splats(
+      np.float32([[4.5, 4.5], [8, 3]]),
+      np.float32([[2, 0, 2], [1, 0.5, 3]]),
+      np.float32([[0.5], [0.2]]),
+  )
+  kwargs = dict(layer_sizes=(1, 1), height=8, width=12)
+  images = pallas_kernels.composite(*splats, **kwargs)
+  weights = np.ones((8, 12), np.float32)
+
+  def value(target, weights, levels=(1.0, 1.0)):
+    loss_, errors = loss.error_fn(
+        *splats,
+        target,
+        weights,
+        np.float32(levels),
+        layer_sizes=(1, 1),
+        implementation='xla',
+    )
+    squares = weights[..., None] * (images - target) ** 2
+    np.testing.assert_allclose(errors, squares.sum((1, 2, 3)), 1e-4, 1e-6)
+    return float(loss_)
+
+  target = np.asarray(images[-1])
+  assert value(target, weights, (0.0, 1.0)) == pytest.approx(0, abs=1e-5)
+  off = target + np.float32(0.1)
+  assert value(off, weights) > 1e-3
+  assert value(off, 2 * weights) == pytest.approx(
+      2 * value(off, weights), rel=1e-4
+  )
+  # What the exchange rate says: the change where the error is that large.
+  both = [
+      value(target + np.float32(0.1 + d), weights, (0, 1)) for d in (0, 1e-3)
+  ]
+  rate = (both[1] - both[0]) / (96 * (0.101**2 - 0.1**2))
+  assert rate == pytest.approx(loss.per_squared_error(0.1**2), rel=0.02)

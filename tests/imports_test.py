@@ -14,8 +14,17 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Data flows one way, and so do imports: a module may import those named here
 # (and nothing else of the project). A new arrow is a decision, made here.
 ARROWS = {
+    'pgsvc_jax.training.losses.squared': {
+        'pallas_kernels',
+        'pgsvc_jax.training.losses',
+    },
+    'pgsvc_jax.training.losses.charbonnier': {
+        'pgsvc_jax.training.losses',
+    },
     'pallas_kernels.constants': set(),
-    'pallas_kernels.boxes': {'pallas_kernels.constants'},
+    'pallas_kernels.boxes': {
+        'pallas_kernels.constants',
+    },
     'pallas_kernels.dispatch': set(),
     'pallas_kernels.reference': {
         'pallas_kernels.constants',
@@ -43,7 +52,9 @@ ARROWS = {
         'pallas_kernels.cpu_kernels',
         'pallas_kernels.jit',
     },
-    'pallas_kernels.numpy_kernels': {'pallas_kernels.constants'},
+    'pallas_kernels.numpy_kernels': {
+        'pallas_kernels.constants',
+    },
     'pallas_kernels.cpu': {
         'pallas_kernels.cpu_handlers',
         'pallas_kernels.cpu_kernels',
@@ -54,27 +65,42 @@ ARROWS = {
         'pallas_kernels.constants',
         'pallas_kernels.dispatch',
     },
-    'pallas_kernels.api': {'pallas_kernels.dispatch'},
-    # What notebooks show, drawn when they ask for it.
-    'pgsvc_jax.types': {'pgsvc_jax.display'},
+    'pallas_kernels.api': {
+        'pallas_kernels.dispatch',
+    },
+    'pgsvc_jax.types': {
+        'pgsvc_jax.display',
+    },
     'pgsvc_jax.profiles': set(),
-    'pgsvc_jax.hdr': {'pgsvc_jax.profiles'},
+    'pgsvc_jax.pipes': set(),
+    'pgsvc_jax.hdr': {
+        'pgsvc_jax.profiles',
+    },
     'pgsvc_jax.deep_pictures': set(),
     'pgsvc_jax.media': {
         'pgsvc_jax.deep_pictures',
         'pgsvc_jax.hdr',
+        'pgsvc_jax.pipes',
         'pgsvc_jax.profiles',
     },
     'pgsvc_jax.memory': set(),
     'pgsvc_jax.codec.morton': set(),
     'pgsvc_jax.metrics': set(),
-    'pgsvc_jax.codec.quantize': {'pgsvc_jax.types'},
-    'pgsvc_jax.resolution': {'pgsvc_jax.types'},
+    'pgsvc_jax.codec.quantize': {
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.resolution': {
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.codec.range_coder': set(),
     'pgsvc_jax.video.stream_format': set(),
-    'pgsvc_jax.video.color': {'pgsvc_jax.video.stream_format'},
+    'pgsvc_jax.video.color': {
+        'pgsvc_jax.video.stream_format',
+    },
     'pgsvc_jax.video.structure': set(),
-    'pgsvc_jax.video.av_frames': {'pgsvc_jax.media'},
+    'pgsvc_jax.video.av_frames': {
+        'pgsvc_jax.media',
+    },
     'pgsvc_jax.video.av_reader': {
         'pgsvc_jax.hdr',
         'pgsvc_jax.profiles',
@@ -86,6 +112,11 @@ ARROWS = {
     'pgsvc_jax.video.av_writer': {
         'pgsvc_jax.video.color',
         'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.structure',
+    },
+    'pgsvc_jax.video.y4m': {
+        'pgsvc_jax.video.color',
+        'pgsvc_jax.video.stream_format',
     },
     'pgsvc_jax.video.frame_folder': {
         'pgsvc_jax.media',
@@ -93,10 +124,12 @@ ARROWS = {
     },
     'pgsvc_jax.video.media': {
         'pgsvc_jax.media',
+        'pgsvc_jax.pipes',
         'pgsvc_jax.video.av_reader',
         'pgsvc_jax.video.av_writer',
         'pgsvc_jax.video.frame_folder',
         'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.y4m',
     },
     'pgsvc_jax.codec.versions.version1': {
         'pgsvc_jax.codec.morton',
@@ -137,7 +170,10 @@ ARROWS = {
         'pgsvc_jax.codec.versions.version1',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.codec.lattice': {'pgsvc_jax.codec.quantize', 'pgsvc_jax.types'},
+    'pgsvc_jax.codec.lattice': {
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.video.motion': {
         'pgsvc_jax.codec.lattice',
         'pgsvc_jax.codec.quantize',
@@ -149,18 +185,18 @@ ARROWS = {
         'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.range_coder',
         'pgsvc_jax.codec.splat_coding',
+        'pgsvc_jax.codec.syntax',
         'pgsvc_jax.types',
         'pgsvc_jax.video.motion',
-        'pgsvc_jax.codec.syntax',
     },
     'pgsvc_jax.video.playback': {
-        'pgsvc_jax.codec.syntax',
-        'pgsvc_jax.video.stream_format',
         'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.codec.stream',
+        'pgsvc_jax.codec.syntax',
         'pgsvc_jax.resolution',
         'pgsvc_jax.types',
-        'pgsvc_jax.codec.stream',
         'pgsvc_jax.video.frame_coding',
+        'pgsvc_jax.video.stream_format',
     },
     'pgsvc_jax.render': {
         'pallas_kernels.cpu_kernels',
@@ -169,7 +205,10 @@ ARROWS = {
         'pgsvc_jax.resolution',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.display': {'pgsvc_jax.render', 'pgsvc_jax.types'},
+    'pgsvc_jax.display': {
+        'pgsvc_jax.render',
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.pillow': {
         'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.codec.syntax',
@@ -180,8 +219,14 @@ ARROWS = {
         'pgsvc_jax.render',
         'pgsvc_jax.resolution',
     },
-    'pgsvc_jax.config': {'pgsvc_jax.codec.quantize'},
-    'pgsvc_jax.training.schedule': {'pgsvc_jax.config', 'pgsvc_jax.resolution'},
+    'pgsvc_jax.config': {
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.training.losses',
+    },
+    'pgsvc_jax.training.schedule': {
+        'pgsvc_jax.config',
+        'pgsvc_jax.resolution',
+    },
     'pgsvc_jax.training.peaks': set(),
     'pgsvc_jax.training.matching': {
         'pgsvc_jax.training.peaks',
@@ -197,8 +242,13 @@ ARROWS = {
         'pgsvc_jax.training.peaks',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.training.optimizer': {'pgsvc_jax.types'},
-    'pgsvc_jax.training.bands': {'pallas_kernels.constants', 'pgsvc_jax.types'},
+    'pgsvc_jax.training.optimizer': {
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.training.bands': {
+        'pallas_kernels.constants',
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.training.train': {
         'pallas_kernels',
         'pallas_kernels.constants',
@@ -239,7 +289,9 @@ ARROWS = {
         'pgsvc_jax.training.train',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.training.warm_start': {'pgsvc_jax.types'},
+    'pgsvc_jax.training.warm_start': {
+        'pgsvc_jax.types',
+    },
     'pgsvc_jax.pace': set(),
     'pgsvc_jax.processes': set(),
     'pgsvc_jax.training.loop': {
@@ -247,12 +299,22 @@ ARROWS = {
         'pgsvc_jax.codec.quantize',
         'pgsvc_jax.codec.quantized',
         'pgsvc_jax.config',
+        'pgsvc_jax.pace',
         'pgsvc_jax.processes',
         'pgsvc_jax.training.bands',
         'pgsvc_jax.training.checkpoint',
-        'pgsvc_jax.training.initialize',
-        'pgsvc_jax.training.relocation',
+        'pgsvc_jax.training.losses',
         'pgsvc_jax.training.rounding',
+        'pgsvc_jax.training.schedule',
+        'pgsvc_jax.training.train',
+        'pgsvc_jax.types',
+    },
+    'pgsvc_jax.training.changes': {
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.config',
+        'pgsvc_jax.training.initialize',
+        'pgsvc_jax.training.loop',
+        'pgsvc_jax.training.relocation',
         'pgsvc_jax.training.schedule',
         'pgsvc_jax.training.train',
         'pgsvc_jax.types',
@@ -264,15 +326,19 @@ ARROWS = {
         'pgsvc_jax.config',
         'pgsvc_jax.pace',
         'pgsvc_jax.processes',
+        'pgsvc_jax.training.changes',
         'pgsvc_jax.training.checkpoint',
         'pgsvc_jax.training.initialize',
         'pgsvc_jax.training.loop',
+        'pgsvc_jax.training.losses',
         'pgsvc_jax.training.schedule',
         'pgsvc_jax.training.train',
         'pgsvc_jax.training.warm_start',
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.video.flow': {'pgsvc_jax.video.motion'},
+    'pgsvc_jax.video.flow': {
+        'pgsvc_jax.video.motion',
+    },
     'pgsvc_jax.video.motion_fit': {
         'pallas_kernels',
         'pgsvc_jax.types',
@@ -300,6 +366,7 @@ ARROWS = {
         'pgsvc_jax.training.fit',
         'pgsvc_jax.training.initialize',
         'pgsvc_jax.training.loop',
+        'pgsvc_jax.training.losses',
         'pgsvc_jax.training.schedule',
         'pgsvc_jax.training.train',
         'pgsvc_jax.types',
@@ -309,21 +376,21 @@ ARROWS = {
         'pgsvc_jax.video.rate_control',
     },
     'pgsvc_jax.video.decoder': {
-        'pgsvc_jax.render',
         'pgsvc_jax.codec.stream',
+        'pgsvc_jax.render',
         'pgsvc_jax.video.playback',
     },
     'pgsvc_jax.video.encoder': {
         'pallas_kernels',
+        'pgsvc_jax.codec.stream',
+        'pgsvc_jax.codec.syntax',
         'pgsvc_jax.config',
         'pgsvc_jax.encoder',
         'pgsvc_jax.training.schedule',
-        'pgsvc_jax.codec.stream',
         'pgsvc_jax.video.gop_fit',
         'pgsvc_jax.video.groups',
         'pgsvc_jax.video.rate_control',
         'pgsvc_jax.video.stream_format',
-        'pgsvc_jax.codec.syntax',
     },
     'pgsvc_jax.encoder': {
         'pallas_kernels',

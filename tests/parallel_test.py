@@ -180,7 +180,8 @@ def test_moving_the_edges_changes_nothing_but_rounding():
     inputs = train.place([schedule.inputs] * 3, devices)
     cut = train.place(train.make_bands(image, edges), devices)
     results.append(train.fetch(chunk(placed, inputs, cut))[0])
-    (shown,) = train.fetch(show(placed, cut))
+    ends = train.place([np.int32(90)] * 3, devices)
+    (shown,) = train.fetch(show(placed, cut, ends))
     pictures.append(bands.join_rows(shown, edges, 72))
   for (after, errors), shown in zip(results[1:], pictures[1:]):
     np.testing.assert_allclose(errors, results[0][1], rtol=1e-5)

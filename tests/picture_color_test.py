@@ -441,3 +441,11 @@ def test_color_and_exif_go_through_the_commands(tmp_path):
     np.testing.assert_allclose(middle, color, atol=6)
     assert picture.profile == (P3 if options else b'')
     assert bool(picture.exif) == bool(options)
+
+
+def test_what_is_named_as_a_video_is_refused_as_one(tmp_path):
+  path = tmp_path / 'cut.mp4'
+  path.write_bytes(b'\0\0\0\x18ftypisom')
+  result = run('encode', f'--input={path}', f'--output={tmp_path / "x.pgsvc"}')
+  assert result.returncode == 1
+  assert 'not a video of a known format' in result.stderr.splitlines()[-1]

@@ -24,6 +24,7 @@ from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.training import fit
 from pgsvc_jax.training import initialize
+from pgsvc_jax.training import losses
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
 
@@ -349,7 +350,7 @@ def test_a_grid_is_rendered_from_its_turn_on():
       astronaut(40, 40),
       config,
       devices=jax.local_devices()[:1],
-      error_fn=error_fn,
+      loss=losses.Loss(error_fn=error_fn, unit='squared error'),
   )
   jax.effects_barrier()
   counts = collections.Counter(heights).most_common()

@@ -121,6 +121,8 @@ def write_video(
       video_media.VideoWriter(output_path, form) as writer,
       contextlib.closing(run(draw(run(decode())))) as pictures,
   ):
+    for note in writer.notes:
+      print(f'{output_path}: {note}', file=sys.stderr)
     for frame, image in pictures:
       with _timing(seconds, 'write'):
         writer.write(image, frame.time, frame.duration)

@@ -21,6 +21,7 @@ import time
 from typing import Any
 
 from pgsvc_jax import config as config_lib
+from pgsvc_jax import pipes
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import stream
 from pgsvc_jax.codec import syntax
@@ -198,7 +199,7 @@ def _digest(*parts: Any) -> str:
 
 def _source_digest(source: video_source.Source) -> str:
   """Says whether it is the same source; reading all of it would take long."""
-  stat = os.stat(source.path)
+  stat = os.stat(pipes.seekable(source.path))
   return _digest(
       os.path.abspath(source.path),
       stat.st_size,

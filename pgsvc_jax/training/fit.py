@@ -1,9 +1,11 @@
-"""Fits layered splats to a picture."""
+"""Fits layered splats to pictures."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import functools
 import pickle
-from typing import Any
+from typing import Any, TypedDict, Unpack
+import warnings
 import zlib
 
 import jax
@@ -17,46 +19,68 @@ from pgsvc_jax import processes
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import quantized
+from pgsvc_jax.training import changes as changes_lib
 from pgsvc_jax.training import checkpoint
 from pgsvc_jax.training import initialize
 from pgsvc_jax.training import loop as loop_lib
+from pgsvc_jax.training import losses
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
 from pgsvc_jax.training import warm_start
+
+# Compiled once for all pictures of a size, and for the frames of a video.
+_program = functools.lru_cache(maxsize=32)(loop_lib.Program)
+
+
+class FitOptions(TypedDict, total=False):
+  """What else a fit may be made of.
+
+  Attributes:
+    implementation: of the operator; without, the best.
+    initializer: makes the new splats of each birth; called by a thread for each
+      picture. Without, `initialize.new_splats`.
+    loss: in place of that of `FitConfig.loss`.
+    pixel_weights: of each pixel in the loss, at least 0; without, 1 each. For
+      several pictures, one array each.
+    initial: splats of another fit to begin with, of any size and number of
+      layers (`warm_start.fill_layers`); those missing are born. For several
+      pictures, one each.
+    error_fn: deprecated, an `error_fn` of a `losses.Loss`, called without
+      `implementation`.
+  """
+
+  implementation: pallas_kernels.Implementation | None
+  initializer: initialize.Initializer
+  loss: losses.Loss | None
+  pixel_weights: Any
+  initial: Any
+  error_fn: train.ErrorFn | None
 
 
 def fit_picture(
     image: Float[np.ndarray, 'h w c'],
     config: config_lib.FitConfig,
     *,
-    step_sizes: loop_lib.StepSizes | None = None,
+    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes] | None = None,
     devices: Sequence[jax.Device] | None = None,
-    implementation: pallas_kernels.Implementation | None = None,
-    initializer: initialize.Initializer = initialize.new_splats,
-    pixel_weights: Float[np.ndarray, 'h w'] | None = None,
-    error_fn: train.ErrorFn | None = None,
     report: Callable[[loop_lib.Progress], None] | None = None,
-    initial: types.LayeredSplats | None = None,
+    **options: Unpack[FitOptions],
 ) -> types.LayeredSplats:
   """Fits layered splats to one picture.
 
   Args:
     image: the picture, float32 in [0, 1].
     config: the settings.
-    step_sizes: those that the file will have; with them, and `rounding_steps`,
-      the last steps fit what remains to what is already rounded, and the
-      result is one that `bitstream.write` does not change. None: not rounded.
-    devices: one band of rows each; None takes all local ones. Of several
-      processes (`jax.distributed`), each makes the same call with all devices,
-      equally many of each process, and gets the same result.
-    implementation: of the operator; None takes the best.
-    initializer: makes the new splats of each birth.
-    pixel_weights: of each pixel in the loss, at least 0; None: 1 each.
-    error_fn: the loss, called and differentiated as `composite_error` in its
-      place; None: `composite_error`. It sees a band of rows at a time.
+    step_sizes: those that the file will have, of all layers or one a layer;
+      with them, and `rounding_steps`, the last steps fit what remains to what
+      is already rounded, and the result is one that `write` does not change.
+      None: not rounded.
+    devices: one band of rows each; None takes all local ones. A loss that needs
+      the whole picture takes the first. Of several processes
+      (`jax.distributed`), each makes the same call with all devices, equally
+      many of each process, and gets the same result.
     report: called after every chunk.
-    initial: splats of another fit to begin with, of any size and number of
-      layers (`warm_start.fill_layers`); those missing are born.
+    options: see `FitOptions`.
 
   Returns:
     The fitted splats in layer order.
@@ -73,17 +97,16 @@ def fit_picture(
     >>> fit_picture(image, config).layer_sizes
     (3, 2)
   """
+  for name in ('pixel_weights', 'initial'):
+    if options.get(name) is not None:
+      options[name] = [options[name]]
   (layered,) = fit_pictures(
       [image],
       config,
       step_sizes=step_sizes,
       devices=devices,
-      implementation=implementation,
-      initializer=initializer,
-      pixel_weights=None if pixel_weights is None else [pixel_weights],
-      error_fn=error_fn,
       report=report and (lambda states: report(states[0])),
-      initial=None if initial is None else [initial],
+      **options,
   )
   return layered
 
@@ -92,16 +115,12 @@ def fit_pictures(
     images: Sequence[Float[np.ndarray, 'h w c']],
     config: config_lib.FitConfig,
     *,
-    step_sizes: loop_lib.StepSizes | loop_lib.ChooseStepSizes | None = None,
+    step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes] | None = None,
     devices: Sequence[jax.Device] | None = None,
-    implementation: pallas_kernels.Implementation | None = None,
-    initializer: initialize.Initializer = initialize.new_splats,
-    pixel_weights: Sequence[Float[np.ndarray, 'h w']] | None = None,
-    error_fn: train.ErrorFn | None = None,
     report: Callable[[list[loop_lib.Progress]], None] | None = None,
-    initial: Sequence[types.LayeredSplats] | None = None,
     checkpointer: checkpoint.Checkpointer | None = None,
     deadline: float | None = None,
+    **options: Unpack[FitOptions],
 ) -> list[types.LayeredSplats]:
   """Fits several pictures of one size at a time, each on devices of its own.
 
@@ -112,19 +131,14 @@ def fit_pictures(
   Args:
     images: the pictures, float32 in [0, 1]; at most as many as devices.
     config: the settings.
-    step_sizes: as in `fit_picture`, or what chooses them before the rounding
-      (at the end, if there is none); called with the index of the picture.
+    step_sizes: as in `fit_picture`.
     devices: dealt out evenly, the remainder is idle; None takes all local ones.
-    implementation: as in `fit_picture`.
-    initializer: as in `fit_picture`; called by several threads at a time.
-    pixel_weights: as in `fit_picture`, one array a picture.
-    error_fn: as in `fit_picture`.
     report: called after every chunk, with one entry a picture.
-    initial: as in `fit_picture`, one a picture.
     checkpointer: keeps where the fit stands, and has it go on from there; in
       every process, that of process 0 is asked.
     deadline: when to be done, as `time.perf_counter` counts; steps are left out
       for it, evenly, but no birth and no rounding. One process only.
+    options: see `FitOptions`.
 
   Returns:
     The fitted splats of every picture.
@@ -140,37 +154,50 @@ def fit_pictures(
     >>> [layered.layer_sizes for layered in fit_pictures(images, config)]
     [(3, 2)]
   """
-  pictures = _fit(
-      images,
-      config,
-      step_sizes=step_sizes,
-      devices=devices,
-      implementation=implementation,
-      initializer=initializer,
-      pixel_weights=pixel_weights,
-      error_fn=error_fn,
-      report=report,
-      initial=initial,
-      checkpointer=checkpointer,
-      deadline=deadline,
-  )
-  return [finish(x.snapshot().layered, config) for x in pictures]
+  rates = None
+  if callable(step_sizes):
+    _warn('step_sizes as a function', 'fit_quantized(..., rates=)')
+    choose = step_sizes
+    rates = [
+        lambda layered, error, image, i=i: FixedSteps(
+            choose(i, layered, error)
+        )(layered, error, image)
+        for i in range(len(images))
+    ]
+  elif step_sizes is not None:
+    rates = [FixedSteps(step_sizes)] * len(images)
+  hooks = _Hooks(report, checkpointer, deadline)
+  pictures = _fit(images, config, rates, devices, hooks, options)
+  if rates is None:
+    layered = [x.snapshot().layered for x in pictures]
+  else:
+    layered = [x.quantized().dequantize() for x in pictures]
+  return [finish(x, config) for x in layered]
 
 
 def fit_quantized(
     images: Sequence[Float[np.ndarray, 'h w c']],
     config: config_lib.FitConfig,
     *,
-    step_sizes: loop_lib.StepSizes | loop_lib.ChooseStepSizes,
-    **options: Any,
+    rates: Sequence[changes_lib.Rate],
+    devices: Sequence[jax.Device] | None = None,
+    report: Callable[[list[loop_lib.Progress]], None] | None = None,
+    checkpointer: checkpoint.Checkpointer | None = None,
+    deadline: float | None = None,
+    **options: Unpack[FitOptions],
 ) -> list[quantized.QuantizedLayers]:
   """Fits pictures as `fit_pictures` does, and returns what files hold.
 
   Args:
     images: the pictures, float32 in [0, 1].
     config: the settings.
-    step_sizes: as in `fit_pictures`.
-    **options: the other arguments of `fit_pictures`.
+    rates: what chooses the step sizes of each picture, before the rounding or,
+      if there is none, at the end.
+    devices: as in `fit_pictures`, like all that follow.
+    report: called after every chunk.
+    checkpointer: keeps where the fit stands.
+    deadline: when to be done.
+    options: see `FitOptions`.
 
   Returns:
     The symbols of every picture, with their step sizes.
@@ -178,102 +205,162 @@ def fit_quantized(
   Raises:
     ValueError: as `fit_pictures`.
     DivergenceError: as `fit_pictures`.
+
+  Example:
+    >>> image = np.full((16, 16, 1), 0.5, np.float32)
+    >>> config = config_lib.FitConfig(layer_splats=(3, 2), num_steps=20)
+    >>> rate = FixedSteps(quantize.StepSizes(color=99))
+    >>> (layers,) = fit_quantized([image], config, rates=[rate])
+    >>> [x.color for x in layers.step_sizes]
+    [99, 99]
   """
-  pictures = _fit(images, config, step_sizes=step_sizes, **options)
+  hooks = _Hooks(report, checkpointer, deadline)
+  pictures = _fit(images, config, rates, devices, hooks, options)
   return [
       finish_quantized(x.quantized(), x.snapshot().layered, config)
       for x in pictures
   ]
 
 
+@dataclasses.dataclass(frozen=True)
+class FixedSteps:
+  """A rate that asks for these step sizes, of all layers or one a layer."""
+
+  step_sizes: quantize.StepSizes | Sequence[quantize.StepSizes]
+
+  def __call__(
+      self,
+      layered: types.LayeredSplats,
+      error: float,
+      image: Float[np.ndarray, 'h w c'],
+  ) -> tuple[quantize.StepSizes, ...]:
+    """The step sizes of every layer of the fit."""
+    del error, image
+    return quantize.per_layer(
+        self.step_sizes,
+        len(layered.layer_sizes),
+        layered.height,
+        layered.width,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Hooks:
+  """Who listens to a fit; as in `fit_pictures`."""
+
+  report: Callable[[list[loop_lib.Progress]], None] | None = None
+  checkpointer: checkpoint.Checkpointer | None = None
+  deadline: float | None = None
+
+
 def _fit(
-    images,
-    config,
-    *,
-    step_sizes=None,
-    devices=None,
-    implementation=None,
-    initializer=initialize.new_splats,
-    pixel_weights=None,
-    error_fn=None,
-    report=None,
-    initial=None,
-    checkpointer=None,
-    deadline=None,
+    images: Sequence[Float[np.ndarray, 'h w c']],
+    config: config_lib.FitConfig,
+    rates: Sequence[changes_lib.Rate] | None,
+    devices: Sequence[jax.Device] | None,
+    hooks: _Hooks,
+    options: FitOptions,
 ) -> list[loop_lib.Picture]:
-  """The pictures, fitted."""
+  """The pictures, fitted and, with rates, rounded."""
+  loss = _loss(config, options)
   images = _checked_images(images)
-  pixel_weights = _checked_weights(pixel_weights, images)
-  shape = height, width, channels = images[0].shape
-  starts = [_start(x, config, shape) for x in initial or [None] * len(images)]
+  pixel_weights = _checked_weights(options.get('pixel_weights'), images)
+  height, width, _ = shape = images[0].shape
+  initial = options.get('initial') or [None] * len(images)
+  starts = [_start(x, config, shape) for x in initial]
   schedule = schedule_lib.make_schedule(
       config,
       height,
       width,
-      rounding=step_sizes is not None,
+      rounding=rates is not None,
       filled=_common_sizes(starts),
   )
-  devices = list(devices or jax.local_devices())
-  num_bands = len(devices) // len(images)
-  if not num_bands:
-    raise ValueError(f'{len(devices)} devices for {len(images)} pictures')
-  devices = devices[: num_bands * len(images)]
+  devices = _dealt_out(devices, len(images), loss)
   if processes.are_several(devices):
-    if deadline is not None:
+    if hooks.deadline is not None:
       raise ValueError('a deadline is for one process')
     # What chooses step sizes cannot be compared; process 0 has the last word.
     settings = (
         config,
-        None if callable(step_sizes) else step_sizes,
+        [x for x in rates or () if isinstance(x, FixedSteps)],
         [zlib.crc32(pickle.dumps(x)) for x in starts],
-        checkpointer is not None,
+        hooks.checkpointer is not None,
     )
     processes.require_agreement(images, pixel_weights, settings, len(devices))
 
+  program = _program(
+      dataclasses.replace(config, seed=0),  # It is compiled for any.
+      schedule.layout,
+      tuple(devices),
+      loss=loss,
+      implementation=options.get('implementation'),
+      num_pictures=len(images),
+  )
   pictures = [
-      loop_lib.Picture(image, weights, config, schedule, num_bands)
+      loop_lib.Picture(
+          image, schedule, pixel_weights=weights, num_bands=program.num_bands
+      )
       for image, weights in zip(images, pixel_weights)
   ]
   for picture, start in zip(pictures, starts):
     picture.begin_with(start)
-  loop = loop_lib.Loop(
-      pictures, config, schedule, devices, implementation, error_fn
-  )
-  step = _restore(pictures, checkpointer, devices)
-  if step or any(schedule.filled):
-    loop.place()
-  births = [x for x in schedule.births if x.step >= step]
-  relocations = [x for x in schedule.relocations if x >= step]
-  roundings = [x for x in schedule.roundings if x.step >= step]
-  milestones = [x.step for x in schedule.roundings[:1]] + [schedule.num_steps]
-  pace = pace_lib.Pace(deadline, schedule.num_steps)
-  while step < schedule.num_steps:
-    while births and births[0].step <= step:
-      loop.give_births(births.pop(0), initializer)
-    if relocations and relocations[0] <= step:
-      loop.relocate(step)
-      relocations = [x for x in relocations if x > step]
-    while roundings and roundings[0].step <= step:
-      loop.begin_rounding(step_sizes)
-      loop.round(roundings.pop(0))
-    states = loop.run_chunk(step)
-    if report:
-      report(states)
-    done = step + config.chunk_steps
-    if checkpointer and checkpointer.is_due(done in milestones):
-      loop.fetch()
-      checkpointer.save([x.snapshot() for x in pictures])
-    step = pace.next_step(done, config.chunk_steps)
-    if births:  # None is left out: the file would lack layers.
-      step = max(done, min(step, births[-1].step))
-    if step > done:
-      loop.skip_to(step)
-  loop.fetch()
-  if step_sizes is not None:
-    loop.begin_rounding(step_sizes)
-  for last in roundings:
-    loop.round(last)
+  _restore(pictures, config, hooks.checkpointer, devices)
+  initializer = options.get('initializer') or initialize.new_splats
+  changes = changes_lib.births(config, schedule, initializer)
+  changes += changes_lib.relocations(config, schedule)
+  if rates is not None:
+    by_picture = dict(zip(pictures, rates))
+    changes += changes_lib.roundings(config, schedule, by_picture)
+  changes.sort(key=lambda x: x.step)
+  pace = pace_lib.Pace(hooks.deadline, schedule.num_steps)
+  loop = loop_lib.Loop(program, schedule, pictures, changes, pace)
+  for event in loop.run():
+    if event.kind == 'steps' and hooks.report:
+      hooks.report(list(event.progress))
+    elif event.kind == 'checkpoint' and hooks.checkpointer:
+      if hooks.checkpointer.is_due(event.is_milestone):
+        hooks.checkpointer.save(loop.snapshots())
   return pictures
+
+
+def _loss(config: config_lib.FitConfig, options: FitOptions) -> losses.Loss:
+  unknown = set(options) - set(FitOptions.__annotations__)
+  if unknown:
+    raise TypeError(f'a fit has no option {min(unknown)!r}')
+  error_fn = options.get('error_fn')
+  if error_fn is None:
+    return options.get('loss') or losses.get(config.loss)
+  _warn('error_fn=', 'loss=losses.Loss(error_fn=...)')
+
+  def without_implementation(*args, implementation=None, **kwargs):
+    del implementation
+    return error_fn(*args, **kwargs)
+
+  return losses.Loss(error_fn=without_implementation, unit='its own')
+
+
+def _warn(old: str, new: str) -> None:
+  warnings.warn(
+      f'{old} will be removed: {new} does it', DeprecationWarning, stacklevel=4
+  )
+
+
+def _dealt_out(
+    devices: Sequence[jax.Device] | None, num_pictures: int, loss: losses.Loss
+) -> list[jax.Device]:
+  """The devices that are used, as many for each picture."""
+  devices = list(devices or jax.local_devices())
+  num_bands = len(devices) // num_pictures
+  if not num_bands:
+    raise ValueError(f'{len(devices)} devices for {num_pictures} pictures')
+  if loss.needs == 'whole':
+    if processes.are_several(devices):
+      raise ValueError(
+          f'a loss that is an {loss.unit} needs the whole picture on one'
+          ' device, and several processes share its rows'
+      )
+    num_bands = 1
+  return devices[: num_bands * num_pictures]
 
 
 def finish(
@@ -408,17 +495,15 @@ def _count(splats: types.Splats) -> int:
 
 def _restore(
     pictures: list[loop_lib.Picture],
+    config: config_lib.FitConfig,
     checkpointer: checkpoint.Checkpointer | None,
     devices: Sequence[jax.Device],
-) -> int:
-  """Puts the fits where the snapshots are; returns the steps done."""
+) -> None:
+  """Puts the fits where the snapshots are."""
   if checkpointer is None:
-    return 0
+    return
   snapshots = checkpointer.restore()
   if processes.are_several(devices):
     snapshots = processes.object_of_first(snapshots)
-  if snapshots is None:
-    return 0
-  for picture, snapshot in zip(pictures, snapshots):
-    picture.restore(snapshot)
-  return snapshots[0].step
+  for picture, snapshot in zip(pictures, snapshots or ()):
+    picture.restore(snapshot, config)

@@ -1,14 +1,17 @@
-"""The loop of a fit: several pictures of one size in step, on their devices.
+"""The loop of every fit: of pictures, and of the frames of a video.
 
-A `Picture` is one of them on the host, where splats are born and rounded; the
-`Loop` has the states of all on the devices, and runs the compiled steps.
+A `Picture` is what is fitted, on the host; a `Program` holds the compiled
+steps; the `Loop` runs them, and between them what a list of `Change`s says:
+splats are born, move or are rounded. A fit differs from another by that list
+alone. `Loop.run` yields what happens, so that progress, checkpoints and
+whatever else listens are the business of the caller.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 import concurrent.futures
 import dataclasses
 import functools
-from typing import Any, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn, Protocol
 
 import jax
 from jaxtyping import Float
@@ -16,14 +19,14 @@ import numpy as np
 
 import pallas_kernels
 from pgsvc_jax import config as config_lib
+from pgsvc_jax import pace as pace_lib
 from pgsvc_jax import processes
 from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import quantized
 from pgsvc_jax.training import bands
 from pgsvc_jax.training import checkpoint
-from pgsvc_jax.training import initialize
-from pgsvc_jax.training import relocation
+from pgsvc_jax.training import losses
 from pgsvc_jax.training import rounding
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
@@ -34,12 +37,6 @@ from pgsvc_jax.training import train
 _WORST_GROWTH = 100.0
 _WORST_LOSS = 0.1
 _WORST_ROUNDED_LOSS = 1.0
-
-# Of all layers, or one of each.
-StepSizes = quantize.StepSizes | Sequence[quantize.StepSizes]
-
-# (picture, its fit before rounding, squared error) -> step sizes.
-ChooseStepSizes = Callable[[int, types.LayeredSplats, float], StepSizes]
 
 
 class DivergenceError(ArithmeticError):
@@ -74,32 +71,33 @@ class Picture:
     state: of the fit (NumPy); while it is on the devices, an older one.
     edges: of its bands.
     coarser: picture and weights on coarser grids.
-    rounder: what is rounded already; None: nothing will be.
+    rounder: what is rounded already; None: nothing is.
     errors: of the prefixes, at the last step.
+    lowest_loss: of all chunks so far; what is far above it has diverged.
   """
 
   def __init__(
       self,
       image: Float[np.ndarray, 'h w c'],
-      pixel_weights: Float[np.ndarray, 'h w'],
-      config: config_lib.FitConfig,
       schedule: schedule_lib.Schedule,
-      num_bands: int,
+      *,
+      pixel_weights: Float[np.ndarray, 'h w'] | None = None,
+      num_bands: int = 1,
   ):
-    height, _, channels = image.shape
-    num_splats = sum(schedule.layer_sizes)
+    height, width, channels = image.shape
+    if pixel_weights is None:
+      pixel_weights = np.ones((height, width), np.float32)
     self.image = image
     self.pixel_weights = pixel_weights
-    self.state = train.create_train_state(num_splats, channels)
+    self.state = train.create_train_state(sum(schedule.layer_sizes), channels)
     self.edges = bands.cut_evenly(height, num_bands)
     self.coarser = train.on_coarser_grids(
         image, pixel_weights, schedule.grids[:-1]
     )
     self.rounder: rounding.Rounder | None = None
     self.errors: np.ndarray | None = None
-    self._config = config
+    self.lowest_loss = float(np.mean(image**2))
     self._schedule = schedule
-    self._lowest_loss = float(np.mean(image**2))
 
   def begin_with(self, layers: Sequence[types.Splats]) -> None:
     """Puts the strongest splats into the first slots of each layer."""
@@ -114,7 +112,7 @@ class Picture:
       self.state = train.add_splats(self.state, first, splats)
       first += size
     if first:
-      self._cut()
+      self.balance()
 
   def snapshot(self) -> checkpoint.Snapshot:
     """Where the fit stands."""
@@ -125,13 +123,15 @@ class Picture:
         height=schedule.height,
         width=schedule.width,
         errors=self.errors,
-        lowest_loss=self._lowest_loss,
+        lowest_loss=self.lowest_loss,
         edges=np.int32(self.edges),
         step_sizes=self.rounder and self.rounder.step_sizes,
         decided=self.rounder and self.rounder.decided,
     )
 
-  def restore(self, snapshot: checkpoint.Snapshot) -> None:
+  def restore(
+      self, snapshot: checkpoint.Snapshot, config: config_lib.FitConfig
+  ) -> None:
     """Goes back to where a fit stood.
 
     Raises:
@@ -140,13 +140,14 @@ class Picture:
     if snapshot.layer_sizes != self._schedule.layer_sizes:
       raise ValueError('the checkpoint is of a fit with other layers')
     self.state = snapshot.state
-    self.errors, self._lowest_loss = snapshot.errors, snapshot.lowest_loss
+    self.errors, self.lowest_loss = snapshot.errors, snapshot.lowest_loss
     if snapshot.step_sizes is not None:
-      self._set_steps(snapshot.step_sizes, snapshot.decided)
+      self.round_with(snapshot.step_sizes, config)
+      self.rounder.decided = snapshot.decided
     if len(self.edges) == len(snapshot.edges):
       self.edges = snapshot.edges.tolist()
     else:  # Of another number of devices.
-      self._cut()
+      self.balance()
 
   def cut(self) -> list[train.Band]:
     """Its bands."""
@@ -154,82 +155,14 @@ class Picture:
         self.image, self.edges, self.pixel_weights, self.coarser
     )
 
-  def _cut(self) -> None:
+  def balance(self) -> None:
     """Moves the edges so that all bands have the same work."""
     height, width, _ = self.image.shape
     alive = jax.tree.map(lambda x: x[self.state.active], self.state.params)
     work = bands.row_work(alive, height, width)
     self.edges = bands.cut_rows(work, len(self.edges) - 1)
 
-  def give_birth(
-      self,
-      birth: schedule_lib.Birth,
-      initializer: initialize.Initializer,
-      shown: Float[np.ndarray, 'h w c'] | None,
-  ) -> None:
-    """Adds splats where they are needed most on their grid.
-
-    Args:
-      birth: which splats.
-      initializer: makes them.
-      shown: what the grid shows so far; None: nothing.
-    """
-    index = self._schedule.grid_of(birth.first)
-    grid = self._schedule.grids[index]
-    factors = np.float32(grid.factors)
-    image, weights = self._grid(index)
-    rng = np.random.default_rng((self._config.seed, birth.first))
-    # Splats for finer grids may be alive, but this one does not show them.
-    prefix = slice(0, grid.num_splats)
-    alive = self.state.active[prefix]
-    means = self.state.params.means[prefix][alive] * factors
-    count = birth.last - birth.first
-    splats = initializer(image, shown, weights, means, count, rng)
-    initialize.check_splats(splats, count, image.shape[2])
-    splats = initialize.from_grid(splats, factors)
-    self.state = train.add_splats(self.state, birth.first, splats)
-    self._cut()
-
-  def find_moves(
-      self, step: int, layer: int, shown: Float[np.ndarray, 'h w c']
-  ) -> relocation.Moves:
-    """What splats of a layer move, and where to.
-
-    Args:
-      step: of the fit; with the layer, it decides what is random.
-      layer: whose.
-      shown: the prefix up to this layer, on its grid.
-
-    Returns:
-      The moves, in slots of the state and pixels of the picture.
-    """
-    ends = np.cumsum((0, *self._schedule.layer_sizes))
-    slots = np.arange(*ends[layer : layer + 2])
-    slots = slots[self.state.active[slots]]
-    index = self._schedule.grid_of(ends[layer])
-    factors = np.float32(self._schedule.grids[index].factors)
-    image, weights = self._grid(index)
-    rng = np.random.default_rng((self._config.seed, step, layer))
-    moves = relocation.choose_moves(
-        initialize.to_grid(
-            types.Splats(*(x[slots] for x in self.state.params)), factors
-        ),
-        image - shown,
-        weights,
-        round(self._config.relocated_share * len(slots)),
-        rng,
-    )
-    return relocation.Moves(
-        slots[moves.chosen], initialize.from_grid(moves.splats, factors)
-    )
-
-  def move(self, moves: Sequence[relocation.Moves]) -> None:
-    """Puts the new splats in the slots of the old ones."""
-    for chosen, splats in moves:
-      self.state = train.put_splats(self.state, chosen, splats)
-    self._cut()
-
-  def _grid(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+  def on_grid(self, index: int) -> tuple[np.ndarray, np.ndarray]:
     """Picture and weights on a grid."""
     return (*self.coarser, (self.image, self.pixel_weights))[index]
 
@@ -237,29 +170,21 @@ class Picture:
       self, images: Float[np.ndarray, 'bands h w c'], grid: int
   ) -> Float[np.ndarray, 'h w c']:
     """A picture on a grid, of its bands."""
-    height = len(self._grid(grid)[0])
+    height = len(self.on_grid(grid)[0])
     edges = bands.scale_edges(self.edges, height / len(self.image))
     return bands.join_rows(images, edges, height)
 
-  def begin_rounding(self, step_sizes: StepSizes) -> None:
-    """Takes out the splats that would round to next to nothing."""
-    self._set_steps(step_sizes)
-    self.state = self.rounder.drop_weak(self.state)
-
-  def _set_steps(
-      self, step_sizes: StepSizes, decided: rounding.Decided | None = None
+  def round_with(
+      self,
+      step_sizes: Sequence[quantize.StepSizes],
+      config: config_lib.FitConfig,
   ) -> None:
-    """Rounding with these steps begins, or goes on."""
-    schedule = self._schedule
-    sizes = schedule.layer_sizes
+    """Rounding with these steps, of all layers or one a layer, is to begin."""
+    sizes, channels = self._schedule.layer_sizes, self.image.shape[2]
     steps = quantize.per_layer(
-        step_sizes, len(sizes), schedule.height, schedule.width
+        step_sizes, len(sizes), self._schedule.height, self._schedule.width
     )
-    self.rounder = rounding.Rounder(
-        self._config, steps, sizes, self.image.shape[2]
-    )
-    if decided is not None:
-      self.rounder.decided = decided
+    self.rounder = rounding.Rounder(config, steps, sizes, channels)
 
   def quantized(self) -> quantized.QuantizedLayers:
     """The symbols of a fit that is rounded."""
@@ -286,10 +211,6 @@ class Picture:
         psnr_db=tuple(psnr_db.tolist()),
     )
 
-  def note_loss(self, progress: Progress) -> None:
-    """Keeps the lowest."""
-    self._lowest_loss = min(self._lowest_loss, progress.loss)
-
   def has_diverged(self, progress: Progress) -> bool:
     """Whether there is nothing left of the fit."""
     return not progress.loss <= self._worst_loss()  # It may be no number.
@@ -311,184 +232,289 @@ class Picture:
   def _worst_loss(self) -> float:
     """Above it, the fit has diverged."""
     limit = _WORST_LOSS if self.rounder is None else _WORST_ROUNDED_LOSS
-    return max(limit, _WORST_GROWTH * self._lowest_loss)
+    return max(limit, _WORST_GROWTH * self.lowest_loss)
 
 
-class Loop:
-  """Pictures of one size on devices, as many of them for each.
+class View(NamedTuple):
+  """What a change wants to see: the splats alive before slot `end`.
 
-  States go to the devices by `place`, steps change them there, and `fetch`
-  brings them back.
+  Attributes:
+    grid: index of the grid that shows them.
+    end: of the slots.
+  """
+
+  grid: int
+  end: int
+
+
+class Apply(Protocol):
+  """What a change does."""
+
+  def __call__(
+      self, picture: Picture, shown: list[Float[np.ndarray, 'h w c'] | None], /
+  ) -> None:
+    """Changes the state of a picture; called by a thread for each picture.
+
+    Args:
+      picture: whose state it is, in NumPy.
+      shown: what its views show; None where no splat is alive.
+    """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Change:
+  """What happens to the splats of every picture, on the host.
+
+  Attributes:
+    step: before which step.
+    apply: what happens.
+    views: what it takes to decide it.
+    kind: what it is called among the events.
+  """
+
+  step: int
+  apply: Apply
+  views: tuple[View, ...] = ()
+  kind: Literal['birth', 'relocation', 'rounding'] = 'rounding'
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Event:
+  """What has just happened in a fit.
+
+  Attributes:
+    kind: `steps`: a chunk of them; `birth`, `relocation` or `rounding`: a
+      change was applied; `checkpoint`: this is where one may be made; `done`.
+    step: steps done.
+    progress: after steps, of each picture.
+    is_milestone: whether this checkpoint is one that counts: the last before
+      rounding begins, or before the end.
+  """
+
+  kind: Literal[
+      'steps', 'birth', 'relocation', 'rounding', 'checkpoint', 'done'
+  ]
+  step: int
+  progress: tuple[Progress, ...] = ()
+  is_milestone: bool = False
+
+
+class Program:
+  """The compiled part of fits: of pictures of one size, with equal settings.
+
+  Attributes:
+    config: the settings.
+    devices: in equal runs for each picture.
+    num_pictures: at a time.
+    num_bands: of each picture.
   """
 
   def __init__(
       self,
-      pictures: Sequence[Picture],
       config: config_lib.FitConfig,
-      schedule: schedule_lib.Schedule,
+      layout: schedule_lib.Layout,
       devices: Sequence[jax.Device],
-      implementation: pallas_kernels.Implementation | None,
-      error_fn: train.ErrorFn | None,
+      *,
+      loss: losses.Loss,
+      implementation: pallas_kernels.Implementation | None = None,
+      num_pictures: int = 1,
   ):
-    self._pictures = pictures
-    self._config = config
-    self._schedule = schedule
-    self._devices = devices
-    self._several = processes.are_several(devices)
-    self._error_fn = error_fn or functools.partial(
-        pallas_kernels.composite_error, implementation=implementation
+    self.config = config
+    self.devices = tuple(devices)
+    self.num_pictures = num_pictures
+    self.num_bands = len(devices) // num_pictures
+    self._layout = layout
+    self._error_fn = functools.partial(
+        loss.error_fn, implementation=implementation
     )
-    self._chunk = self._make_chunk(config)
-    self._renders = [
-        train.make_render(devices, implementation, len(pictures), grid)
-        for grid in schedule.grids
+    self._is_whole = loss.needs == 'whole'
+    self.chunk = self._make_chunk(config)
+    self.renders = [
+        train.make_render(self.devices, implementation, num_pictures, grid)
+        for grid in layout.grids
     ]
-    self._inputs = train.place([schedule.inputs] * len(devices), devices)
-    self._state: train.TrainState | None = None
-    self._bands: train.Band | None = None
-    self._edges: list[list[int]] = []
 
   def _make_chunk(self, config: config_lib.FitConfig):
     return train.make_train_chunk(
         config,
-        self._schedule,
-        self._devices,
+        self._layout,
+        self.devices,
         self._error_fn,
-        len(self._pictures),
+        self.num_pictures,
+        crop=self._is_whole,
     )
 
-  def place(self) -> None:
+  @functools.cached_property
+  def one_step(self):
+    """As `chunk`, a single step."""
+    return self._make_chunk(dataclasses.replace(self.config, chunk_steps=1))
+
+
+class Loop:
+  """Fits pictures, from where their states stand to the end of the schedule.
+
+  Args:
+    program: the compiled part.
+    schedule: of all steps.
+    pictures: as many as the program is for.
+    changes: that happen on the way; those due before the step where the states
+      stand are left out.
+    pace: what leaves out steps so that the fit ends in time, if anything.
+  """
+
+  def __init__(
+      self,
+      program: Program,
+      schedule: schedule_lib.Schedule,
+      pictures: Sequence[Picture],
+      changes: Sequence[Change],
+      pace: pace_lib.Pace | None = None,
+  ):
+    self._program = program
+    self._schedule = schedule
+    self._pictures = pictures
+    self._step = int(pictures[0].state.step)
+    self._changes = [x for x in changes if x.step >= self._step]
+    rounds = [x.step for x in changes if x.kind == 'rounding']
+    self._milestones = (*rounds[:1], schedule.num_steps)
+    self._pace = pace
+    self._several = processes.are_several(program.devices)
+    self._inputs = self._place([schedule.inputs] * len(program.devices))
+    # None: the states of the pictures are newer.
+    self._state: train.TrainState | None = None
+    self._bands: train.Band | None = None
+    self._edges: list[list[int]] = []
+
+  def run(self) -> Iterator[Event]:
+    """Yields what happens; the states of the pictures are the result.
+
+    Raises:
+      DivergenceError: the fit of one picture has diverged.
+    """
+    yield from self._apply_due()
+    while self._step < self._schedule.num_steps:
+      progress = self._run_chunk()
+      self._step += self._program.config.chunk_steps
+      yield Event(kind='steps', step=self._step, progress=progress)
+      yield Event(
+          kind='checkpoint',
+          step=self._step,
+          is_milestone=self._step in self._milestones,
+      )
+      if self._pace:
+        self._skip()
+      yield from self._apply_due()
+    self._to_host()
+    yield Event(kind='done', step=self._step)
+
+  def snapshots(self) -> list[checkpoint.Snapshot]:
+    """Where the fits stand."""
+    self._to_host()
+    return [x.snapshot() for x in self._pictures]
+
+  def _apply_due(self) -> Iterator[Event]:
+    """Applies the changes that are due."""
+    while self._changes and self._changes[0].step <= self._step:
+      change = self._changes.pop(0)
+      if change.kind == 'relocation' and any(
+          x.kind == 'relocation' and x.step <= self._step for x in self._changes
+      ):
+        continue  # Steps were left out; one of several does.
+      shown = self._show(change.views)
+      # NumPy and SciPy release the lock in what takes long.
+      with concurrent.futures.ThreadPoolExecutor(len(self._pictures)) as pool:
+        list(pool.map(change.apply, self._pictures, shown))
+      self._state = None
+      if self._several:
+        # Other machines may round differently: all take what the first has.
+        (x,) = self._pictures
+        mine = x.state, np.int32(x.edges)
+        x.state, edges = processes.arrays_of_first(mine)
+        x.edges = [int(edge) for edge in edges]
+        if x.rounder is not None:
+          x.rounder = processes.object_of_first(x.rounder)
+      yield Event(kind=change.kind, step=self._step)
+
+  def _show(
+      self, views: Sequence[View]
+  ) -> list[list[Float[np.ndarray, 'h w c'] | None]]:
+    """What the views show of every picture, whose states come to the host."""
+    if not views or not any(x.state.active.any() for x in self._pictures):
+      self._to_host()
+      return [[None] * len(views) for _ in self._pictures]
+    self._to_devices()
+    rendered = []
+    for view in views:
+      band = (*self._bands.coarser, self._bands)[view.grid]
+      ends = self._place([np.int32(view.end)] * len(self._program.devices))
+      render = self._program.renders[view.grid]
+      rendered.append(render(self._state, band, ends))
+    return [
+        [x.join(image, view.grid) for image, view in zip(images, views)]
+        for x, images in zip(self._pictures, self._to_host(rendered))
+    ]
+
+  def _place(self, trees: Sequence[Any]) -> Any:
+    return train.place(trees, self._program.devices)
+
+  def _to_devices(self) -> None:
     """Puts the states on the devices, and the bands where edges have moved."""
-    num_bands = len(self._devices) // len(self._pictures)
+    if self._state is not None:
+      return
+    num_bands = self._program.num_bands
     states = [x.state for x in self._pictures for _ in range(num_bands)]
-    self._state = train.place(states, self._devices)
+    self._state = self._place(states)
     edges = [x.edges for x in self._pictures]
     if edges != self._edges:
-      cut = [band for x in self._pictures for band in x.cut()]
-      self._bands = train.place(cut, self._devices)
+      self._bands = self._place([y for x in self._pictures for y in x.cut()])
       self._edges = edges
 
-  def fetch(self, arrays: Any = None) -> list[Any]:
+  def _to_host(self, arrays: Any = None) -> list[Any]:
     """Brings the states to the host, and other arrays in the same transfer."""
+    if self._state is None:
+      return []
     fetched = train.fetch((self._state, arrays), len(self._pictures))
     for x, (state, _) in zip(self._pictures, fetched):
       x.state = state
     return [others for _, others in fetched]
 
-  def give_births(
-      self, birth: schedule_lib.Birth, initializer: initialize.Initializer
-  ) -> None:
-    """Gives birth in every picture, and cuts the bands anew."""
-    shown = [None] * len(self._pictures)
-    if self._state is not None:
-      shown = self._show(self._schedule.grid_of(birth.first))
-    # NumPy and SciPy release the lock in what takes long.
-    with concurrent.futures.ThreadPoolExecutor(len(self._pictures)) as pool:
-      give = lambda x, image: x.give_birth(birth, initializer, image)
-      list(pool.map(give, self._pictures, shown))
-    self._take_from_first()
-    self.place()
-
-  def _show(
-      self, grid: int, end: int | None = None
-  ) -> list[Float[np.ndarray, 'h w c']]:
-    """What every picture shows on a grid; of the slots before `end`."""
-    if end is None:
-      end = self._schedule.grids[grid].num_splats
-    band = (*self._bands.coarser, self._bands)[grid]
-    ends = train.place([np.int32(end)] * len(self._devices), self._devices)
-    images = self.fetch(self._renders[grid](self._state, band, ends))
-    return [x.join(y, grid) for x, y in zip(self._pictures, images)]
-
-  def _take_from_first(self) -> None:
-    """Other machines may round differently: all take what the first one has."""
-    if self._several:
-      (x,) = self._pictures
-      mine = x.state, np.int32(x.edges)
-      x.state, edges = processes.arrays_of_first(mine)
-      x.edges = [int(edge) for edge in edges]
-
-  def relocate(self, step: int) -> None:
-    """Moves splats that show next to nothing, and cuts the bands anew."""
-    schedule = self._schedule
-    ends = np.cumsum((0, *schedule.layer_sizes))
-    moves = [[] for _ in self._pictures]
-    for layer in np.flatnonzero(schedule.inputs.layer_rates[step]):
-      first, last = ends[layer : layer + 2]
-      if not any(x.state.active[first:last].any() for x in self._pictures):
-        continue
-      shown = self._show(schedule.grid_of(first), last)
-      find = lambda x, image, layer=layer: x.find_moves(step, layer, image)
-      with concurrent.futures.ThreadPoolExecutor(len(self._pictures)) as pool:
-        found = pool.map(find, self._pictures, shown)
-        for mine, one in zip(moves, found):
-          mine.append(one)
-    for x, mine in zip(self._pictures, moves):
-      x.move(mine)
-    self._take_from_first()
-    self.place()
-
-  def begin_rounding(self, step_sizes: StepSizes | ChooseStepSizes) -> None:
-    """Decides the steps of every picture, unless that is done."""
-    self.fetch()
-    for i, x in enumerate(self._pictures):
-      if x.rounder is not None:
-        continue
-      steps = step_sizes
-      if callable(steps):
-        steps = steps(i, x.snapshot().layered, float(x.errors[-1]))
-      x.begin_rounding(steps)
-
-  def round(self, event: schedule_lib.Rounding) -> None:
-    """Rounds one attribute of one group of splats in every picture."""
-    for x in self._pictures:
-      x.state = x.rounder.round(x.state, event)
-    if self._several:
-      # As with births.
-      (x,) = self._pictures
-      x.state = processes.arrays_of_first(x.state)
-    self.place()
-
-  def run_chunk(self, step: int) -> list[Progress]:
-    """Runs the steps of a chunk.
-
-    Args:
-      step: the first of them.
-
-    Returns:
-      How good each picture is after the last.
-
-    Raises:
-      DivergenceError: the fit of one has diverged.
-    """
+  def _run_chunk(self) -> tuple[Progress, ...]:
+    """Runs the steps of a chunk; returns how good each picture is then."""
+    self._to_devices()
     before = self._state
-    self._state, errors = self._chunk(before, self._inputs, self._bands)
-    done = step + self._config.chunk_steps
-    states = self._progress(errors, done)
-    pairs = list(zip(self._pictures, states))
-    if any(x.has_diverged(progress) for x, progress in pairs):
-      self._find_divergence(before, range(step + 1, done + 1))
-    for x, progress in pairs:
-      x.note_loss(progress)
-    return states
+    self._state, errors = self._program.chunk(before, self._inputs, self._bands)
+    done = self._step + self._program.config.chunk_steps
+    progress = self._progress(errors, done)
+    pairs = list(zip(self._pictures, progress))
+    if any(x.has_diverged(now) for x, now in pairs):
+      self._find_divergence(before, range(self._step + 1, done + 1))
+    for x, now in pairs:
+      x.lowest_loss = min(x.lowest_loss, now.loss)
+    return progress
 
-  def _progress(self, errors: jax.Array, step: int) -> list[Progress]:
+  def _progress(self, errors: jax.Array, step: int) -> tuple[Progress, ...]:
     """Fetches the errors of the last step of a chunk."""
     fetched = train.fetch(errors, len(self._pictures))
     for x, host_errors in zip(self._pictures, fetched):
       x.errors = host_errors
-    return [x.progress(step) for x in self._pictures]
+    return tuple(x.progress(step) for x in self._pictures)
 
   def _find_divergence(self, state: train.TrainState, steps: range) -> NoReturn:
     """Raises the error; by the end of a chunk, all layers may be lost."""
-    one = self._make_chunk(dataclasses.replace(self._config, chunk_steps=1))
     for step in steps:
-      state, errors = one(state, self._inputs, self._bands)
+      state, errors = self._program.one_step(state, self._inputs, self._bands)
       for x, progress in zip(self._pictures, self._progress(errors, step)):
         x.require_sound(progress)
     raise DivergenceError(f'the fit diverged before step {steps[-1]}')
 
-  def skip_to(self, step: int) -> None:
-    """Leaves out the steps before this one."""
-    steps = [np.int32(step)] * len(self._devices)
-    self._state = self._state.replace(step=train.place(steps, self._devices))
+  def _skip(self) -> None:
+    """Leaves out the steps that there is no time for."""
+    done = self._step
+    step = self._pace.next_step(done, self._program.config.chunk_steps)
+    births = [x.step for x in self._changes if x.kind == 'birth']
+    if births:  # None is left out: the file would lack layers.
+      step = max(done, min(step, births[-1]))
+    if step > done:
+      steps = [np.int32(step)] * len(self._program.devices)
+      self._state = self._state.replace(step=self._place(steps))
+      self._step = step

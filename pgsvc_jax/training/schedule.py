@@ -97,46 +97,20 @@ class Grid(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Schedule:
-  """A whole fit, fixed before it starts.
+class Layout:
+  """What is fitted: the slots of every layer, and the grids that show them.
 
   Attributes:
     height: of the picture, pixels.
     width: of the picture, pixels.
     layer_sizes: splats per layer as they are fitted.
     layer_shapes: as in `types.LayeredSplats`.
-    filled: splats of each layer that are there before the first step.
-    births: of the others, in order of steps.
-    relocations: steps before which splats of the layers that move then may go
-      elsewhere, ascending.
-    roundings: in order of steps, the last one behind the last step.
-    inputs: one row a step; a whole number of chunks.
   """
 
   height: int
   width: int
   layer_sizes: tuple[int, ...]
-  layer_shapes: tuple[tuple[int, int], ...]
-  filled: tuple[int, ...]
-  births: tuple[Birth, ...]
-  relocations: tuple[int, ...]
-  roundings: tuple[Rounding, ...]
-  inputs: StepInputs
-
-  @property
-  def num_steps(self) -> int:
-    """Steps of the fit."""
-    return len(self.inputs.level_weights)
-
-  def alive(self, step: int) -> tuple[int, int]:
-    """Splats and layers alive in the step before `step`."""
-    born = [birth for birth in self.births if birth.step < step]
-    starts = np.cumsum((0, *self.layer_sizes))
-    last = max((birth.last for birth in born), default=0)
-    for start, count in zip(starts, self.filled):
-      last = max(last, start + count if count else 0)
-    num_splats = sum(self.filled) + sum(x.last - x.first for x in born)
-    return num_splats, max(1, int(np.sum(starts[:-1] < last)))
+  layer_shapes: tuple[tuple[int, int], ...] = ()
 
   @property
   def grids(self) -> tuple[Grid, ...]:
@@ -160,6 +134,51 @@ class Schedule:
     """The index in `grids` of the one that a splat's layer belongs to."""
     ends = [grid.num_splats for grid in self.grids]
     return int(np.searchsorted(ends, splat, side='right'))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schedule(Layout):
+  """A whole fit, fixed before it starts.
+
+  Attributes:
+    filled: splats of each layer that are there before the first step.
+    births: of the others, in order of steps.
+    relocations: steps before which splats of the layers that move then may go
+      elsewhere, ascending.
+    roundings: in order of steps, the last one behind the last step.
+    inputs: one row a step; a whole number of chunks.
+  """
+
+  filled: tuple[int, ...]
+  births: tuple[Birth, ...]
+  relocations: tuple[int, ...]
+  roundings: tuple[Rounding, ...]
+  inputs: StepInputs
+
+  @property
+  def num_steps(self) -> int:
+    """Steps of the fit."""
+    return len(self.inputs.level_weights)
+
+  def alive(self, step: int) -> tuple[int, int]:
+    """Splats and layers alive in the step before `step`."""
+    born = [birth for birth in self.births if birth.step < step]
+    starts = np.cumsum((0, *self.layer_sizes))
+    last = max((birth.last for birth in born), default=0)
+    for start, count in zip(starts, self.filled):
+      last = max(last, start + count if count else 0)
+    num_splats = sum(self.filled) + sum(x.last - x.first for x in born)
+    return num_splats, max(1, int(np.sum(starts[:-1] < last)))
+
+  @property
+  def layout(self) -> Layout:
+    """What is fitted, which can be compared and hashed."""
+    return Layout(
+        height=self.height,
+        width=self.width,
+        layer_sizes=self.layer_sizes,
+        layer_shapes=self.layer_shapes,
+    )
 
 
 def layer_sizes(

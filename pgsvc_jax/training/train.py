@@ -208,9 +208,10 @@ def _groups(num_devices: int, num_pictures: int) -> list[list[int]]:
 
 def make_train_step(
     config: config_lib.FitConfig,
-    schedule: schedule_lib.Schedule,
+    layout: schedule_lib.Layout,
     error_fn: ErrorFn = pallas_kernels.composite_error,
     groups: list[list[int]] | None = None,
+    crop: bool = False,
 ) -> Callable[
     [TrainState, schedule_lib.StepInputs, Band],
     tuple[TrainState, Float[Array, ' l']],
@@ -225,19 +226,21 @@ def make_train_step(
 
   Args:
     config: the settings.
-    schedule: what is fitted.
+    layout: what is fitted.
     error_fn: `pallas_kernels.composite_error`, or what replaces it: the loss,
       and a figure per prefix.
     groups: positions on the axis that share a picture; None: all do.
+    crop: leave out the rows of weight 0 past the end of a picture of one band,
+      for losses that look at neighbours.
 
   Returns:
     The step.
   """
-  tx = make_optimizer(config, schedule.height, schedule.width)
-  layer_sizes = schedule.layer_sizes
+  tx = make_optimizer(config, layout.height, layout.width)
+  layer_sizes = layout.layer_sizes
   layer_of_splat = np.repeat(np.arange(len(layer_sizes)), layer_sizes)
   num_bands = len(groups[0]) if groups else 1
-  grids = schedule.grids
+  grids = layout.grids
   first_levels = np.cumsum([len(x.layer_sizes) for x in grids[:-1]], dtype=int)
 
   def step(state, inputs, band):
@@ -245,10 +248,11 @@ def make_train_step(
       shown = jax.tree.map(
           lambda x: x[: grid.num_splats], (params, state.active)
       )
+      rows = slice(0, grid.height if crop else None)
       return error_fn(
           *_into_band(*shown, part, grid.factors),
-          part.target,
-          part.pixel_weights,
+          part.target[rows],
+          part.pixel_weights[rows],
           level_weights,
           layer_sizes=grid.layer_sizes,
       )
@@ -294,19 +298,22 @@ def make_train_step(
 
 def make_train_chunk(
     config: config_lib.FitConfig,
-    schedule: schedule_lib.Schedule,
+    layout: schedule_lib.Layout,
     devices: Sequence[jax.Device],
     error_fn: ErrorFn = pallas_kernels.composite_error,
     num_pictures: int = 1,
+    *,
+    crop: bool = False,
 ) -> Callable[[TrainState, schedule_lib.StepInputs, Band], tuple]:
   """Makes the compiled unit of a fit: `chunk_steps` steps in one scan.
 
   Args:
     config: the settings.
-    schedule: what is fitted.
+    layout: what is fitted.
     devices: one per band.
     error_fn: as in `make_train_step`.
     num_pictures: the devices are dealt out to, in equal runs.
+    crop: as in `make_train_step`.
 
   Returns:
     `chunk(state, inputs, bands) -> (state, errors [L])`, a pmap over `devices`:
@@ -316,7 +323,7 @@ def make_train_chunk(
     with a parameter that is not finite (the operator may skip such a splat).
   """
   groups = _groups(len(devices), num_pictures)
-  step = make_train_step(config, schedule, error_fn, groups)
+  step = make_train_step(config, layout, error_fn, groups, crop)
 
   @functools.partial(jax.pmap, axis_name=AXIS, devices=devices)
   def chunk(state, inputs, band):
@@ -327,7 +334,7 @@ def make_train_chunk(
     state, errors = lax.scan(lambda s, row: step(s, row, band), state, rows)
     finite = [jnp.isfinite(x).all(1) for x in jax.tree.leaves(state.params)]
     finite = jnp.stack(finite).all(0)
-    ends = np.cumsum(schedule.layer_sizes)
+    ends = np.cumsum(layout.layer_sizes)
     prefixes = jnp.stack([finite[:end].all() for end in ends])
     told = jnp.where(prefixes, errors[-1], jnp.nan)
     return state, jnp.where(jnp.isfinite(errors[-1]).all(), told, errors[-1])

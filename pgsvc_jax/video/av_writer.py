@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from fractions import Fraction
 import importlib
 import pathlib
 from typing import TYPE_CHECKING
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING
 from jaxtyping import UInt8
 import lazy_loader
 import numpy as np
+from PIL import Image
 
 from pgsvc_jax.video import color
 from pgsvc_jax.video import stream_format
+from pgsvc_jax.video import structure
 
 # Loaded on first use: what reads pictures does without it.
 if TYPE_CHECKING:
@@ -66,14 +69,37 @@ ENCODINGS = {
         odd_format='yuv420p',
         options={'crf': '12', 'b': '0', 'cpu-used': '4', 'row-mt': '1'},
     ),
-    '.y4m': Encoding(
-        container='yuv4mpegpipe',
-        codec='rawvideo',
-        pixel_format='yuv444p',
-        odd_format='yuv444p',
+    # 256 colors a frame; times in hundredths of a second.
+    '.gif': Encoding(
+        container='gif',
+        codec='gif',
+        pixel_format='pal8',
+        odd_format='pal8',
         options={},
     ),
+    '.webp': Encoding(
+        container='webp',
+        codec='libwebp_anim',
+        pixel_format='bgra',
+        odd_format='bgra',
+        options={'quality': '90'},
+    ),
 }
+
+
+# Of a second.
+_TICK_NAMES = {1000: 'millisecond', 100: 'hundredth of a second'}
+_TICKS = {'matroska': 1000, 'webm': 1000, 'webp': 1000, 'gif': 100}
+
+
+def _with_palette(pixels: UInt8[np.ndarray, 'h w 3']) -> av.VideoFrame:
+  """A frame of 256 colors."""
+  image = Image.fromarray(pixels).quantize(256)
+  palette = np.zeros((256, 4), np.uint8)
+  colors = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
+  palette[: len(colors), 1:] = colors
+  palette[:, 0] = 255
+  return av.VideoFrame.from_ndarray((np.asarray(image), palette), 'pal8')
 
 
 class AvWriter:
@@ -86,23 +112,27 @@ class AvWriter:
       encoding: Encoding,
   ):
     self._form = form
-    self._constant = encoding.container == 'yuv4mpegpipe'
-    self._is_matroska = encoding.container in ('matroska', 'webm')
+    self._path = path
+    self._name = encoding.container
+    self._is_matroska = self._name in ('matroska', 'webm')
+    # Containers round times to this.
+    self._ticks = _TICKS.get(self._name)
+    self._last_tick = -1
     self._first_time: int | None = None
-    self._milliseconds = -1
     self._num_frames = 0
-    if self._constant and form.frame_rate is None:
-      raise ValueError('y4m needs a frame rate')
     rate = form.frame_rate or stream_format.DEFAULT_RATE
-    self._time_base = 1 / rate if self._constant else form.time_base
+    self._time_base = form.time_base
+    if self._name in ('gif', 'webp'):
+      self._time_base = Fraction(1, self._ticks)
     is_odd = form.width % 2 or form.height % 2
     self._pixel_format = (
         encoding.odd_format if is_odd else encoding.pixel_format
     )
     self._is_rgb = not self._pixel_format.startswith('yuv')
-    # Without a tag for it, readers will guess the matrix of y4m.
-    untagged = dataclasses.replace(form, matrix=stream_format.UNSPECIFIED)
-    self._matrix = color.guessed_matrix(untagged if self._constant else form)
+    self._matrix = color.guessed_matrix(form)
+    # Where players have chroma if nothing says so.
+    location = 'left' if self._name == 'mp4' else 'center'
+    self._scaler = color.Scaler(self._pixel_format, out_chroma_loc=location)
     self._full_range = (
         form.full_range and form.matrix != stream_format.RGB_MATRIX
     )
@@ -144,16 +174,19 @@ class AvWriter:
       self._file.close()
       raise
     self._durations: dict[int, int] = {}
+    # How long each frame is shown, in ticks.
+    self._shown_for: list[int] = []
 
   def write(
       self, pixels: UInt8[np.ndarray, 'h w 3'], time: int, duration: int
   ) -> None:
     """Encodes the next frame."""
-    if self._constant:
-      time, duration = self._tick(time), 1
-    else:
-      time = self._shown_time(time)
-    if self._is_rgb:
+    time = self._shown_time(time)
+    if self._name in ('gif', 'webp'):
+      time, duration = self._last_tick, self._to_ticks(duration)
+    if self._pixel_format == 'pal8':
+      frame = _with_palette(pixels)
+    elif self._is_rgb:
       frame = av.VideoFrame.from_ndarray(pixels, format='rgb24')
       frame = frame.reformat(format=self._pixel_format)
     else:
@@ -163,11 +196,15 @@ class AvWriter:
         rows = np.zeros((plane.height, plane.line_size), np.uint8)
         rows[:, : plane.width] = values
         plane.update(rows)
-      frame = color.same_range(frame, self._pixel_format, color.LIMITED_RANGE)
+      frame = self._scaler.scale(frame)
       if self._full_range:
         frame.color_range = color.FULL_RANGE
     frame.pts, frame.time_base, frame.duration = time, self._time_base, duration
     self._durations[time] = duration
+    if self._num_frames:
+      self._shown_for[-1] = time - self._before
+    self._shown_for.append(duration)
+    self._before = time
     self._mux(self._stream.encode(frame))
     self._num_frames += 1
 
@@ -178,6 +215,11 @@ class AvWriter:
       self._container.close()
     finally:
       self._file.close()
+    # What the muxers of PyAV do not take.
+    if self._is_matroska and self._form.pixel_aspect != 1:
+      structure.set_matroska_aspect(self._path, self._form.pixel_aspect)
+    if self._name in ('gif', 'webp'):
+      structure.set_durations(self._path, self._shown_for)
 
   def abandon(self) -> None:
     """Closes the file, whose content is of no use."""
@@ -187,31 +229,24 @@ class AvWriter:
     finally:
       self._file.close()
 
+  def _to_ticks(self, time: int) -> int:
+    return round(time * self._form.time_base * self._ticks)
+
   def _shown_time(self, time: int) -> int:
     """Times from zero on: players drop what comes before."""
     if self._first_time is None:
       self._first_time = min(0, time)
-    if self._is_matroska:
-      milliseconds = round(1000 * (time - self._first_time) * self._time_base)
-      if milliseconds <= self._milliseconds:
+    time -= self._first_time
+    if self._ticks is not None:
+      tick = self._to_ticks(time)
+      if tick <= self._last_tick:
         raise ValueError(
-            f'frame {self._num_frames} is less than a millisecond after the'
-            ' one before, which Matroska cannot tell apart'
+            f'frame {self._num_frames} is less than a'
+            f' {_TICK_NAMES[self._ticks]}'
+            f' after the one before, which {self._name} cannot tell apart'
         )
-      self._milliseconds = milliseconds
-    return time - self._first_time
-
-  def _tick(self, time: int) -> int:
-    """The number of the frame, at a constant rate to within a tick."""
-    if self._first_time is None:
-      self._first_time = time
-    exact = self._num_frames * self._time_base / self._form.time_base
-    if abs(time - self._first_time - exact) > 1:
-      raise ValueError(
-          f'y4m needs a constant frame rate: frame {self._num_frames} is at'
-          f' {time}, not {float(self._first_time + exact):g}'
-      )
-    return self._num_frames
+      self._last_tick = tick
+    return time
 
   def _mux(self, packets: list[av.Packet]) -> None:
     for packet in packets:
@@ -219,5 +254,5 @@ class AvWriter:
       # Encoders guess durations; and no codec here needs another order.
       packet.pts = packet.dts = round(time)
       packet.time_base = self._time_base
-      packet.duration = self._durations.pop(packet.pts)
+      packet.duration = self._durations.pop(packet.pts, 0)
       self._container.mux(packet)

@@ -35,6 +35,7 @@ from pgsvc_jax.codec import rate
 from pgsvc_jax.training import fit
 from pgsvc_jax.training import initialize
 from pgsvc_jax.training import loop
+from pgsvc_jax.training import losses
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
 from pgsvc_jax.video import flow
@@ -44,9 +45,6 @@ from pgsvc_jax.video import rate_control
 
 # Share of the steps before the rounding after which splats are born.
 _BIRTH = 0.25
-
-# Squared error of a value that no fit has.
-_WORST_ERROR = 100.0
 
 # Octaves that the weight of bits may depart from what is asked for.
 _MOST_HELD = 3.0
@@ -128,23 +126,20 @@ class GopFitter:
     self._schedule = schedule_lib.make_schedule(
         self._fit_config, height, width, rounding=True
     )
-    error_fn = functools.partial(
-        pallas_kernels.composite_error, implementation=implementation
+    self._loss = losses.get(self._fit_config.loss)
+    self._program = loop.Program(
+        self._fit_config,
+        self._schedule.layout,
+        [device],
+        loss=self._loss,
+        implementation=implementation,
     )
-    self._chunk = train.make_train_chunk(
-        self._fit_config, self._schedule, [device], error_fn
-    )
-    self._renders = [
-        train.make_render([device], implementation, grid=grid)
-        for grid in self._schedule.grids
-    ]
     self._field_fitter = motion_fit.FieldFitter(
         sum(self._schedule.layer_sizes),
         config.motion_steps,
         device=device,
         implementation=implementation,
     )
-    self._inputs = train.place([self._schedule.inputs], [device])
 
   def encode(
       self,
@@ -192,12 +187,13 @@ class GopFitter:
   ) -> FrameStats:
     """Codes a frame after the one before it; None: it is the first."""
     if before is None:
-      self._predicted_db = []
+      self._predicted_db, self._last_db = [], None
       self._begin(frame, seed)
       born, still = sum(len(x.points) for x in self._encoder.layers), 0.0
     else:
       born, still = self._predict(before, frame, (seed, index))
     psnr_db = self._psnr_db(frame)
+    self._last_db = psnr_db[-1]
     if index:
       self._predicted_db.append(psnr_db[-1])
     return FrameStats(
@@ -219,16 +215,12 @@ class GopFitter:
     if self._budget:
       bpp = self._budget.first_bytes * 8 / (height * width)
       image_config = dataclasses.replace(image_config, target_bpp=bpp)
-
-    def choose(_, layered, error):
-      return rate.choose_step_sizes(image_config, layered, error, frame)
-
     (layers,) = fit.fit_quantized(
         [frame],
         dataclasses.replace(
             image_config.fit, seed=image_config.fit.seed + seed
         ),
-        step_sizes=choose,
+        rates=[functools.partial(rate.choose_step_sizes, image_config)],
         devices=[self._device],
         implementation=self._implementation,
     )
@@ -261,57 +253,76 @@ class GopFitter:
     bit_error = weight * _step_error(encoder.step_sizes)
     if config.log2_block:
       encoder.move(self._motion_field(before, frame, bit_error))
+    if self._last_db is not None:
+      bit_error *= self._loss.per_squared_error(10 ** (-self._last_db / 10))
     rng = np.random.default_rng((config.image.fit.seed, *seed))
     dead = [
         _choose_dead(layer, steps, config.turnover, *self._shape)
         for layer, steps in zip(encoder.layers, encoder.step_sizes)
     ]
-    update = _Prediction(self._schedule.layer_sizes, encoder, dead, channels)
-    state = update.state(bit_error)
-    grids = self._schedule.grids
-    weights = np.ones(self._shape, np.float32)
-    coarser = train.on_coarser_grids(frame, weights, grids[:-1])
-    targets = [*(target for target, _ in coarser), frame]
-    edges = [0, self._shape[0]]
-    bands = train.make_bands(frame, edges, coarser=coarser)
-    cut = train.place(bands, [self._device])
-    placed = train.place([state], [self._device])
-
-    schedule, chunk_steps = self._schedule, self._fit_config.chunk_steps
-    birth = round(_BIRTH * config.update_steps / chunk_steps) * chunk_steps
-    roundings = list(schedule.roundings)
-    rounder = _Rounder(update, config, rng)
-    for step in range(0, schedule.num_steps, chunk_steps):
-      if step == birth:
-        if step:
-          _check(errors, frame, seed[1])
-        rendered = [
-            draw(placed, band)
-            for draw, band in zip(self._renders, (*cut.coarser, cut))
-        ]
-        ((state, images),) = train.fetch((placed, rendered))
-        residuals = [
-            target - image[0][: len(target)]
-            for target, image in zip(targets, images)
-        ]
-        state = update.give_birth(state, grids, residuals, rng)
-        placed = train.place([state], [self._device])
-      while roundings and roundings[0].step == step:
-        (state,) = train.fetch(placed)
-        state = rounder.round(state, roundings.pop(0))
-        placed = train.place([state], [self._device])
-      placed, errors = self._chunk(placed, self._inputs, cut)
-    _check(errors, frame, seed[1])
-    (state,) = train.fetch(placed)
-    for rounding in roundings:
-      state = rounder.round(state, rounding)
-    updates = rounder.updates(state)
+    prediction = _Prediction(
+        self._schedule.layer_sizes, encoder, dead, channels
+    )
+    rounder = _Rounder(prediction, config, rng)
+    picture = loop.Picture(frame, self._schedule)
+    picture.state = prediction.state(bit_error)
+    picture.lowest_loss = 1.0  # It may begin as far off as frames can be.
+    changes = self._changes(prediction, rounder, rng)
+    try:
+      for _ in loop.Loop(
+          self._program, self._schedule, [picture], changes
+      ).run():
+        pass
+    except loop.DivergenceError as error:
+      raise loop.DivergenceError(
+          f'the fit of frame {seed[1]} of a group diverged: lower update_rate'
+      ) from error
+    updates = rounder.updates(picture.state)
     encoder.add(updates)
-    changes = np.concatenate([x.changes for x in updates])
+    changed = np.concatenate([x.changes for x in updates])
     return (
         sum(len(x.born.classes) for x in updates),
-        float((changes == 0).all(axis=1).mean()) if len(changes) else 0.0,
+        float((changed == 0).all(axis=1).mean()) if len(changed) else 0.0,
     )
+
+  def _changes(
+      self,
+      prediction: '_Prediction',
+      rounder: '_Rounder',
+      rng: np.random.Generator,
+  ) -> list[loop.Change]:
+    """Births on every grid at a time, and the rounding of all changes."""
+    grids = self._schedule.grids
+
+    def give_birth(picture, shown):
+      residuals = [
+          picture.on_grid(k)[0] - image for k, image in enumerate(shown)
+      ]
+      picture.state = prediction.give_birth(
+          picture.state, grids, residuals, rng
+      )
+
+    def round_one(event, picture, shown):
+      del shown
+      picture.state = rounder.round(picture.state, event)
+
+    chunk_steps = self._fit_config.chunk_steps
+    birth = round(_BIRTH * self._config.update_steps / chunk_steps)
+    changes = [
+        loop.Change(
+            step=birth * chunk_steps,
+            apply=give_birth,
+            views=tuple(
+                loop.View(k, grid.num_splats) for k, grid in enumerate(grids)
+            ),
+            kind='birth',
+        )
+    ]
+    changes += (
+        loop.Change(step=x.step, apply=functools.partial(round_one, x))
+        for x in self._schedule.roundings
+    )
+    return sorted(changes, key=lambda x: x.step)
 
   def _motion_field(
       self,
@@ -368,17 +379,6 @@ def _step_error(step_sizes: Sequence[quantize.StepSizes]) -> float:
   """
   step = min(x.color for x in step_sizes) * quantize.STEP_UNIT
   return math.pi * step**2
-
-
-def _check(
-    errors: jax.Array, frame: Float[np.ndarray, 'h w c'], index: int
-) -> None:
-  """Stops a fit that is worse than any picture could be."""
-  (host_errors,) = train.fetch(errors)
-  if not host_errors[-1] <= _WORST_ERROR * frame.size:
-    raise loop.DivergenceError(
-        f'the fit of frame {index} of a group diverged: lower update_rate'
-    )
 
 
 def _choose_dead(

@@ -24,10 +24,23 @@ import numpy as np
 from PIL import Image
 
 from pgsvc_jax import media
+from pgsvc_jax import pipes
 from pgsvc_jax.video import av_reader
 from pgsvc_jax.video import av_writer
 from pgsvc_jax.video import frame_folder
 from pgsvc_jax.video import stream_format
+from pgsvc_jax.video import y4m
+
+# What is taken for granted where nothing is said: BT.601 and 709, sRGB.
+_USUAL_TAGS = {1, 2, 5, 6, 13}
+
+
+# Of files that are videos if they are anything.
+SUFFIXES = (
+    *('.264', '.265', '.3gp', '.avi', '.flv', '.h264', '.h265', '.hevc'),
+    *('.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts', '.mxf'),
+    *('.ogv', '.ts', '.webm', '.wmv', '.y4m'),
+)
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
@@ -50,6 +63,7 @@ def is_video(path: str | os.PathLike[str]) -> bool:
     False
   """
   try:
+    path = pipes.seekable(path)
     if not os.path.isfile(path) or av_reader.is_picture(path):
       return False
     with av_reader.open_container(path, None):
@@ -116,7 +130,8 @@ def open_video(
     if os.path.isdir(path):
       source = frame_folder.FolderReader(pathlib.Path(path), rate)
     else:
-      source = av_reader.AvReader(path, raw, color)
+      source = av_reader.AvReader(pipes.seekable(path), raw, color)
+      source.notes += pipes.note(path)
   return VideoReader(path, source, start, frames, size)
 
 
@@ -286,6 +301,20 @@ def _shrink(
   return np.clip(np.stack(channels, axis=2), 0, 1)
 
 
+def _lost(suffix: str, form: stream_format.VideoFormat) -> tuple[str, ...]:
+  """What a kind of file cannot say."""
+  notes = []
+  if suffix in ('.gif', '.webp') and form.pixel_aspect != 1:
+    notes.append(f'{suffix} cannot say that pixels are {form.pixel_aspect}')
+  tags = form.primaries, form.transfer
+  if suffix in ('.gif', '.webp', '.y4m') and not {*tags} <= _USUAL_TAGS:
+    notes.append(
+        f'{suffix} cannot say that the color primaries are {tags[0]} and the'
+        f' transfer is {tags[1]}'
+    )
+  return tuple(notes)
+
+
 class VideoWriter:
   """Writes a video; an existing file is replaced only by a whole new one.
 
@@ -294,7 +323,10 @@ class VideoWriter:
   - .mp4: H.264 of high quality, 4:2:0 (4:4:4 where a side is odd).
   - .mkv: FFV1, lossless RGB. Matroska rounds times to milliseconds.
   - .webm: VP9 of high quality, 4:2:0. Times as in Matroska.
-  - .y4m: uncompressed 4:4:4 YUV, at a constant frame rate only.
+  - .y4m: uncompressed 4:4:4 YUV, at a constant frame rate only. So is what goes
+    to - (standard output) and to pipes.
+  - .gif: 256 colors a frame, times rounded to hundredths of a second.
+  - .webp: an animation of high quality. Times as in Matroska.
   - none: a folder of PNG files with a list of their times, `times.json`.
 
   Times come back exactly, except where said; in a file, times below zero are
@@ -305,6 +337,9 @@ class VideoWriter:
   Args:
     path: the file or folder to write. A folder must be new or empty.
     format: what the video is.
+
+  Attributes:
+    notes: what of the format the file cannot say, for the user.
 
   Raises:
     media.MediaError: the suffix is unknown, a frame does not fit, or the file
@@ -330,7 +365,10 @@ class VideoWriter:
     self._format = format
     self._num_frames = 0
     self._last_time: int | None = None
-    suffix = self._path.suffix.lower()
+    self._stack = contextlib.ExitStack()
+    self._is_pipe = pipes.is_pipe(path)
+    suffix = '.y4m' if self._is_pipe else self._path.suffix.lower()
+    self._suffix = suffix
     with media.errors('write', path):
       self._is_folder = not suffix or self._path.is_dir()
       if self._is_folder:
@@ -338,28 +376,35 @@ class VideoWriter:
             not self._path.is_dir() or any(self._path.iterdir())
         ):
           raise ValueError('it exists and is not an empty folder')
-      elif suffix not in av_writer.ENCODINGS:
-        known = ', '.join(av_writer.ENCODINGS)
+      elif suffix not in (*av_writer.ENCODINGS, '.y4m'):
+        known = ', '.join((*av_writer.ENCODINGS, '.y4m'))
         raise ValueError(
             f'{suffix!r} is not a video format to write; try {known} or a'
             ' folder (no suffix)'
         )
     self._temporary = self._path.with_name(f'.{secrets.token_hex(8)}.tmp')
+    self.notes = _lost(suffix, format)
 
   def __enter__(self) -> Self:
     with media.errors('write', self._path):
-      if self._is_folder:
-        self._sink = frame_folder.FolderWriter(self._temporary, self._format)
-      else:
-        try:
+      if self._is_pipe:
+        file = self._stack.enter_context(pipes.open_for_writing(self._path))
+        self._sink = y4m.Y4mWriter(file, self._format)
+        return self
+      try:
+        if self._is_folder:
+          self._sink = frame_folder.FolderWriter(self._temporary, self._format)
+        elif self._suffix == '.y4m':
+          self._sink = y4m.Y4mWriter(self._temporary, self._format)
+        else:
+          encoding = av_writer.ENCODINGS[self._suffix]
           self._sink = av_writer.AvWriter(
-              self._temporary,
-              self._format,
-              av_writer.ENCODINGS[self._path.suffix.lower()],
+              self._temporary, self._format, encoding
           )
-        except BaseException:
+      except BaseException:
+        if not self._is_folder:
           self._temporary.unlink(missing_ok=True)
-          raise
+        raise
     return self
 
   def write(
@@ -402,8 +447,10 @@ class VideoWriter:
           self._sink.abandon()
           raise ValueError('there are no frames')
         self._sink.finish()
-        os.replace(self._temporary, self._path)
+        if not self._is_pipe:
+          os.replace(self._temporary, self._path)
     finally:
+      self._stack.close()
       if self._is_folder:
         shutil.rmtree(self._temporary, ignore_errors=True)
       else:

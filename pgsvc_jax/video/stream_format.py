@@ -43,6 +43,13 @@ class VideoFormat:
   pixel_aspect: Fraction = Fraction(1)
 
 
+def untagged(width: int, height: int) -> VideoFormat:
+  """A format that says no more than its size."""
+  return VideoFormat(
+      width=width, height=height, time_base=Fraction(1), frame_rate=None
+  )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Frame:
   """One frame of a video.

@@ -1,12 +1,15 @@
-"""What PyAV does not say of a file: how players crop it, and if it was cut.
+"""What PyAV neither says of a file nor writes into it.
 
-Only the tables of contents of ISO files (MP4, MOV), Matroska (MKV, WebM) and
-RIFF (AVI) are read; of other files nothing is said.
+How players crop it and whether it was cut, by the tables of contents of ISO
+files (MP4, MOV), Matroska (MKV, WebM) and RIFF (AVI); of other files nothing is
+said. And the shape of pixels in Matroska, and how long frames of GIF and WebP
+last.
 """
 
 import collections
 from collections.abc import Iterator
 from fractions import Fraction
+import itertools
 import os
 import struct
 from typing import BinaryIO, NamedTuple
@@ -210,6 +213,125 @@ def _chunks(file: BinaryIO, begin: int, end: int) -> Iterator[_Part]:
       return
     yield _Part(name, begin + 8, begin + 8 + size)
     begin += 8 + size + size % 2
+
+
+_SEEK_HEAD, _SEEK, _SEEK_ID, _SEEK_POSITION, _VOID, _INFO = (
+    *(0x114D9B74, 0x4DBB, 0x53AB, 0x53AC, 0xEC, 0x1549A966),
+)
+_DISPLAY_SHAPE = (0x54B0, 0x54BA)
+_DISPLAY_UNIT = 0x54B2
+_PIXEL_SHAPE = (0xB0, 0xBA)
+
+
+def _element(name: int, content: bytes) -> bytes:
+  """An element of EBML, its size in as few bytes as can be."""
+  length = next(k for k in range(1, 9) if len(content) < (1 << 7 * k) - 1)
+  size = (1 << 7 * length | len(content)).to_bytes(length, 'big')
+  return _bytes_of(name) + size + content
+
+
+def set_matroska_aspect(path: str | os.PathLike[str], aspect: Fraction) -> None:
+  """Writes the shape of pixels into a file that FFmpeg has written.
+
+  The tables grow into the empty element before them, so that all else stays
+  where it is.
+
+  Args:
+    path: the file, of one video track.
+    aspect: width of a pixel divided by its height.
+
+  Raises:
+    ValueError: the file is not built like that.
+  """
+  with open(path, 'r+b') as file:
+    end = os.fstat(file.fileno()).st_size
+    (segment,) = [x for x in _elements(file, 0, end) if x.name == _SEGMENT]
+    parts = list(
+        itertools.islice(_elements(file, segment.begin, segment.end), 4)
+    )
+    if [x.name for x in parts] != [_SEEK_HEAD, _VOID, _INFO, _TRACKS]:
+      raise ValueError('the tables of the file are not where they should be')
+    head, _, info, tracks = parts
+    infos = _element(_INFO, _content(file, info))
+    moved = infos + _with_aspect(file, tracks, aspect)
+    begin = tracks.end - len(moved)
+    room = begin - head.end
+    # One more byte would need a longer size, and so be two.
+    void = next(
+        (
+            text
+            for size in range(room - 9, room - 1)
+            if size >= 0 and len(text := _element(_VOID, bytes(size))) == room
+        ),
+        None,
+    )
+    if void is None:
+      raise ValueError('there is no room for the shape of the pixels')
+    places = {_INFO: begin, _TRACKS: begin + len(infos)}
+    for seek in _elements(file, head.begin, head.end):
+      fields = {x.name: x for x in _elements(file, seek.begin, seek.end)}
+      if seek.name == _SEEK and _value(file, fields[_SEEK_ID]) in places:
+        place = places[_value(file, fields[_SEEK_ID])]
+        field = fields[_SEEK_POSITION]
+        size = field.end - field.begin
+        file.seek(field.begin)
+        file.write((place - segment.begin).to_bytes(size, 'big'))
+    file.seek(head.end)
+    file.write(void + moved)
+
+
+def _bytes_of(number: int) -> bytes:
+  return number.to_bytes((number.bit_length() + 7) // 8, 'big')
+
+
+def _content(file: BinaryIO, part: _Part) -> bytes:
+  file.seek(part.begin)
+  return file.read(part.end - part.begin)
+
+
+def _with_aspect(file: BinaryIO, part: _Part, aspect: Fraction) -> bytes:
+  """The tables of tracks, or a part of them, with the shape of the pixels."""
+  if part.name not in (_TRACKS, _TRACK, _VIDEO):
+    return _element(part.name, _content(file, part))
+  fields = list(_elements(file, part.begin, part.end))
+  texts = [
+      _with_aspect(file, x, aspect)
+      for x in fields
+      if x.name not in (*_DISPLAY_SHAPE, _DISPLAY_UNIT)
+  ]
+  if part.name == _VIDEO:
+    sides = {x.name: x for x in fields}
+    width, height = (_value(file, sides[name]) for name in _PIXEL_SHAPE)
+    shape = width * aspect.numerator, height * aspect.denominator
+    for name, side in zip(_DISPLAY_SHAPE, shape):
+      texts.append(_element(name, _bytes_of(side)))
+  return _element(part.name, b''.join(texts))
+
+
+def set_durations(path: str | os.PathLike[str], durations: list[int]) -> None:
+  """Writes how long frames last into a GIF or WebP that FFmpeg has written.
+
+  Args:
+    path: the file.
+    durations: of all frames; for GIF in hundredths of a second, for WebP in
+      thousandths. Of a GIF, all but the last are right already.
+  """
+  with open(path, 'r+b') as file:
+    if file.read(3) == b'GIF':
+      data = file.read()
+      place = 3 + data.rindex(b'\x21\xf9\x04') + 4
+      file.seek(place)
+      file.write(struct.pack('<H', min(durations[-1], 0xFFFF)))
+      return
+    size = os.fstat(file.fileno()).st_size
+    place, frames = 12, iter(durations)
+    while place + 8 <= size:
+      file.seek(place)
+      name, length = struct.unpack('<4sI', file.read(8))
+      if name == b'ANMF':
+        file.seek(place + 8 + 12)
+        file.write(min(next(frames), 0xFFFFFF).to_bytes(3, 'little'))
+      place += 8 + length + length % 2
 
 
 _WALKS = {'mov': _boxes, 'matroska': _elements, 'avi': _chunks}

@@ -36,6 +36,8 @@ from pgsvc_jax import config as config_lib
 from pgsvc_jax import types
 from pgsvc_jax.training import fit
 from pgsvc_jax.training import initialize
+from pgsvc_jax.training import loop
+from pgsvc_jax.training import losses
 from pgsvc_jax.training import schedule as schedule_lib
 from pgsvc_jax.training import train
 from pgsvc_jax.video import gop_fit
@@ -268,12 +270,8 @@ class Coder:
     self._config = dataclasses.replace(config, image=image)
     self._shape = height, width
     self._device = device
-    self._programs = {}
     self._implementation = implementation
-    self._error_fn = functools.partial(
-        pallas_kernels.composite_error, implementation=implementation
-    )
-    self._render = train.make_render([device], implementation)
+    self._plan = functools.cache(self._make_plan)
 
   def encode(
       self, frames: Iterable[Float[np.ndarray, 'h w c']]
@@ -283,8 +281,8 @@ class Coder:
     splats = None
     for index, frame in enumerate(frames):
       if splats is None:
-        (fitted,) = fit.fit_pictures(
-            [frame],
+        fitted = fit.fit_picture(
+            frame,
             config.image.fit,
             devices=[self._device],
             implementation=self._implementation,
@@ -304,17 +302,19 @@ class Coder:
       )
       yield Coded(frame, codes.bits(), layered)
 
-  def _program(self, settings: config_lib.FitConfig):
-    """The schedule of fits with these settings, compiled."""
-    if settings in self._programs:
-      return self._programs[settings]
+  def _make_plan(
+      self, settings: config_lib.FitConfig
+  ) -> tuple[schedule_lib.Schedule, loop.Program]:
+    """The schedule of fits with these settings, and what is compiled."""
     schedule = schedule_lib.make_schedule(settings, *self._shape, rounding=True)
-    chunk = train.make_train_chunk(
-        settings, schedule, [self._device], self._error_fn
+    program = loop.Program(
+        settings,
+        schedule.layout,
+        [self._device],
+        loss=losses.get(settings.loss),
+        implementation=self._implementation,
     )
-    inputs = train.place([schedule.inputs], [self._device])
-    self._programs[settings] = schedule, chunk, inputs
-    return self._programs[settings]
+    return schedule, program
 
   def _fit(
       self,
@@ -326,35 +326,45 @@ class Coder:
       is_first: bool,
   ) -> types.Splats:
     """Fits splats to a frame (a first frame: was fitted) and rounds them."""
-    count, channels = len(splats.means), frame.shape[2]
-    schedule, chunk, inputs = self._program(settings)
+    count = len(splats.means)
+    schedule, program = self._plan(settings)
     begin = schedule.roundings[0].step
-    first = begin if is_first else 0
-    births = round(_BIRTH * begin / settings.chunk_steps) * settings.chunk_steps
     order = np.random.default_rng(settings.seed).permutation(count)
-    state = train.create_train_state(count, channels).replace(
-        step=np.int32(first), params=splats, active=np.ones(count, bool)
+    picture = loop.Picture(frame, schedule)
+    picture.lowest_loss = 1.0  # It may begin as far off as frames can be.
+    picture.state = picture.state.replace(
+        step=np.int32(begin if is_first else 0),
+        params=splats,
+        active=np.ones(count, bool),
     )
-    bands = train.make_bands(frame, [0, self._shape[0]])
-    band = train.place(bands, [self._device])
-    placed = train.place([state], [self._device])
-    # The last rounding is behind the last step.
-    for step in range(first, schedule.num_steps + 1, settings.chunk_steps):
-      due = [x for x in schedule.roundings if x.step == step]
-      is_birth = step == births and not is_first
-      if due or is_birth:
-        (state,) = train.fetch(placed)
-        if is_birth:
-          rendered = train.fetch(self._render(placed, band))[0][0]
-          residual = frame - rendered[: len(frame)]
-          state = self._replace_weak(state, residual, codes)
-        for rounding in due:
-          mine = order[rounding.group :: settings.rounding_groups]
-          state = _round(state, rounding.attribute, mine, codes, settings)
-        placed = train.place([state], [self._device])
-      if step < schedule.num_steps:
-        placed, _ = chunk(placed, inputs, band)
-    return state.params
+
+    def replace_weak(picture, shown):
+      residual = frame - shown[0]
+      picture.state = self._replace_weak(picture.state, residual, codes)
+
+    def round_one(event, picture, shown):
+      del shown
+      mine = order[event.group :: settings.rounding_groups]
+      picture.state = _round(
+          picture.state, event.attribute, mine, codes, settings
+      )
+
+    chunk_steps = settings.chunk_steps
+    changes = [
+        loop.Change(
+            step=round(_BIRTH * begin / chunk_steps) * chunk_steps,
+            apply=replace_weak,
+            views=(loop.View(0, count),),
+            kind='birth',
+        )
+    ]
+    changes += (
+        loop.Change(step=x.step, apply=functools.partial(round_one, x))
+        for x in schedule.roundings
+    )
+    for _ in loop.Loop(program, schedule, [picture], changes).run():
+      pass
+    return picture.state.params
 
   def _replace_weak(
       self,
