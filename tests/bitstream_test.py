@@ -311,7 +311,7 @@ def test_symbols_beyond_their_limits_are_refused(column, value):
 
 @pytest.mark.parametrize('n', [100, 1000, 5000, 20000])
 def test_sorting_saves_the_bits_of_the_order(n):
-  """The table of docs/format_v2.md: a set has log2(n!) bits less than a list."""
+  """The table of format_v2.md: a set has log2(n!) bits less than a list."""
 
   def coded_bits(*columns):
     encoder = range_coder.Encoder()

@@ -40,6 +40,7 @@ def _squash():
 
 SQUASH = _squash()
 
+
 def _stretch():
   found, i = [], 1
   for c in range(4096):
@@ -238,11 +239,11 @@ class PictureDecoder:
   def split_models(self, n, around, u, y):
     near, far, side0, side1 = around
     z = n if n < 5 else min(2 + bits(n - 1), 9)
-    l, m = near - far, side0 - side1
+    lean, m = near - far, side0 - side1
     t = 2 * (near + far) + side0 + side1
     density = clamp(log4(2 * t // (6 * n) + 1) >> 1, 0, 7)
-    f, r = int(2 * l + m < 0), min(24 * abs(2 * l + m) // (t + 6), 15)
-    f1, r1 = int(l < 0), min(8 * abs(l) // (near + far + 2), 7)
+    f, r = int(2 * lean + m < 0), min(24 * abs(2 * lean + m) // (t + 6), 15)
+    f1, r1 = int(lean < 0), min(8 * abs(lean) // (near + far + 2), 7)
     f2, r2 = int(m < 0), min(8 * abs(m) // (side0 + side1 + 4), 7)
     seen_from = lambda flip: 3 - u if u and flip else u
     return [

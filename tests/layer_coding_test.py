@@ -77,9 +77,7 @@ def test_splats_in_one_place_and_far_away(channels):
   far.positions[:] = [[-limit, -limit], [0, 5], [limit - 1, limit - 1]]
   bits = quantize.cell_bits(far, steps)
   far.positions[:] <<= bits
-  coder, reader = (
-      layer_coding.LayerCoder(5, 7, channels) for _ in range(2)
-  )
+  coder, reader = (layer_coding.LayerCoder(5, 7, channels) for _ in range(2))
   for layer in (one, far, one):
     packet = coder.write(layer, steps)
     found = reader.read(packet, len(layer.classes), steps)

@@ -31,7 +31,7 @@ from pgsvc_jax.codec import quantized
 
 FLAGS = flags.FLAGS
 
-_WEB_START = """/** What contexts know at first; see launch/lab/train_models.py. */
+_WEB_START = """/** What contexts know at first: launch/lab/train_models.py. */
 export const MODELS = """
 
 # Counters that forget hardly anything are averages.
@@ -129,6 +129,7 @@ def read_folder(
 
 
 def main(argv: Sequence[str]) -> None:
+  """Reads the folder, trains, writes."""
   if len(argv) > 1:
     raise app.UsageError(f'what is {argv[1]!r}?')
   pictures = read_folder(pathlib.Path(FLAGS.files))

@@ -1,8 +1,8 @@
 """Layered splats to the bytes of a picture and back.
 
 A layer's packet needs at most those of the layers below to be decoded, and a
-file may be cut anywhere: what is left shows the layers that are whole. Everything else that is
-wrong with a file is a BitstreamError.
+file may be cut anywhere: what is left shows the layers that are whole.
+Everything else that is wrong with a file is a BitstreamError.
 """
 
 from collections.abc import Iterator, Sequence

@@ -20,18 +20,15 @@ coded last. `docs/format.md` is the specification.
 import functools
 from typing import NamedTuple
 
-from jaxtyping import Int
 import numpy as np
 
 from pgsvc_jax.codec import mixing
 from pgsvc_jax.codec import models
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import splat_coding
-from pgsvc_jax.codec.mixing import bit_length
-from pgsvc_jax.codec.mixing import clamp
-from pgsvc_jax.codec.mixing import code_value
-from pgsvc_jax.codec.mixing import log4
-from pgsvc_jax.codec.mixing import set_model
+
+bit_length, clamp, log4 = mixing.bit_length, mixing.clamp, mixing.log4
+code_value, set_model = mixing.code_value, mixing.set_model
 
 # The box of every layer is told in four numbers, with contexts of their own.
 _BOX_SIDES = 4
@@ -448,15 +445,14 @@ def _sign_and_size(value, most):
 
 
 @mixing.compiled
-def _gather(around, first, sums, splat, size_class, channels):
+def _gather(around, sums, splat, size_class, channels):
   """Sums over the near splats, each weighted by how near it is.
 
   Args:
     around: all splats.
-    first: index of the first splat of the layer.
-    sums: room for what is returned, by row: weights, shears, aspects and the first two
-      colors in the first; colors, their magnitudes, products with the first color and with
-      the second in the others, by channel.
+    sums: room for what is returned. Its first row are the weights, shears,
+      aspects and first two colors; the others are, by channel, magnitudes of
+      colors, their products with the first color and with the second.
     splat: which one.
     size_class: of it.
     channels: of the colors.
@@ -506,7 +502,7 @@ def _code_colors(coder, rows, sums, place, like, size_class, step, colors):
   total = (sums[0, 0] + 32) * step
   kind = clamp(size_class + 3, 0, 15)
   norm = 0
-  sign, bits0, bits1, first, second = 1, 0, 0, 0, 0
+  sign, strength, first, second = 1, 0, 0, 0
   for channel in range(len(colors)):
     column = min(channel, 2)
     models = rows[mixing.COLOR0 + column]
@@ -522,7 +518,7 @@ def _code_colors(coder, rows, sums, place, like, size_class, step, colors):
       flip, size = _sign_and_size(16 * sums[0, 3] // total, 7)
       set_model(state, 4, models[4] + size * 16 + distance, flip)
     else:
-      slope = 2 * sums[2, channel] * min(bits0, _MAX_FACTOR)
+      slope = 2 * sums[2, channel] * min(strength, _MAX_FACTOR)
       flip, size = _sign_and_size(slope // (sums[2, 0] + 64), 7)
       if channel == 1:
         row = (first * 16 + kind) * 2 + _is_less(sign, 0)
@@ -542,7 +538,7 @@ def _code_colors(coder, rows, sums, place, like, size_class, step, colors):
         set_model(state, 0, models[0] + magnitude * 10 + first, -1)
         agrees = 1 if _is_less(second, 0) == flip else 0
         second_flip, second_size = _sign_and_size(second, 6)
-        both = min(bit_length((bits0 >> 1) + 2 * abs(second)), 6)
+        both = min(bit_length((strength >> 1) + 2 * abs(second)), 6)
         row = (second_size * 7 + both) * 2 + agrees
         set_model(state, 1, models[1] + row, second_flip)
         slope = 2 * sums[3, channel]
@@ -554,8 +550,8 @@ def _code_colors(coder, rows, sums, place, like, size_class, step, colors):
       return -1
     norm += value * value
     if channel == 0:
-      bits0 = abs(value)
-      first = min(bit_length(bits0), 9)
+      strength = abs(value)
+      first = min(bit_length(strength), 9)
       if value < 0:
         sign = -1
       colors[0] = value
@@ -640,7 +636,7 @@ def _code_splats(coder, rows, around, first, order, cells, steps, symbols):
   for i in order:
     splat = first + i
     size_class = np.int64(around.splats[splat, _CLASS])
-    near, like = _gather(around, first, sums, splat, size_class, channels)
+    near, like = _gather(around, sums, splat, size_class, channels)
     distance = clamp(log4(near + 1) >> 1, 0, 15) if near >= 0 else 15
     place = above, distance
     precision = _code_colors(
@@ -670,9 +666,7 @@ def _code_splats(coder, rows, around, first, order, cells, steps, symbols):
       shift = steps.cell - bits + _EIGHTHS - 1
       eighths = 2 * position + 1
       eighths = eighths << shift if shift >= 0 else eighths >> -shift
-      around.splats[splat, axis] = clamp(
-          eighths, -_MAX_POSITION, _MAX_POSITION
-      )
+      around.splats[splat, axis] = clamp(eighths, -_MAX_POSITION, _MAX_POSITION)
     if mixing.is_spent(coder):
       return _INVALID
     for channel in range(channels):
@@ -848,14 +842,14 @@ class LayerCoder:
     found = []
     for k, value in enumerate((sides - usual).tolist()):
       rows = FIRST_ROWS[mixing.BOX]
-      row = rows[0] + above * _BOX_SIDES + k
-      for model, row in enumerate((row, *rows[1:])):
-        mixing.set_model(coder.state, model, row, -1)
+      mixing.set_model(coder.state, 0, rows[0] + above * _BOX_SIDES + k, -1)
+      for model in range(1, mixing.NUM_MODELS):
+        mixing.set_model(coder.state, model, rows[model], -1)
       value = code_value(coder, mixing.BOX, mixing.ANY, value)
       found.append(int(value + usual[k]))
     left, top, right, bottom = found
     limit = quantize.CELL_LIMIT
-    if not (-limit <= left < right <= limit and -limit <= top < bottom <= limit):
+    inside = min(left, top) >= -limit and max(right, bottom) <= limit
+    if not (inside and left < right and top < bottom):
       raise ValueError('cells out of range')
     return np.array([left, top]), (right - left, bottom - top)
-

@@ -63,7 +63,7 @@ def write(
     *,
     trained_on: str,
     table_rows: Sequence[int] = (),
-    seen_least: int = 6,
+    seen_least: int = 24,
 ) -> str:
   """The text of models.json.
 

@@ -453,6 +453,7 @@ function readCompactHeader(bytes, start) {
 
 /** @returns {[number, number]} */
 function readNativeSize(fields, below, width, height) {
+  /** @type {[number, number]} */
   const size = [fields.uint(4), fields.uint(4)];
   return checkedNative(size, below, width, height);
 }

@@ -301,6 +301,10 @@ export class MixedPicture {
     this.weights = [];
     /** @type {Record<string, number>} */
     this.bits = {};
+    /** Of the layer that is read. @type {import('./splat_coding.js').Steps} */
+    this.steps = {color: 1, shape: 1, position: 1, log2Cell: 0};
+    /** 1 where there are splats below. */
+    this.above = 0;
   }
 
   /**
@@ -411,9 +415,11 @@ export class MixedPicture {
         const high = divide((k + 1) * length, 2 ** halved);
         let n0 = middle === low ? 0 : n;
         if (middle !== low && middle !== high) {
+          /** @type {[number, number, number, number]} */
+          const nothing = [n, n, 0, 0];
           const around = seen
             ? lookAround(grid, made, i, j, byColumn)
-            : [n, n, 0, 0];
+            : nothing;
           const u = Math.sign(high - middle - (middle - low));
           this.#setSplitModels(n, around, u < 0 ? 2 : u, left);
           n0 = this.#readSplit(n);
@@ -507,10 +513,7 @@ export class MixedPicture {
     const {numbers} = splats;
     const {log2Cell} = this.steps;
     const window = windowsOf(grid);
-    const unit = Math.max(
-      1,
-      divide(64 * w * g, grid.rows * grid.columns),
-    );
+    const unit = Math.max(1, divide(64 * w * g, grid.rows * grid.columns));
     let before = 6;
     for (let i = 0; i < K.length; i++) {
       const [cellX, cellY] = [cells[2 * i], cells[2 * i + 1]];
@@ -689,8 +692,14 @@ export class MixedPicture {
   #readShape({kind, distance, Z}, T, D) {
     const {mixer, above} = this;
     const {numbers} = this.splats;
-    const E = divide(this.#sum((at) => numbers[at + H_FIELD]), Z + 64);
-    const F = divide(this.#sum((at) => numbers[at + B_FIELD]), Z + 64);
+    const E = divide(
+      this.#sum((at) => numbers[at + H_FIELD]),
+      Z + 64,
+    );
+    const F = divide(
+      this.#sum((at) => numbers[at + B_FIELD]),
+      Z + 64,
+    );
     const half = Math.min(T >> 1, 9);
     const size = (value, shift, most) =>
       Math.min(bitLength(Math.abs(value) >> shift), most);
@@ -720,7 +729,7 @@ export class MixedPicture {
   }
 }
 
-/** @returns {number[]} near, far, side0 and side1 of the page */
+/** @returns {[number, number, number, number]} near, far, side0 and side1 */
 function lookAround(before, made, i, j, byColumn) {
   const n = before.at(i, j);
   // Names as where columns are halved.
