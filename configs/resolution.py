@@ -9,8 +9,8 @@ The first `layers` decode to the size that their highest layer was fitted at,
 each size, six times as many. More of them in the lower layers show more at
 small sizes, and cost the levels above.
 
-Presets: smoke (a test), fast (500 steps), medium (2,000 steps, the default),
-slow (6,000 steps), and half as many more for each smaller size; mixed is medium
+Presets: smoke (a test), fast (250 steps), medium (500 steps, the default),
+slow (2,000 steps), and half as many more for each smaller size; mixed is medium
 with two layers of quality for each of two sizes. Any other ladder:
 --config.fit.layer_scales and --config.fit.layer_splats (or layer_density).
 Expected figures stand in docs/resolution.md.
@@ -24,10 +24,10 @@ from pgsvc_jax import config as config_lib
 
 _STEPS = {
     'smoke': 30,
-    'fast': 500,
-    'medium': 2000,
-    'slow': 6000,
-    'mixed': 2000,
+    'fast': 250,
+    'medium': 500,
+    'slow': 2000,
+    'mixed': 500,
 }
 
 
@@ -43,12 +43,13 @@ def get_config(preset: str = 'medium') -> config_dict.ConfigDict:
   config.fit.strategy = 'all_levels'
   config.fit.lower_weight = 1.0
   # The splats of a small base, too, are to be born in several parts.
-  config.fit.num_births = 108
+  config.fit.num_births = 54
   if preset == 'mixed':
     config.fit.layer_scales = (0.5, 0.5, 1.0, 1.0)
     config.fit.layer_density = (0.0019, 0.0019, 0.0095, 0.0095)
-  if preset == 'fast':
-    config.fit.num_births = 54
+  if preset == 'slow':
+    config.fit.rounding_steps = 330
+    config.fit.num_relocations = 12
   if preset == 'smoke':
     config.fit.layer_density = (0.001, 0.001, 0.002)
     config.fit.rounding_steps = 0

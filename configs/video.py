@@ -17,10 +17,10 @@ from pgsvc_jax import config as config_lib
 # Steps of a first frame and of its rounding, and those of later frames.
 _STEPS = {
     'smoke': (30, 30, 10, 30),
-    'fast': (300, 160, 60, 80),
-    'medium': (500, 240, 120, 160),
-    'slow': (2000, 360, 240, 320),
-    'ladder': (500, 240, 120, 160),
+    'fast': (250, 110, 60, 80),
+    'medium': (400, 110, 120, 160),
+    'slow': (1000, 330, 240, 320),
+    'ladder': (400, 110, 120, 160),
 }
 
 
@@ -32,7 +32,6 @@ def get_config(preset: str = 'medium') -> config_dict.ConfigDict:
   first, first_rounding, later, later_rounding = _STEPS[preset]
   config.image.fit.num_steps = first
   config.image.fit.rounding_steps = first_rounding
-  config.image.fit.num_births = 36 if preset == 'slow' else 18
   config.update_steps = later
   config.update_rounding_steps = later_rounding
   if preset == 'smoke':

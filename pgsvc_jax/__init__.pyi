@@ -11,7 +11,11 @@ from .config import EncodeConfig as EncodeConfig
 from .config import FitConfig as FitConfig
 from .config import VideoConfig as VideoConfig
 from .decoder import decode as decode
+from .decoder import decode_frames as decode_frames
+from .deprecated import decode_video as decode_video
+from .deprecated import encode_video as encode_video
 from .encoder import encode as encode
+from .encoder import encode_pictures as encode_pictures
 from .media import MediaError as MediaError
 from .media import read_picture as read_picture
 from .media import write_picture as write_picture
@@ -26,8 +30,8 @@ from .training.fit import fit_pictures as fit_pictures
 from .training.loop import DivergenceError as DivergenceError
 from .types import LayeredSplats as LayeredSplats
 from .types import Splats as Splats
-from .video.decoder import decode_video as decode_video
-from .video.encoder import encode_video as encode_video
 from .video.media import VideoReader as VideoReader
 from .video.media import VideoWriter as VideoWriter
 from .video.media import open_video as open_video
+from .video.workers import FrameDone as FrameDone
+from .video.workers import GroupDone as GroupDone

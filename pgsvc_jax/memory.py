@@ -20,9 +20,6 @@ _BASE = {
     'reference': 490 * _MIB,
 }
 
-# What runs by default, by platform; elsewhere `xla`.
-_DEFAULTS = {'cpu': 'cpu', 'gpu': 'triton'}
-
 # The same while Numba compiles, which it does once on a machine.
 _COMPILING = 600 * _MIB
 
@@ -101,7 +98,10 @@ def estimate_fit(
     754
   """
   splats = sum(layer_sizes)
-  kind = implementation or _DEFAULTS.get(platform, 'xla')
+  # Here: it loads JAX, which has long been there where a fit is planned.
+  from pallas_kernels import dispatch
+
+  kind = implementation or dispatch.default_implementations(platform)[0]
   kind = kind if kind in _BASE else 'xla'
   plane = 4 * height * width * num_pictures
   image = plane * channels

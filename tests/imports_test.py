@@ -14,6 +14,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 # Data flows one way, and so do imports: a module may import those named here
 # (and nothing else of the project). A new arrow is a decision, made here.
 ARROWS = {
+    'pgsvc_jax.training.strategies': set(),
     'pgsvc_jax.training.losses.squared': {
         'pallas_kernels',
         'pgsvc_jax.training.losses',
@@ -83,10 +84,29 @@ ARROWS = {
         'pgsvc_jax.pipes',
         'pgsvc_jax.profiles',
     },
-    'pgsvc_jax.memory': set(),
+    'pgsvc_jax.memory': {
+        'pallas_kernels.dispatch',
+    },
     'pgsvc_jax.codec.morton': set(),
-    'pgsvc_jax.metrics': set(),
+    'pgsvc_jax.metrics.metric': set(),
+    'pgsvc_jax.metrics.psnr': {
+        'pgsvc_jax.metrics.metric',
+    },
+    'pgsvc_jax.metrics.multiscale_ssim': {
+        'pgsvc_jax.metrics.metric',
+    },
+    'pgsvc_jax.metrics.planes': {
+        'pgsvc_jax.metrics.metric',
+        'pgsvc_jax.metrics.psnr',
+    },
+    'pgsvc_jax.video.ffmpeg': set(),
+    'pgsvc_jax.metrics.vmaf': {
+        'pgsvc_jax.metrics.metric',
+        'pgsvc_jax.metrics.planes',
+        'pgsvc_jax.video.ffmpeg',
+    },
     'pgsvc_jax.codec.quantize': {
+        'pgsvc_jax.fields',
         'pgsvc_jax.types',
     },
     'pgsvc_jax.resolution': {
@@ -215,17 +235,48 @@ ARROWS = {
         'pgsvc_jax.decoder',
     },
     'pgsvc_jax.decoder': {
-        'pgsvc_jax.codec.bitstream',
+        'pgsvc_jax.codec.stream',
+        'pgsvc_jax.codec.syntax',
         'pgsvc_jax.render',
-        'pgsvc_jax.resolution',
+        'pgsvc_jax.video.playback',
     },
+    'pgsvc_jax.deprecated': {
+        'pgsvc_jax.config',
+        'pgsvc_jax.decoder',
+        'pgsvc_jax.encoder',
+    },
+    'pgsvc_jax.inputs': {
+        'pgsvc_jax.config',
+        'pgsvc_jax.media',
+        'pgsvc_jax.video.frame_source',
+        'pgsvc_jax.video.media',
+        'pgsvc_jax.video.stream_format',
+    },
+    'pgsvc_jax.video.frame_source': {
+        'pgsvc_jax.video.media',
+        'pgsvc_jax.video.stream_format',
+    },
+    'pgsvc_jax.video.workers': {
+        'pallas_kernels',
+        'pgsvc_jax.codec.stream',
+        'pgsvc_jax.codec.syntax',
+        'pgsvc_jax.config',
+        'pgsvc_jax.video.frame_source',
+        'pgsvc_jax.video.gop_fit',
+        'pgsvc_jax.video.groups',
+        'pgsvc_jax.video.rate_control',
+    },
+    'pgsvc_jax.fields': set(),
     'pgsvc_jax.config': {
         'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.fields',
         'pgsvc_jax.training.losses',
     },
     'pgsvc_jax.training.schedule': {
+        'pgsvc_jax.codec.quantize',
         'pgsvc_jax.config',
         'pgsvc_jax.resolution',
+        'pgsvc_jax.training.strategies',
     },
     'pgsvc_jax.training.peaks': set(),
     'pgsvc_jax.training.matching': {
@@ -332,6 +383,7 @@ ARROWS = {
         'pgsvc_jax.training.loop',
         'pgsvc_jax.training.losses',
         'pgsvc_jax.training.schedule',
+        'pgsvc_jax.training.strategies',
         'pgsvc_jax.training.train',
         'pgsvc_jax.training.warm_start',
         'pgsvc_jax.types',
@@ -368,6 +420,7 @@ ARROWS = {
         'pgsvc_jax.training.loop',
         'pgsvc_jax.training.losses',
         'pgsvc_jax.training.schedule',
+        'pgsvc_jax.training.strategies',
         'pgsvc_jax.training.train',
         'pgsvc_jax.types',
         'pgsvc_jax.video.flow',
@@ -375,33 +428,24 @@ ARROWS = {
         'pgsvc_jax.video.motion_fit',
         'pgsvc_jax.video.rate_control',
     },
-    'pgsvc_jax.video.decoder': {
-        'pgsvc_jax.codec.stream',
-        'pgsvc_jax.render',
-        'pgsvc_jax.video.playback',
-    },
     'pgsvc_jax.video.encoder': {
         'pallas_kernels',
         'pgsvc_jax.codec.stream',
         'pgsvc_jax.codec.syntax',
         'pgsvc_jax.config',
-        'pgsvc_jax.encoder',
         'pgsvc_jax.training.schedule',
-        'pgsvc_jax.video.gop_fit',
-        'pgsvc_jax.video.groups',
-        'pgsvc_jax.video.rate_control',
+        'pgsvc_jax.video.frame_source',
         'pgsvc_jax.video.stream_format',
+        'pgsvc_jax.video.workers',
     },
     'pgsvc_jax.encoder': {
-        'pallas_kernels',
         'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.rate',
         'pgsvc_jax.config',
+        'pgsvc_jax.inputs',
         'pgsvc_jax.training.fit',
-        'pgsvc_jax.training.initialize',
-        'pgsvc_jax.training.loop',
-        'pgsvc_jax.training.train',
+        'pgsvc_jax.video.encoder',
     },
     'pgsvc_jax.operator': {
         'pallas_kernels.api.composite',
@@ -491,7 +535,7 @@ def test_commands_start_without_the_slow_imports(name):
 
 def test_decoding_loads_no_training_stack():
   loaded = loaded_after(
-      'import pgsvc_jax; pgsvc_jax.decode, pgsvc_jax.decode_video'
+      'import pgsvc_jax; pgsvc_jax.decode, pgsvc_jax.decode_frames'
   )
   assert 'pgsvc_jax.render' in loaded
   assert not loaded & TRAINING_STACK

@@ -138,3 +138,22 @@ def test_no_splat_leaves_the_bounds():
     params = optax.apply_updates(params, update)
   assert float(jnp.abs(params.cholesky).max()) <= 30 * (1 + 1e-6)
   assert (params.means <= jnp.array([60.0, 40.0]) * (1 + 1e-6)).all()
+
+
+def test_colors_decay_with_the_rate_of_the_splat():
+  params = random_splats(0)
+  rates = dict(means_rate=0.2, cholesky_rate=0.1, colors_rate=0.03)
+  options = rates | dict(b1=0.9, b2=0.97, bounds=BOUNDS)
+  plain = optimizer.splat_adam(**options)
+  decaying = optimizer.splat_adam(**options, colors_decay=0.1)
+  state, factors = plain.init(params), jnp.float32([1, 1, 0.5, 0, 1])
+  grads = random_splats(1)
+  without, _ = plain.update(grads, state, params, rates=factors)
+  updates, _ = decaying.update(grads, state, params, rates=factors)
+  np.testing.assert_array_equal(updates.means, without.means)
+  np.testing.assert_array_equal(updates.cholesky, without.cholesky)
+  np.testing.assert_allclose(
+      updates.colors - without.colors,
+      -0.1 * factors[:, np.newaxis] * params.colors,
+      atol=1e-6,
+  )

@@ -5,7 +5,6 @@ was encoded.
 """
 
 from collections.abc import Mapping
-import dataclasses
 import fractions
 from typing import Any
 
@@ -13,29 +12,13 @@ from absl import flags
 
 from pgsvc_jax import profiles
 from pgsvc_jax.codec import syntax
+from pgsvc_jax.video import frame_source
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import stream_format
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-  """What is to be encoded.
-
-  Attributes:
-    path: of the video, or of a folder of pictures.
-    options: further arguments of `video_media.open_video`.
-  """
-
-  path: str
-  options: dict[str, Any]
-
-  def open(self, first_frame: int = 0) -> video_media.VideoReader:
-    """The video, or its frames from one of them on."""
-    options = dict(self.options)
-    options['start'] = options.get('start', 0) + first_frame
-    if options.get('frames') is not None:
-      options['frames'] -= first_frame
-    return video_media.open_video(self.path, **options)
+class Source(frame_source.VideoFile):
+  """A video file or a folder of pictures, with `options` of `open_video`."""
 
   def as_in(self, header: syntax.VideoHeader) -> 'Source':
     """With colors as a file has them: HDR is in its own curve there."""

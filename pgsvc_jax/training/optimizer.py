@@ -120,6 +120,7 @@ def splat_adam(
     b1: float,
     b2: float,
     bounds: Bounds,
+    colors_decay: float = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
   """The optimiser of the fit; `update` takes `rates`, a factor per splat.
 
@@ -130,6 +131,7 @@ def splat_adam(
     b1: decay of the mean gradient.
     b2: decay of the mean square.
     bounds: of means and Cholesky factors.
+    colors_decay: share of the colors that each step takes off.
 
   Returns:
     An optax transformation whose updates are added to the parameters.
@@ -141,6 +143,8 @@ def splat_adam(
     local = to_splat_frame(grads, params)
     scaled, state = adam.update(local, state)
     steps = jax.tree.map(lambda x, s: s * rates[:, None] * x, scaled, scales)
+    decay = colors_decay * rates[:, None] * params.colors
+    steps = steps._replace(colors=steps.colors - decay)
     return from_splat_frame(steps, params, bounds), state
 
   return optax.GradientTransformationExtraArgs(adam.init, update)

@@ -120,6 +120,7 @@ def make_optimizer(
       config.colors_rate,
       b1=config.adam_b1,
       b2=config.adam_b2,
+      colors_decay=config.colors_decay,
       bounds=optimizer.Bounds(
           min_cholesky=config.min_cholesky, height=height, width=width
       ),

@@ -37,6 +37,7 @@ from pgsvc_jax.training import initialize
 from pgsvc_jax.training import loop
 from pgsvc_jax.training import losses
 from pgsvc_jax.training import schedule as schedule_lib
+from pgsvc_jax.training import strategies
 from pgsvc_jax.training import train
 from pgsvc_jax.video import flow
 from pgsvc_jax.video import frame_coding
@@ -79,7 +80,7 @@ class FrameStats:
 def update_config(config: config_lib.VideoConfig) -> config_lib.FitConfig:
   """The settings of the fit of a predicted frame."""
   fit_config = config.image.fit
-  if fit_config.strategy == 'prune':
+  if strategies.STRATEGIES[fit_config.strategy].ranks:
     # Ranked once; then each layer follows its splats, and the top alone counts.
     fit_config = dataclasses.replace(
         fit_config, strategy='joint', lower_weight=0.0
@@ -95,6 +96,8 @@ def update_config(config: config_lib.VideoConfig) -> config_lib.FitConfig:
       means_rate=config.update_rate * fit_config.means_rate,
       cholesky_rate=config.update_rate * fit_config.cholesky_rate,
       colors_rate=config.update_rate * fit_config.colors_rate,
+      # What is predicted should stay as it is.
+      colors_decay=0.0,
       # Rounding has rates of its own.
       rounding_rates=tuple(
           x / config.update_rate for x in fit_config.rounding_rates

@@ -50,7 +50,7 @@ def make(document: dict, folder: pathlib.Path) -> str:
       anchor_times=[
           (
               curve.name,
-              [page.number(x['decode_ms'], '.1f') for x in curve.rows],
+              [f'{row["decode_ms"]:.1f}' for row in curve.rows],
           )
           for curve in mean
           if curve.kind == 'anchor'
