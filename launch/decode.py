@@ -4,6 +4,7 @@ pgsvc decode FILE.pgsvc PICTURE.png [--layers=K] [--scale=S]
 pgsvc decode FILE.pgsvc VIDEO.mp4 [--layers=K] [--start=FRAME|SECONDSs]
     [--frames=N]
 pgsvc decode FILE.pgsvc PICTURE.png --frame=FRAME|SECONDSs
+pgsvc decode FILE.pgsvc PART.png --region=X,Y,WIDTH,HEIGHT [--scale=S]
 
 A cut file gives the layers that are whole, a cut video the GOPs too. A picture
 has the size that the highest layer shown was fitted at, or S times that of the
@@ -50,6 +51,12 @@ _FRAMES = flags.DEFINE_integer('frames', None, 'of a video: frames at most')
 _FRAME = flags.DEFINE_string(
     'frame', None, 'of a video, into a picture: the frame (48) or time (2.5s)'
 )
+_REGION = flags.DEFINE_string(
+    'region',
+    None,
+    'left, top, width and height of a part, in pixels of the result; only the'
+    ' splats that reach it are evaluated',
+)
 _TIMES = flags.DEFINE_bool(
     'times', False, 'of a video: one stage after the other, to time each alone'
 )
@@ -75,6 +82,9 @@ def main() -> None:
       reader = stream.StreamReader(file)
     is_one = not reader.is_video or _FRAME.value is not None
     _check_flags(reader.is_video)
+    if _REGION.value is not None:
+      _write_picture(reader, iter([_decode_region(reader, is_one)]))
+      return
     with command.about(_INPUT.value):
       frames = decoder.decode_frames(
           reader,
@@ -86,10 +96,33 @@ def main() -> None:
           depth=int(_DEPTH.value),
           side_by_side=not (is_one or _TIMES.value),
       )
-    caches.announce()
-    _start_decoder()
+    caches.prepare(reader.header.channels)
     with contextlib.closing(_about_input(frames)) as frames:
       (_write_picture if is_one else _write_video)(reader, frames)
+
+
+def _decode_region(
+    reader: stream.StreamReader, is_one: bool
+) -> decoder.DecodedFrame:
+  if not is_one:
+    raise ValueError('--region is for pictures: --frame=N says which')
+  numbers = _REGION.value.split(',')
+  try:
+    left, top, width, height = map(int, numbers)
+  except ValueError:
+    raise ValueError(
+        f'--region={_REGION.value} is not four whole numbers: X,Y,WIDTH,HEIGHT'
+    ) from None
+  with command.about(_INPUT.value):
+    return decoder.decode_region(
+        reader,
+        (left, top, width, height),
+        _LAYERS.value,
+        first_frame=_FRAME.value or 0,
+        scale=_SCALE.value,
+        max_pixels=_MAX_PIXELS.value,
+        depth=int(_DEPTH.value),
+    )
 
 
 def _check_flags(is_video: bool) -> None:
@@ -117,13 +150,6 @@ def _holds_one_picture(path: str) -> bool:
   if suffix in av_writer.ENCODINGS:
     return False
   return suffix in Image.registered_extensions()
-
-
-def _start_decoder() -> None:
-  """Loads compiled code: half a second of start-up, part of no time."""
-  from pgsvc_jax.codec import range_coder
-
-  range_coder.Decoder(b'').column(np.zeros(0, np.int64))
 
 
 def _about_input(

@@ -250,7 +250,6 @@ def _encode_pictures(config: config_lib.EncodeConfig) -> None:
   # Only now: --help, wrong settings and bad pictures need not wait for JAX.
   from . import runtime
 
-  caches.announce()
   if not alone:
     command.leave_at_once_on_failure()
     runtime.join_processes(

@@ -12,6 +12,7 @@ from .config import FitConfig as FitConfig
 from .config import VideoConfig as VideoConfig
 from .decoder import decode as decode
 from .decoder import decode_frames as decode_frames
+from .decoder import decode_region as decode_region
 from .deprecated import decode_video as decode_video
 from .deprecated import encode_video as encode_video
 from .encoder import encode as encode

@@ -28,6 +28,8 @@ _T = TypeVar('_T')
 # What a file may be handed over as.
 Source = bytes | str | os.PathLike[str] | BinaryIO | stream.StreamReader
 
+_PATHS = str, os.PathLike
+
 # Items that a stage has ready: enough for frames that differ in cost.
 _DEPTH = 3
 # Of the pixels, by bits a sample.
@@ -180,6 +182,76 @@ def decode_frames(
   return frames
 
 
+def decode_region(
+    source: Source,
+    region: tuple[int, int, int, int],
+    num_layers: int | None = None,
+    *,
+    first_frame: int | str = 0,
+    scale: float | None = None,
+    max_pixels: int = 2**27,
+    depth: int = 8,
+) -> DecodedFrame:
+  """A part of what `decode` shows, from the splats that reach it alone.
+
+  So a part of a picture that is shown very large costs what the part does.
+
+  Args:
+    source: as in `decode`, like all that follow.
+    region: left, top, width and height of the part, pixels of the result.
+    num_layers: to show.
+    first_frame: of a video, the one to show.
+    scale: of the whole result.
+    max_pixels: the most, of the part and of whole frames of a video.
+    depth: bits a sample.
+
+  Returns:
+    The part; `num_splats` are those that reach it.
+
+  Raises:
+    BitstreamError: as `decode`, like all others.
+    ValueError: the region is not inside of the result.
+
+  Example:
+    >>> from pgsvc_jax import types
+    >>> from pgsvc_jax.codec import bitstream, quantize
+    >>> splats = types.Splats(
+    ...     means=np.float32([[1.5, 0.5], [90, 0.5]]),
+    ...     cholesky=np.float32([[1, 0, 1]] * 2),
+    ...     colors=np.float32([[0.8]] * 2),
+    ... )
+    >>> layered = types.LayeredSplats(
+    ...     splats=splats, layer_sizes=(2,), height=1, width=100
+    ... )
+    >>> data = bitstream.write(layered, quantize.StepSizes(color=8))
+    >>> part = decode_region(data, (1, 0, 3, 1))
+    >>> part.pixels[..., 0], part.num_splats
+    (array([[204, 125,  28]], dtype=uint8), 1)
+  """
+  if depth not in _DTYPES:
+    raise ValueError(f'{depth=} is not 8 or 16')
+  name = f'{os.fspath(source)}: ' if isinstance(source, _PATHS) else ''
+  with contextlib.ExitStack() as stack, _naming(name):
+    reader = _reader(source, stack)
+    if isinstance(first_frame, str):
+      first_frame = playback.frame_at(reader, first_frame)
+    shape = playback.shown_shape(reader, num_layers, first_frame, scale)
+    whole = reader.header.height, reader.header.width
+    part = region[3], region[2]
+    for height, width in (whole, part) if reader.is_video else (part,):
+      if height * width > max_pixels:
+        raise ValueError(f'{width} x {height} is more than {max_pixels=}')
+    begin = time.perf_counter()
+    (frame,) = playback.frames(
+        reader, num_layers=num_layers, first_frame=first_frame, num_frames=1
+    )
+  seconds = time.perf_counter() - begin
+  layered = render.cropped(render.resized(frame.layered, *shape), region)
+  cut = dataclasses.replace(frame, layered=layered)
+  shape = layered.height, layered.width
+  return next(_draw([(cut, seconds)], shape, _DTYPES[depth]))
+
+
 def _open(
     source: Source,
     num_layers: int | None,
@@ -194,7 +266,7 @@ def _open(
   name = ''
   if depth not in _DTYPES:
     raise ValueError(f'{depth=} is not 8 or 16')
-  if isinstance(source, str | os.PathLike):
+  if isinstance(source, _PATHS):
     name = f'{os.fspath(source)}: '
   with contextlib.ExitStack() as stack, _naming(name):
     reader = _reader(source, stack)
@@ -221,7 +293,7 @@ def _reader(source: Source, stack: contextlib.ExitStack) -> stream.StreamReader:
   """Reads the header; the stack closes what was opened."""
   if isinstance(source, stream.StreamReader):
     return source
-  if isinstance(source, str | os.PathLike):
+  if isinstance(source, _PATHS):
     return stream.StreamReader(stack.enter_context(open(source, 'rb')))
   if isinstance(source, bytes | bytearray | memoryview):
     return stream.StreamReader(io.BytesIO(source))

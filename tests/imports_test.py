@@ -4,6 +4,7 @@ import ast
 import pathlib
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -112,7 +113,7 @@ ARROWS = {
     'pgsvc_jax.resolution': {
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.codec.range_coder': set(),
+    'pgsvc_jax.codec.range_coder': {'pallas_kernels.jit'},
     'pgsvc_jax.video.stream_format': set(),
     'pgsvc_jax.video.color': {
         'pgsvc_jax.video.stream_format',
@@ -485,6 +486,20 @@ def test_every_module_has_its_arrows():
       if path.stem != '__init__'
   }
   assert modules == set(ARROWS)
+
+
+def test_a_wheel_has_every_package():
+  config = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+  named = config['tool']['setuptools']['packages']
+  found = {
+      '.'.join(path.parent.relative_to(ROOT).parts)
+      for package in ('pgsvc_jax', 'pallas_kernels', 'launch', 'configs')
+      for path in (ROOT / package).rglob('__init__.py')
+  }
+  inside = ('launch', 'configs')
+  assert set(named) == {
+      f'pgsvc_jax.{x}' if x.startswith(inside) else x for x in found
+  }
 
 
 @pytest.mark.parametrize('module', ARROWS)

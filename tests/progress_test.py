@@ -1,13 +1,18 @@
 """What people see of long work, in a terminal and in a log."""
 
+import fractions
 import io
 import re
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from launch import progress
+from launch.videos import source
+from pgsvc_jax.video import media as video_media
+from pgsvc_jax.video import stream_format
 
 TEXT = '30.84 / 32.48 / 33.70 dB, 9000 splats, loss 1.2e-04'
 
@@ -54,6 +59,32 @@ def test_the_time_left_counts_from_where_the_work_went_on(capsys, monkeypatch):
   display.__exit__(ValueError)
   # An error has the last word.
   assert 'took' not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['a.mkv', 'a.mp4', 'folder'])
+def test_the_frames_of_a_video_are_known_before_they_are_read(tmp_path, name):
+  pytest.importorskip('av')
+  path = str(tmp_path / name)
+  rate = fractions.Fraction(25)
+  form = stream_format.VideoFormat(
+      width=32, height=32, time_base=1 / rate, frame_rate=rate
+  )
+  with video_media.VideoWriter(path, form) as writer:
+    for time_ in range(7):
+      writer.write(np.zeros((32, 32, 3), np.uint8), time_, 1)
+  count = lambda **options: source.Source(
+      path=path, options=options
+  ).expected_frames()
+  assert count() == count(frames=9) == 7
+  assert count(frames=3) == 3 and count(start=5, frames=3) == 2
+
+
+def test_what_does_not_say_its_frames_has_none(tmp_path):
+  pytest.importorskip('av')
+  (tmp_path / 'a.mp4').write_bytes(b'no video')
+  for path in (tmp_path / 'a.mp4', tmp_path / 'not there'):
+    assert source.Source(path=str(path)).expected_frames() is None
+  assert source.Source(path='-', options={'frames': 3}).expected_frames() == 3
 
 
 @pytest.mark.parametrize('columns', [60, 80, 120])

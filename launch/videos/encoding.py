@@ -77,9 +77,12 @@ def encode(run: Run, num_devices: int, use_cache: bool) -> None:
 
   devices = runtime.set_up(num_devices, use_cache)
   runtime.return_freed_memory()
+  runtime.prepare_kernels(devices, 3, run.asked_for['implementation'])
   # Not when threads are done with their frames: a first one takes minutes.
   command.leave_at_once_on_failure()
-  shown = progress.Progress(pathlib.Path(run.source.path).name, begin)
+  title = pathlib.Path(run.source.path).name
+  total = run.source.expected_frames() if run.num_processes == 1 else None
+  shown = progress.Progress(title, begin, total)
   parts = pathlib.Path(f'{run.output}.parts')
   with _interruptible(shown):
     if run.process_id:

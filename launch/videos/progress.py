@@ -14,17 +14,15 @@ class Progress:
 
   Attributes:
     done: frames of an earlier run.
-    total: frames in all, where that is known.
     rows: of the frames of this run.
   """
 
-  def __init__(self, title: str, begin: float):
+  def __init__(self, title: str, begin: float, total: int | None):
     self._begin = begin
     self._lock = threading.Lock()
-    self._display = progress.Display(title, unit='frames')
+    self._display = progress.Display(title, total, 'frames')
     self._display.__enter__()
     self.done = 0
-    self.total: int | None = None
     self.rows = []
 
   def add(self, row: dict) -> None:
@@ -35,7 +33,7 @@ class Progress:
       seconds = (time.perf_counter() - self._begin) / count
       text = f'{self.mean_bytes():.0f} bytes a frame, {self.levels()} dB'
       text += f', {seconds:.2f} s a frame'
-    self._display.update(self.done + count, self.total, text)
+    self._display.update(self.done + count, text=text)
 
   def end(self) -> None:
     """Leaves what was said last as it is."""

@@ -5,7 +5,9 @@ was encoded.
 """
 
 from collections.abc import Mapping
+import contextlib
 import fractions
+import pathlib
 from typing import Any
 
 from absl import flags
@@ -25,6 +27,31 @@ class Source(frame_source.VideoFile):
     if header.transfer not in profiles.HDR_CURVES:
       return self
     return Source(path=self.path, options={**self.options, 'color': 'keep'})
+
+  def expected_frames(self) -> int | None:
+    """How many frames there should be, for progress.
+
+    What a container says of itself; None where it says nothing, or would have
+    to be read for it.
+    """
+    path = pathlib.Path(self.path)
+    most = self.options.get('frames')
+    count = None
+    if path.is_dir():
+      count = sum(x.suffix != '.json' for x in path.iterdir())
+    elif path.is_file() and not self.options.get('raw'):
+      import av  # An extra.
+
+      with contextlib.suppress(av.FFmpegError), av.open(self.path) as container:
+        for stream in container.streams.video[:1]:
+          count = stream.frames or None
+          if not count and container.duration and stream.average_rate:
+            seconds = container.duration / av.time_base
+            count = round(seconds * float(stream.average_rate))
+    if count is None:
+      return most
+    left = max(0, count - self.options.get('start', 0))
+    return left if most is None else min(left, most)
 
 
 class Flags:
