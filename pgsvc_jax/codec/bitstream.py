@@ -262,6 +262,8 @@ def attribute_bits(data: bytes) -> list[dict[str, float]]:
   Raises:
     BitstreamError: as `read_layers`, or a file of version 1.
   """
+  if syntax.read_version(data) == version1.VERSION:
+    raise BitstreamError('version 1 has no bits by attribute')
   layers = read_symbols(data)
   coder = _layer_coder(layers)
   result = []
