@@ -96,8 +96,7 @@ def main() -> None:
           depth=int(_DEPTH.value),
           side_by_side=not (is_one or _TIMES.value),
       )
-    caches.announce()
-    _start_decoder()
+    caches.prepare(reader.header.channels)
     with contextlib.closing(_about_input(frames)) as frames:
       (_write_picture if is_one else _write_video)(reader, frames)
 
@@ -151,13 +150,6 @@ def _holds_one_picture(path: str) -> bool:
   if suffix in av_writer.ENCODINGS:
     return False
   return suffix in Image.registered_extensions()
-
-
-def _start_decoder() -> None:
-  """Loads compiled code: half a second of start-up, part of no time."""
-  from pgsvc_jax.codec import range_coder
-
-  range_coder.Decoder(b'').column(np.zeros(0, np.int64))
 
 
 def _about_input(

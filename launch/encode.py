@@ -152,8 +152,8 @@ _VIDEO = video_source.Flags()
 _IMPLEMENTATION = flags.DEFINE_string(
     'implementation',
     None,
-    'of the operator (reference, xla, cpu); '
-    'default: the best for the device',
+    'of the operator (reference, xla, cpu), or several, tried in order:'
+    ' cpu,xla; default: the best for the device',
 )
 
 
@@ -250,7 +250,6 @@ def _encode_pictures(config: config_lib.EncodeConfig) -> None:
   # Only now: --help, wrong settings and bad pictures need not wait for JAX.
   from . import runtime
 
-  caches.announce()
   if not alone:
     command.leave_at_once_on_failure()
     runtime.join_processes(
@@ -273,7 +272,7 @@ def _encode_pictures(config: config_lib.EncodeConfig) -> None:
       output=_OUTPUT.value,
       begin=begin,
       init_from=_INIT_FROM.value,
-      implementation=_IMPLEMENTATION.value,
+      implementation=_implementation(),
       asked_for=_asked_for(config),
       checkpoint_every=_CHECKPOINT_EVERY.value,
       restart=_RESTART.value,
@@ -343,6 +342,11 @@ def _encode_video(config: config_lib.VideoConfig) -> None:
   encode_video.encode(run, _NUM_DEVICES.value, caches.KEEP.value)
 
 
+def _implementation() -> str | tuple[str, ...] | None:
+  names = _IMPLEMENTATION.value
+  return tuple(names.split(',')) if names and ',' in names else names
+
+
 def _asked_for(
     config: config_lib.EncodeConfig | config_lib.VideoConfig,
 ) -> dict[str, Any]:
@@ -353,7 +357,7 @@ def _asked_for(
       'config': dataclasses.asdict(config),
       'config_file': config_flags.get_config_filename(flag),
       'overrides': config_flags.get_override_values(flag),
-      'implementation': _IMPLEMENTATION.value,
+      'implementation': _implementation(),
   }
 
 

@@ -118,7 +118,7 @@ def _evaluate_file(name: str) -> dict:
   color = 'keep' if 'profile' in kept else 'srgb'
   reference = media.read_picture(_REFERENCE.value, color=color).pixels
   with command.about(name):
-    caches.announce()
+    caches.prepare()
     layered = bitstream.read_layers(data)
   _add_quality(document, layered, name, reference)
   return document
@@ -153,7 +153,7 @@ def _evaluate_workdir(name: str) -> dict:
   jax.config.update('jax_platforms', 'cpu')
   folder = pathlib.Path(name)
   reference = media.read_picture(_REFERENCE.value).pixels
-  caches.announce()
+  caches.prepare()
   values, snapshot = checkpoints.read(folder, _CHECKPOINT.value)
   config = config_lib.from_mapping(config_lib.EncodeConfig, values)
   layered = fit.finish(snapshot.layered, config.fit)
@@ -197,7 +197,7 @@ def _evaluate_folders(output: pathlib.Path) -> dict:
   kinds = {command.is_video(str(entry.file)) for entry in entries}
   if len(kinds) > 1:
     raise ValueError('pictures and videos: evaluate them apart')
-  caches.announce()
+  caches.prepare()
   requested = _requested()
   if kinds == {True}:
     kind = evaluate_video.Videos(
@@ -249,7 +249,7 @@ def _refuse_video_flags() -> None:
 def _evaluate_video(name: str) -> dict:
   if _SIDE_BY_SIDE.value:
     command.check_output(_SIDE_BY_SIDE.value)
-  caches.announce()
+  caches.prepare()
   return evaluate_video.evaluate_file(
       name,
       video_source.Source(path=_REFERENCE.value, options=_VIDEO.options()),

@@ -113,7 +113,7 @@ def main() -> None:
   _require_plots()
   pathlib.Path(_OUTPUT.value).mkdir(parents=True, exist_ok=True)
   sources = {name: _sources(table[name]) for name in names}
-  caches.announce()
+  caches.prepare()
   misses = []
   for name in names:
     misses += [f'{name}: {x}' for x in _run(name, table[name], sources[name])]

@@ -41,6 +41,15 @@ def _register(function: str, channels: int) -> str:
   return name
 
 
+def prepare(channels: int) -> None:
+  """Has what `composite_error` needs compiled, or loaded.
+
+  A program does so when it is lowered; this is to know for how long.
+  """
+  for group in cpu_kernels.channel_groups(channels):
+    register('composite_error', group.stop - group.start)
+
+
 def _call(
     function: str, results: tuple[jax.ShapeDtypeStruct, ...], *arrays: Array
 ) -> tuple[Array, ...]:

@@ -29,10 +29,12 @@ from .render import render_prefixes as render_prefixes
 from .training.fit import fit_picture as fit_picture
 from .training.fit import fit_pictures as fit_pictures
 from .training.loop import DivergenceError as DivergenceError
+from .training.optimizer import splat_adam as splat_adam
+from .training.schedule import make_schedule as make_schedule
+from .training.train import make_train_step as make_train_step
 from .types import LayeredSplats as LayeredSplats
 from .types import Splats as Splats
 from .video.media import VideoReader as VideoReader
 from .video.media import VideoWriter as VideoWriter
 from .video.media import open_video as open_video
 from .video.workers import FrameDone as FrameDone
-from .video.workers import GroupDone as GroupDone

@@ -20,6 +20,7 @@ from pgsvc_jax.codec import quantized
 from pgsvc_jax.codec import rate
 from pgsvc_jax.training import fit
 from pgsvc_jax.video import encoder as video_encoder
+from pgsvc_jax.video import workers
 
 
 def encode(
@@ -50,7 +51,7 @@ def encode(
       video, each encodes a group of pictures at a time, which are held in
       memory where the source is no file. None: all, of a video the first.
     report: called with `Progress` after every chunk of steps; of a video with
-      `FrameDone` after every frame, by several threads, and with `GroupDone`.
+      `FrameDone` after every frame, by a thread for each device.
     options: see `FitOptions`; of a video, the `implementation` of the operator.
 
   Returns:
@@ -99,11 +100,17 @@ def encode(
         opened,
         config or config_lib.VideoConfig(),
         metadata=metadata,
-        report=report,
+        report=report and (lambda event: _pass_frames(event, report)),
         devices=devices,
         implementation=options.get('implementation'),
     )
     return file.getvalue()
+
+
+def _pass_frames(event: Any, report: Callable[[Any], None]) -> None:
+  """Reports frames; groups are the matter of what writes files."""
+  if isinstance(event, workers.FrameDone):
+    report(event)
 
 
 def _in_lists(options: fit.FitOptions) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def estimate_fit(
     num_devices: int = 1,
     num_pictures: int = 1,
     platform: str = 'cpu',
-    implementation: str | None = None,
+    implementation: str | tuple[str, ...] | None = None,
     compiles: bool = False,
     layer_scales: tuple[float, ...] = (),
 ) -> Estimate:
@@ -101,7 +101,9 @@ def estimate_fit(
   # Here: it loads JAX, which has long been there where a fit is planned.
   from pallas_kernels import dispatch
 
-  kind = implementation or dispatch.default_implementations(platform)[0]
+  kind = implementation or dispatch.default_implementations(platform)
+  if isinstance(kind, tuple):  # Tried in order.
+    kind = kind[0]
   kind = kind if kind in _BASE else 'xla'
   plane = 4 * height * width * num_pictures
   image = plane * channels

@@ -325,6 +325,41 @@ def test_the_command_writes_the_same_packets(tmp_path, data):
   assert packets(file.read_bytes()) == packets(data)
 
 
+def test_layered_splats_are_a_pytree(data):
+  layered = pgsvc_jax.read_layers(data)
+  twice = jax.jit(lambda x: jax.tree.map(lambda leaf: 2 * leaf, x))(layered)
+  assert isinstance(twice, pgsvc_jax.LayeredSplats)
+  assert twice.layer_sizes == layered.layer_sizes
+  np.testing.assert_array_equal(twice.splats.means, 2 * layered.splats.means)
+  assert len(jax.tree.leaves(layered)) == 3
+
+
+def test_several_implementations_are_tried_in_order():
+  class Never:
+
+    @staticmethod
+    def composite(*_):
+      raise NotImplementedError('not today')
+
+    composite_vjp = composite
+
+  class Nor(Never):
+    pass
+
+  one = np.float32([[1, 1]]), np.float32([[1, 0, 1]]), np.float32([[1]])
+  sizes = {'layer_sizes': (1,), 'height': 2, 'width': 3}
+  expected = pgsvc_jax.composite(*one, **sizes)
+  for several in ([Never, 'cpu'], (Never, Nor, 'xla')):
+    images = pgsvc_jax.composite(*one, **sizes, implementation=several)
+    np.testing.assert_allclose(images, expected, atol=1e-6)
+  with pytest.raises(NotImplementedError, match='Never: not today; Nor: not'):
+    pgsvc_jax.composite(*one, **sizes, implementation=[Never, Nor])
+  with pytest.raises(ValueError, match="'best' is not one of"):
+    pgsvc_jax.composite(*one, **sizes, implementation=['cpu', 'best'])
+  with pytest.raises(ValueError, match='empty'):
+    pgsvc_jax.composite(*one, **sizes, implementation=[])
+
+
 # ---- Videos ------------------------------------------------------------------
 VIDEO_CONFIG = pgsvc_jax.VideoConfig(
     image=CONFIG,

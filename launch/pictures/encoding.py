@@ -134,6 +134,7 @@ def _fit(run: Run, jobs: list[jobs_lib.Job]) -> tuple[list[bytes], float]:
     line = runtime.require_memory(_estimate(run, images, len(here)), here)
   if run.leads:
     print(line, file=sys.stderr)
+    runtime.prepare_kernels(run.devices, images[0].shape[2], run.implementation)
   initial = None
   if run.init_from:
     stems = [pathlib.Path(job.picture).stem for job in jobs]

@@ -77,6 +77,7 @@ def encode(run: Run, num_devices: int, use_cache: bool) -> None:
 
   devices = runtime.set_up(num_devices, use_cache)
   runtime.return_freed_memory()
+  runtime.prepare_kernels(devices, 3, run.asked_for['implementation'])
   # Not when threads are done with their frames: a first one takes minutes.
   command.leave_at_once_on_failure()
   title = pathlib.Path(run.source.path).name

@@ -263,6 +263,15 @@ def make_schedule(
 
   Raises:
     ValueError: settings out of range.
+
+  Example:
+    >>> config = config_lib.FitConfig(
+    ...     layer_splats=(4, 2), num_steps=40, num_births=2)
+    >>> schedule = make_schedule(config, 8, 8)
+    >>> [(birth.step, birth.first, birth.last) for birth in schedule.births]
+    [(0, 0, 4), (20, 4, 6)]
+    >>> schedule.inputs.level_weights.shape
+    (40, 2)
   """
   sizes = fitted_sizes(config, height, width)
   shapes = resolution.layer_shapes(config.layer_scales, height, width)
