@@ -12,10 +12,10 @@ from typing import Any, Literal, TypeVar
 from pgsvc_jax import fields
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.training import losses
+from pgsvc_jax.training import strategies
 
 _T = TypeVar('_T')
 
-Strategy = Literal['joint', 'all_levels', 'sequential', 'single', 'prune']
 Cycle = Literal['step', 'epoch', 'random', 'none']
 
 
@@ -49,16 +49,15 @@ class FitConfig:
       'size of layer k. Empty: all layers are of the size of the picture.',
       '(0, 1]',
   )
-  strategy: Strategy = fields.field(
+  strategy: str = fields.field(
       'joint',
-      'What the steps lower, and which splats they move.\n'
-      'joint: each step lowers the error of the full picture and of one '
-      'lower prefix, cycling through them (P-GSVC).\n'
-      'all_levels: every prefix at every step.\n'
-      'sequential: layer by layer, the layers below frozen (LIG).\n'
-      'single: all splats in one layer; not scalable, the upper bound.\n'
-      'prune: a single-layer fit, ranked by contribution and cut into '
-      'layers.',
+      '\n'.join(
+          (
+              'What the steps lower, and which splats they move.',
+              *(f'{k}: {x.meaning}' for k, x in strategies.STRATEGIES.items()),
+          )
+      ),
+      choices=tuple(strategies.STRATEGIES),
   )
   loss: str = fields.field(
       'squared',
@@ -208,8 +207,9 @@ class FitConfig:
     num_layers = len(self.layer_splats or self.layer_density)
     if scales and len(scales) != num_layers:
       raise ValueError(f'{len(scales)} layer_scales for {num_layers} layers')
-    if self.strategy == 'sequential' and not self.incremental:
-      raise ValueError("strategy 'sequential' is incremental")
+    one_by_one = strategies.STRATEGIES[self.strategy].one_by_one
+    if one_by_one and not self.incremental:
+      raise ValueError(f'strategy {self.strategy!r} is incremental')
     if len(self.rounding_rates) != 2:
       raise ValueError('rounding_rates must be two factors')
 
@@ -278,7 +278,8 @@ class EncodeConfig:
   def _check_layer_bpp(self):
     if any(low >= high for low, high in itertools.pairwise(self.layer_bpp)):
       raise ValueError(f'layer_bpp must be increasing: {self.layer_bpp}')
-    if self.fit.strategy in ('single', 'prune') and len(self.layer_bpp) > 1:
+    merges = strategies.STRATEGIES[self.fit.strategy].merges
+    if merges and len(self.layer_bpp) > 1:
       raise ValueError(
           f'layer_bpp: strategy {self.fit.strategy!r} fits one layer'
       )

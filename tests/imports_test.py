@@ -113,7 +113,9 @@ ARROWS = {
     'pgsvc_jax.resolution': {
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.codec.range_coder': {'pallas_kernels.jit'},
+    'pgsvc_jax.codec.range_coder': {
+        'pallas_kernels.jit',
+    },
     'pgsvc_jax.video.stream_format': set(),
     'pgsvc_jax.video.color': {
         'pgsvc_jax.video.stream_format',
@@ -265,6 +267,7 @@ ARROWS = {
         'pgsvc_jax.codec.quantize',
         'pgsvc_jax.fields',
         'pgsvc_jax.training.losses',
+        'pgsvc_jax.training.strategies',
     },
     'pgsvc_jax.training.schedule': {
         'pgsvc_jax.codec.quantize',
@@ -433,9 +436,6 @@ ARROWS = {
         'pgsvc_jax.video.workers',
     },
     'pgsvc_jax.encoder': {
-        'pgsvc_jax.video.workers',
-        'pgsvc_jax.types',
-        'pallas_kernels',
         'pgsvc_jax.codec.bitstream',
         'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.rate',
@@ -443,6 +443,7 @@ ARROWS = {
         'pgsvc_jax.inputs',
         'pgsvc_jax.training.fit',
         'pgsvc_jax.video.encoder',
+        'pgsvc_jax.video.workers',
     },
     'pgsvc_jax.operator': {
         'pallas_kernels.api.composite',

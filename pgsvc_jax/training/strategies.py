@@ -1,6 +1,6 @@
 """Strategies of layered fits: which prefixes a step lowers, and which move.
 
-A strategy is data. To add one: its entry here, and its name in `config`.
+A strategy is data. To add one is to add its entry here.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,6 +16,7 @@ class Strategy:
   """What tells one way to fit layers from another.
 
   Attributes:
+    meaning: what it does, for those who choose one.
     lower_levels: which prefixes below the highest one a step lowers too, with
       `FitConfig.lower_weight`.
     one_by_one: every layer has steps of its own, equally many; those below
@@ -33,6 +34,7 @@ class Strategy:
     range(0, 3)
   """
 
+  meaning: str
   lower_levels: LowerLevels = lambda turn, top: ()
   one_by_one: bool = False
   merges: bool = False
@@ -48,9 +50,30 @@ class Strategy:
 
 
 STRATEGIES = {
-    'joint': Strategy(lower_levels=lambda turn, top: turn),
-    'all_levels': Strategy(lower_levels=lambda turn, top: range(top)),
-    'sequential': Strategy(one_by_one=True),
-    'single': Strategy(merges=True),
-    'prune': Strategy(merges=True, ranks=True),
+    'joint': Strategy(
+        meaning=(
+            'each step lowers the error of the full picture and of one lower '
+            'prefix, cycling through them (P-GSVC).'
+        ),
+        lower_levels=lambda turn, top: turn,
+    ),
+    'all_levels': Strategy(
+        meaning='every prefix at every step.',
+        lower_levels=lambda turn, top: range(top),
+    ),
+    'sequential': Strategy(
+        meaning='layer by layer, the layers below frozen (LIG).',
+        one_by_one=True,
+    ),
+    'single': Strategy(
+        meaning='all splats in one layer; not scalable, the upper bound.',
+        merges=True,
+    ),
+    'prune': Strategy(
+        meaning=(
+            'a single-layer fit, ranked by contribution and cut into layers.'
+        ),
+        merges=True,
+        ranks=True,
+    ),
 }
