@@ -174,10 +174,17 @@ ARROWS = {
         'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.codec.versions.version1',
     },
-    'pgsvc_jax.codec.stream': {
-        'pgsvc_jax.codec.syntax',
+    'pgsvc_jax.codec.stream': {'pgsvc_jax.codec.syntax'},
+    'pgsvc_jax.codec.mixing': set(),
+    'pgsvc_jax.codec.models': {'pgsvc_jax.codec.mixing'},
+    'pgsvc_jax.codec.layer_coding': {
+        'pgsvc_jax.codec.mixing',
+        'pgsvc_jax.codec.models',
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.splat_coding',
     },
     'pgsvc_jax.codec.bitstream': {
+        'pgsvc_jax.codec.layer_coding',
         'pgsvc_jax.codec.quantize',
         'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.splat_coding',
