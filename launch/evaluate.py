@@ -297,4 +297,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, paths=('input', 'reference'))

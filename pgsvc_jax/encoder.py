@@ -70,9 +70,7 @@ def encode(
     >>> len(bitstream.read_header(data).layers)
     2
     >>> settings = config_lib.VideoConfig(
-    ...     image=config_lib.EncodeConfig(fit=config_lib.FitConfig(
-    ...         layer_splats=(3, 2), num_steps=20, rounding_steps=20)),
-    ...     update_steps=10, update_rounding_steps=10)
+    ...     image=config_lib.EncodeConfig(fit=settings), update_steps=10)
     >>> data = encode([image, image], settings, frame_rate=30)
     >>> bitstream.read_header(data).frame_rate
     Fraction(30, 1)

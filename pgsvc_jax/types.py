@@ -154,5 +154,5 @@ def register_pytrees() -> None:
 
 
 _are_registered = False
-if 'jax' in sys.modules:
+if sys.modules.get('jax'):  # None where it is kept out.
   register_pytrees()

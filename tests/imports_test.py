@@ -174,10 +174,17 @@ ARROWS = {
         'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.codec.versions.version1',
     },
-    'pgsvc_jax.codec.stream': {
-        'pgsvc_jax.codec.syntax',
+    'pgsvc_jax.codec.stream': {'pgsvc_jax.codec.syntax'},
+    'pgsvc_jax.codec.mixing': set(),
+    'pgsvc_jax.codec.models': {'pgsvc_jax.codec.mixing'},
+    'pgsvc_jax.codec.layer_coding': {
+        'pgsvc_jax.codec.mixing',
+        'pgsvc_jax.codec.models',
+        'pgsvc_jax.codec.quantize',
+        'pgsvc_jax.codec.splat_coding',
     },
     'pgsvc_jax.codec.bitstream': {
+        'pgsvc_jax.codec.layer_coding',
         'pgsvc_jax.codec.quantize',
         'pgsvc_jax.codec.quantized',
         'pgsvc_jax.codec.splat_coding',
@@ -275,7 +282,7 @@ ARROWS = {
         'pgsvc_jax.resolution',
         'pgsvc_jax.training.strategies',
     },
-    'pgsvc_jax.training.peaks': set(),
+    'pgsvc_jax.training.peaks': {'pallas_kernels.jit'},
     'pgsvc_jax.training.matching': {
         'pgsvc_jax.training.peaks',
         'pgsvc_jax.types',

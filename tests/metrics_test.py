@@ -69,6 +69,15 @@ def test_psnr_of_equal_pictures_is_infinite():
   assert metrics.psnr_db(image, image) == float('inf')
 
 
+def test_8_bit_codes_equal_what_float32_has_of_them():
+  codes = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+  for dtype in (np.float32, np.float64):
+    floats = codes.astype(dtype) / dtype(255)
+    assert metrics.psnr_db(codes, floats) == float('inf')
+    (row,) = [metrics.score(metrics.choose(False), codes, floats)]
+    assert row['psnr_db'] is None
+
+
 @pytest.mark.parametrize('metric', [metrics.psnr_db, metrics.ms_ssim])
 def test_unequal_shapes_are_refused(metric):
   with pytest.raises(ValueError, match='shapes differ'):

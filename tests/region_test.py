@@ -48,12 +48,18 @@ def test_the_command_writes_a_part(tmp_path):
   whole = pgsvc_jax.decode(PICTURE, 2)[4:14, 5:25].astype(int)
   with Image.open(out) as image:
     assert np.abs(np.asarray(image) - whole).max() <= 1
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_part_of_a_frame(tmp_path):
+  out = tmp_path / 'part.png'
   result = decode(VIDEO, out, '--region=0,0,9,9', '--frame=2')
   assert result.returncode == 0, result.stderr
   with Image.open(out) as image:
     assert image.size == (9, 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'path, words, why',
     [

@@ -132,7 +132,6 @@ def test_commands_fail_in_a_line(tmp_path):
   (tmp_path / 'a.pgsvc').write_text('nothing')
   for verb, words in (
       ('view', ['a.pgsvc']),
-      ('view', ['none.pgsvc']),
       ('view', [str(PICTURE), 'none.png']),
       ('view', [str(PICTURE), '--export=none/page.html']),
       ('compare', [str(PICTURE)]),

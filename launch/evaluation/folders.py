@@ -213,4 +213,5 @@ def evaluate(
               found | {'picture': path.stem, 'codec': codec}
           )
           done += 1
+    display.update(total)
   return document | {'codecs': kind.codecs, 'missing': kind.missing}

@@ -3,7 +3,7 @@
 A value is split into yes/no decisions; each decision has a context that learns
 how often it is a 1, and the coder spends -log2 p bits on it. Its arithmetic is
 on integers below 2**53, so Numba, plain Python and JavaScript agree bit for
-bit. `docs/format.md` is the specification.
+bit. `docs/format_v2.md` is the specification.
 
 With m = |value| + 1 and its size s = floor(log2 m), a value is
 

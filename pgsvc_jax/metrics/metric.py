@@ -123,9 +123,13 @@ def comparable(
     raise ValueError(
         f'shapes differ: {np.shape(image)} and {np.shape(reference)}'
     )
-  pair = (np.asarray(image), np.asarray(reference))
+  pair = np.asarray(image), np.asarray(reference)
+  # Codes of 8 bits equal what float32 has of the same codes.
+  exact = np.float32 if np.float32 in (x.dtype for x in pair) else np.float64
   x, y = (
-      np.divide(v, 255 if v.dtype == np.uint8 else 1, dtype=np.float64)
+      (np.divide(v, 255, dtype=exact) if v.dtype == np.uint8 else v).astype(
+          np.float64
+      )
       for v in pair
   )
   return x, y
