@@ -174,9 +174,13 @@ ARROWS = {
         'pgsvc_jax.codec.splat_coding',
         'pgsvc_jax.codec.versions.version1',
     },
-    'pgsvc_jax.codec.stream': {'pgsvc_jax.codec.syntax'},
+    'pgsvc_jax.codec.stream': {
+        'pgsvc_jax.codec.syntax',
+    },
     'pgsvc_jax.codec.mixing': set(),
-    'pgsvc_jax.codec.models': {'pgsvc_jax.codec.mixing'},
+    'pgsvc_jax.codec.models': {
+        'pgsvc_jax.codec.mixing',
+    },
     'pgsvc_jax.codec.layer_coding': {
         'pgsvc_jax.codec.mixing',
         'pgsvc_jax.codec.models',
@@ -282,7 +286,9 @@ ARROWS = {
         'pgsvc_jax.resolution',
         'pgsvc_jax.training.strategies',
     },
-    'pgsvc_jax.training.peaks': {'pallas_kernels.jit'},
+    'pgsvc_jax.training.peaks': {
+        'pallas_kernels.jit',
+    },
     'pgsvc_jax.training.matching': {
         'pgsvc_jax.training.peaks',
         'pgsvc_jax.types',
