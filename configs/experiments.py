@@ -41,6 +41,11 @@ class Figures(Protocol):
   def bytes_percent(self, variants: Sequence[str], anchor: str) -> Values:
     """Of a curve through files, at the PSNR of another; one a source."""
 
+  def frames_percent(
+      self, variant: str, intra: Mapping[float, Sequence[str]]
+  ) -> Values:
+    """Of predicted frames, of I-frames of their PSNR; one a source, frame."""
+
   def bd_rates(self, variants: Sequence[str], anchors: Sequence[str]) -> Values:
     """Of whole files in percent, one a source."""
 
@@ -57,6 +62,8 @@ class Variant:
     separate: encode each prefix as a file of one layer.
     coder: pgsvc, or gsvc, which codes a clip by the rules of GSVC
       (`launch/lab/experiments/gsvc.py`).
+    alone_at: encode only the frame at this share of a clip, as an I-frame;
+      0: all frames.
   """
 
   name: str
@@ -65,6 +72,7 @@ class Variant:
   shares: tuple[float, ...] = ()
   separate: bool = False
   coder: Literal['pgsvc', 'gsvc'] = 'pgsvc'
+  alone_at: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -285,6 +293,27 @@ _INTRA = (
 )
 
 
+# I-frames of single frames: splats, as a share of the default, and noises.
+_ALONE = {
+    place: tuple(
+        Variant(
+            name=f'at {place}: {share} of the splats, noise {noise}',
+            overrides={
+                'image.rounding_noise': noise,
+                'image.fit.layer_density': tuple(
+                    share * x for x in (0.0064, 0.0026, 0.0026)
+                ),
+            },
+            alone_at=place,
+        )
+        for share, noise in (
+            (0.125, 0.5), (0.25, 0.5), (0.5, 0.5), (1.0, 0.5), (1.0, 0.15)
+        )
+    )
+    for place in (0.25, 0.5, 0.75)
+}  # fmt: skip
+
+
 def _names(variants: Sequence[Variant]) -> list[str]:
   return [variant.name for variant in variants]
 
@@ -439,6 +468,43 @@ I-frames only (`gop=1`), of several numbers of splats and values of
             ),
         ),
         forms=_clips(size='428x240'),
+        axis='bpp',
+        tolerance_db=0.3,
+    ),
+    'video_frames': Experiment(
+        title='Predicted frames against I-frames of their quality',
+        about="""\
+The frames at a quarter, half and three quarters of one group of pictures, and
+each of them by itself as an I-frame, at several numbers of splats and values of
+`rounding_noise`: bytes of the predicted frame, motion field included, in
+percent of those of an I-frame of its PSNR, between I-frames that no other one
+beats.""",
+        inputs='clips',
+        variants=(
+            Variant(name='predicted'),
+            *(variant for group in _ALONE.values() for variant in group),
+        ),
+        claims=(
+            Claim(
+                text='predicted frames take fewer bytes than I-frames',
+                difference=lambda figures: figures.frames_percent(
+                    'predicted', {x: _names(y) for x, y in _ALONE.items()}
+                ),
+                below=100.0,
+                unit='%',
+            ),
+        ),
+        forms={
+            'smoke': Form(config='video.py:smoke', frames=3, limit=1),
+            'laptop': Form(
+                config='video.py:fast',
+                names=_CLIPS,
+                limit=4,
+                frames=16,
+                size='428x240',
+            ),
+            'paper': Form(config='video.py', frames=16),
+        },
         axis='bpp',
         tolerance_db=0.3,
     ),

@@ -22,7 +22,7 @@ PACKAGES = ('pgsvc_jax', 'pallas_kernels')
 def field_comments(cls: type) -> dict[str, str]:
   """The comments above the fields of a dataclass, each as one line.
 
-  Settings are commented where they stand in the source; pdoc knows docstrings.
+  For dataclasses that do not say it in the metadata of `pgsvc_jax.fields`.
   A comment holds for all fields up to the next one: they share an entry.
   """
   comments, above, names = {}, [], []
@@ -41,8 +41,12 @@ def field_comments(cls: type) -> dict[str, str]:
 
 
 def document_fields(cls: type) -> None:
-  """Adds the comments above its fields to the docstring of a class."""
-  comments = field_comments(cls)
+  """Adds what its fields mean to the docstring of a class."""
+  comments = {
+      field.name: ' '.join(field.metadata['meaning'].split())
+      for field in dataclasses.fields(cls)
+      if 'meaning' in field.metadata
+  } or field_comments(cls)
   if comments and 'Attributes:' not in cls.__doc__:
     rows = ''.join(f'\n    {x}: {text}' for x, text in comments.items())
     text, example, code = inspect.getdoc(cls).partition('Example:')

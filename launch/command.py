@@ -5,11 +5,13 @@ line on standard error and status 1; a defect of the program is a traceback
 (and so is everything with --verbosity=1).
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import functools
+import itertools
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,9 @@ from absl import flags
 from absl import logging
 from ml_collections import config_flags
 
+import pgsvc_jax
+from pgsvc_jax import config as config_lib
+from pgsvc_jax import fields
 from pgsvc_jax.codec import syntax
 
 from . import caches
@@ -28,6 +33,12 @@ from . import children
 from . import interrupts
 
 CONFIGS = pathlib.Path(__file__).parent.parent / 'configs'
+
+# What stands before the verb where help shows a command: as it was called.
+_AS_MODULE = sys.orig_argv[1:2] == ['-m'] and sys.orig_argv[2:3] != [
+    'launch.main'
+]
+PROGRAM = 'python -m launch.' if _AS_MODULE else 'pgsvc '
 
 # RuntimeError: JAX's own, such as out of memory; and NotImplementedError.
 USER_ERRORS = (
@@ -53,6 +64,16 @@ _EXTRAS = {
 _leaves_at_once = False
 
 
+def define_paths(
+    input_help: str, output_help: str
+) -> tuple[flags.FlagHolder, flags.FlagHolder]:
+  """Defines --input and --output, which are also taken without their names."""
+  return (
+      flags.DEFINE_string('input', None, input_help, required=True),
+      flags.DEFINE_string('output', None, output_help, required=True),
+  )
+
+
 def define_config() -> flags.FlagHolder:
   """Defines --config; its default is an argument of `run`.
 
@@ -62,7 +83,8 @@ def define_config() -> flags.FlagHolder:
   return config_flags.DEFINE_config_file(
       'config',
       None,
-      'configs/NAME.py[:preset]; single fields by --config.fit.FIELD=VALUE',
+      'configs/NAME.py[:preset], or a preset of the one for the input, such as'
+      ' fast; single fields by --config.fit.FIELD=VALUE',
   )
 
 
@@ -85,6 +107,7 @@ def flatten(config: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 def run(
     main: Callable[[], None],
     config: str | Callable[[list[str]], str] | None = None,
+    paths: Sequence[str] = ('input', 'output'),
 ) -> None:
   """Parses the flags, runs `main` and exits the process.
 
@@ -92,10 +115,13 @@ def run(
     main: the command.
     config: for commands with --config, the file in configs/ that is the
       default, or what chooses it from the values of --input.
+    paths: the flags whose values may stand without their names, in this order.
   """
   app.run(
       lambda argv: _guarded(main),
-      flags_parser=functools.partial(_parse, default_config=config),
+      flags_parser=functools.partial(
+          _parse, default_config=config, paths=paths
+      ),
   )
 
 
@@ -106,6 +132,13 @@ def about(path: str) -> Iterator[None]:
     yield
   except ValueError as error:
     raise ValueError(f'{path}: {error}') from error
+
+
+def refuse(holders: Sequence[flags.FlagHolder], why: str, instead: str) -> None:
+  """Raises ValueError where one of the flags is given that make no sense."""
+  for holder in holders:
+    if holder.value not in (None, False):
+      raise ValueError(f'{why}: --{holder.name} is {instead}')
 
 
 def leave_at_once_on_failure() -> None:
@@ -173,56 +206,97 @@ def _guarded(main: Callable[[], None]) -> None:
 def _parse(
     argv: list[str],
     default_config: str | Callable[[list[str]], str] | None,
+    paths: Sequence[str],
 ) -> list[str]:
   """Parses flags; unknown flags, fields and presets are one line."""
-  words = _bundled_config(argv)
-  if '--help' in words or '-h' in words:
+  if '--help' in argv or '-h' in argv:
+    module = sys.modules['__main__']
+    text = (module.__doc__ or '').replace('%', '%%')
+    module.__doc__ = re.sub('^pgsvc ', PROGRAM, text, flags=re.MULTILINE)
     # absl's own help flags exit with 1.
-    app.usage(shorthelp=True, writeto_stdout=True, exitcode=0)
-  if default_config and not any(w.startswith('--config=') for w in words):
+    app.usage(shorthelp=True, writeto_stdout=True)
+    if default_config:
+      for kind in (config_lib.EncodeConfig(), config_lib.VideoConfig()):
+        print(f'\nFields of {type(kind).__name__}, with their defaults:')
+        print(fields.help_text(kind), end='')
+    sys.exit(0)
+  if '--version' in argv:
+    print(f'pgsvc_jax {pgsvc_jax.__version__}')
+    sys.exit(0)
+  words = _with_names(argv, [x for x in paths if x in flags.FLAGS])
+  if default_config:
     if callable(default_config):
-      default_config = default_config(_inputs(words))
-    words.insert(1, f'--config={CONFIGS / default_config}')
+      values = [x.partition('=')[2] for x in words if x.startswith('--input=')]
+      default_config = default_config(values)
+    words = _with_config(words, default_config)
   try:
-    rest = flags.FLAGS(words)
+    flags.FLAGS(words)
   except flags.Error as error:
     # Of an error inside a config file, absl quotes the whole traceback.
-    _fail(f'{str(error).splitlines()[-1]} (--help lists the flags)')
+    text = str(error).splitlines()[-1]
+    text = re.sub('^flag --.*=None: Flag |other than None.', '', text)
+    _fail(f'{text.strip()} (--help lists the flags)')
   except Exception as error:  # Of config_flags, or of the user's config file.
     _fail(f'--config: {type(error).__name__}: {error}')
-  if len(rest) > 1:
-    _fail(f'unexpected argument {rest[1]!r}: paths go into --input, --output')
-  return rest
+  return words[:1]
 
 
-def _inputs(words: list[str]) -> list[str]:
-  """The values of --input, before flags can be parsed."""
-  pairs = zip(words, [*words[1:], ''])
-  return [
-      word.partition('=')[2] if '=' in word else following
-      for word, following in pairs
-      if word.partition('=')[0].lstrip('-') == 'input' and word[:1] == '-'
-  ]
+def _with_names(argv: list[str], paths: Sequence[str]) -> list[str]:
+  """The words with a flag for each: `--name=value`, `IN OUT` or `--name value`.
+
+  Args:
+    argv: the command and its words.
+    paths: flags whose values may stand alone, in this order. Of a flag that
+      may be given several times, all values but those for the others.
+  """
+  words, alone = [], []
+  rest = iter(argv[1:])
+  for word in rest:
+    name = word.lstrip('-').partition('=')[0]
+    if not word.startswith('-') or word == '-':
+      alone.append(word)
+    elif '=' in word or not _takes_value(name):
+      words.append(word)
+    else:
+      words += [f'{word}={value}' for value in itertools.islice(rest, 1)]
+  given = {word.lstrip('-').partition('=')[0] for word in words}
+  for name in (free := [x for x in paths if x not in given]):
+    is_many = isinstance(flags.FLAGS[name], flags.MultiFlag)
+    count = max(1, len(alone) - len(free) + 1) if is_many else 1
+    words += [f'--{name}={value}' for value in alone[:count]]
+    alone = alone[count:]
+  if alone:
+    _fail(f'unexpected argument {alone[0]!r} (--help lists the flags)')
+  return [argv[0], *words]
 
 
-def _bundled_config(argv: list[str]) -> list[str]:
-  """Finds configs/NAME.py beside this package when it is not in the cwd."""
-  words = []
-  for word in argv:
-    if words and words[-1] == '--config':
-      word = f'{words.pop()}={word}'
-    flag, _, value = word.partition('=')
-    path, colon, preset = value.partition(':')
-    name = pathlib.PurePath(path)
-    if (
-        flag == '--config'
-        and name.parent == pathlib.PurePath('configs')
-        and not os.path.exists(path)
-        and (CONFIGS / name.name).exists()
-    ):
-      word = f'{flag}={CONFIGS / name.name}{colon}{preset}'
-    words.append(word)
-  return words
+def _takes_value(name: str) -> bool:
+  """Whether a word follows a flag; of one that does not exist, none does."""
+  if name.startswith('config.'):
+    return True
+  return name in flags.FLAGS and not flags.FLAGS[name].boolean
+
+
+def _with_config(words: list[str], default: str) -> list[str]:
+  """The words with a file as --config: one that is named, else the default.
+
+  NAME, NAME.py and configs/NAME.py are found beside this package when they are
+  not in the working directory; what is no such name is a preset of the default.
+  """
+  value = default
+  for word in words[1:]:
+    if word.startswith('--config='):
+      value = word.partition('=')[2]
+  path, colon, preset = value.partition(':')
+  name = pathlib.PurePath(path)
+  bundled = CONFIGS / name.with_suffix('.py').name
+  if not os.path.exists(path) and str(name.parent) in ('.', 'configs'):
+    if bundled.exists():
+      path = bundled
+    elif not colon and not name.suffix:
+      path, colon, preset = CONFIGS / default, ':', value
+  rest = [word for word in words[1:] if not word.startswith('--config=')]
+  return [words[0], f'--config={path}{colon}{preset}', *rest]
 
 
 def check_output(path: str) -> None:

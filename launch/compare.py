@@ -1,6 +1,6 @@
 """Shows two files side by side in a browser, or how they differ.
 
-pgsvc compare --input=FILE.pgsvc --other=OTHER [--port=N] [--no_open]
+pgsvc compare FILE.pgsvc OTHER [--port=N] [--no_open]
 
 OTHER is a picture, or a .pgsvc file of the same picture. Needs the extra
 `view`.
@@ -29,4 +29,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, paths=('input', 'other'))

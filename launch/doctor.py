@@ -50,7 +50,7 @@ _PLUGINS = ('jax-cuda12-plugin', 'jax-cuda13-plugin')
 
 def main() -> None:
   """Prints the report; ends with status 1 if a check failed."""
-  caches.announce()
+  caches.prepare()
   report = {
       'package': _package(),
       'devices': [],

@@ -1,11 +1,12 @@
-"""Fits layered splats to pictures and writes one .pgsvc file each.
+"""Fits layered splats to pictures or a video and writes .pgsvc files.
 
-python -m launch.encode --input=PICTURE --output=FILE.pgsvc \
-    [--config=configs/image.py:medium] [--config.fit.num_steps=2000]
-python -m launch.encode --input=FOLDER --output=FOLDER
+pgsvc encode PICTURE FILE.pgsvc [--config=fast] [--config.fit.num_steps=2000]
+pgsvc encode VIDEO FILE.pgsvc [--config=fast] [--start=N] [--frames=N]
+pgsvc encode FOLDER FOLDER [--skip_existing]
 
-With a folder, or --input given several times, every picture becomes
-OUTPUT/NAME.pgsvc; one that fails is reported, the others are still written.
+With a folder, or several inputs, every picture becomes OUTPUT/NAME.pgsvc; one
+that fails is reported, the others are still written. A folder of frames is a
+video with --config=video.
 
 With --workdir, a run that was ended, however it was, goes on where its last
 checkpoint is when the same command is given again (docs/running.md).
@@ -19,8 +20,11 @@ from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
+from PIL import Image
 
 from pgsvc_jax import config as config_lib
+from pgsvc_jax import inputs as inputs_lib
+from pgsvc_jax.video import av_writer
 from pgsvc_jax.video import media as video_media
 
 from . import caches
@@ -28,7 +32,6 @@ from . import command
 from .pictures import jobs as jobs_lib
 from .videos import encoding as encode_video
 from .videos import source as video_source
-from .videos import workers as video_workers
 
 _INPUT = flags.DEFINE_multi_string(
     'input',
@@ -66,6 +69,9 @@ _MAX_SECONDS = flags.DEFINE_float(
     None,
     'seconds a picture may take, as config.max_seconds: leaves out steps; the'
     ' bytes then depend on the speed of the machine',
+)
+_SKIP_EXISTING = flags.DEFINE_bool(
+    'skip_existing', False, 'of several pictures: leave files as they are'
 )
 _WORKDIR = flags.DEFINE_string(
     'workdir',
@@ -146,25 +152,76 @@ _VIDEO = video_source.Flags()
 _IMPLEMENTATION = flags.DEFINE_string(
     'implementation',
     None,
-    'of the operator (reference, xla, cpu); '
-    'default: the best for the device',
+    'of the operator (reference, xla, cpu), or several, tried in order:'
+    ' cpu,xla; default: the best for the device',
+)
+
+
+_FOR_PICTURES = (
+    _MAX_SECONDS,
+    _SKIP_EXISTING,
+    _INIT_FROM,
+    _TENSORBOARD,
+    _COORDINATOR,
+    _DISTRIBUTED,
 )
 
 
 def main() -> None:
-  """Reads, fits, writes, and says what each layer holds."""
+  """Reads, fits, writes, and says what became of it."""
+  _check_suffix(_OUTPUT.value)
   if 'image' in _CONFIG.value:
-    _encode_video()
-    return
-  rate_flag = [_TARGET_KBPS.name] if _TARGET_KBPS.value is not None else []
-  for name in _VIDEO.given() + rate_flag:
-    raise ValueError(f'--{name} is for videos, with --config=configs/video.py')
+    _encode_video(_config(config_lib.VideoConfig))
+  else:
+    _encode_pictures(_config(config_lib.EncodeConfig))
+
+
+def _check_suffix(output: str) -> None:
+  """Refuses names of pictures and videos: what is written is neither."""
+  suffix = pathlib.Path(output).suffix.lower()
+  if suffix in {*av_writer.ENCODINGS, *Image.registered_extensions()}:
+    raise ValueError(
+        f'{output}: encode writes .pgsvc files, and decode makes {suffix} of'
+        ' them'
+    )
+
+
+def _config(cls: type) -> Any:
+  """The settings, with those that have a flag of their own."""
+  values = {
+      'target_bpp': _TARGET_BPP.value,
+      'target_kbps': _TARGET_KBPS.value,
+      'target_psnr': _TARGET_PSNR.value,
+      'max_seconds': _MAX_SECONDS.value,
+      'layer_bpp': _rates(_LAYER_BPP.value),
+  }
+  values = {name: x for name, x in values.items() if x is not None}
+  for name in set(values) - {field.name for field in dataclasses.fields(cls)}:
+    is_video = cls is config_lib.VideoConfig
+    hint = '; --target_kbps is for videos' if name == 'target_bpp' else ''
+    raise ValueError(
+        f'--{name} is for pictures{hint}'
+        if is_video
+        else f'--{name} is for videos, with --config=video'
+    )
+  config = config_lib.from_mapping(cls, _CONFIG.value)
+  return dataclasses.replace(config, **values)
+
+
+def _rates(texts: list[str] | None) -> tuple[float, ...] | None:
+  try:
+    return None if texts is None else tuple(map(float, texts))
+  except ValueError:
+    rates = ','.join(texts)
+    raise ValueError(f'--layer_bpp={rates}: not all numbers') from None
+
+
+def _encode_pictures(config: config_lib.EncodeConfig) -> None:
+  """Encodes the picture, or every one of them."""
   begin = time.perf_counter()
-  config = config_lib.from_mapping(config_lib.EncodeConfig, _CONFIG.value)
-  config = dataclasses.replace(config, **_rate_flags())
+  for name in _VIDEO.given():
+    raise ValueError(f'--{name} is for videos, with --config=video')
   _check_process_flags(config)
-  if (_RESTART.value or _TENSORBOARD.value) and not _WORKDIR.value:
-    raise ValueError('--restart and --tensorboard are for runs with --workdir')
   jobs = jobs_lib.list_jobs(
       _INPUT.value,
       _OUTPUT.value,
@@ -172,23 +229,27 @@ def main() -> None:
       color=_COLOR.value,
       metadata=_METADATA.value,
   )
+  if _SKIP_EXISTING.value:
+    jobs.skip_existing()
   alone = not (_DISTRIBUTED.value or _COORDINATOR.value)
+  jobs.is_batch = jobs.is_batch and alone
   if alone:
     jobs_lib.check_outputs(jobs, _OUTPUT.value)
   # What is no picture need not wait for JAX, nor for the others.
   shapes = {}
-  failures = jobs_lib.Failures(fatal=len(jobs) == 1 or not alone)
-  for job in jobs:
-    with failures.of(job):
+  for job in jobs.jobs:
+    with jobs.of(job):
       read = jobs_lib.read(job)
       shapes[job] = read.pixels.shape
       for note in read.notes:
         print(f'{job.picture}: {note}', file=sys.stderr)
+  if not shapes:
+    jobs.sum_up()
+    return
 
   # Only now: --help, wrong settings and bad pictures need not wait for JAX.
   from . import runtime
 
-  caches.announce()
   if not alone:
     command.leave_at_once_on_failure()
     runtime.join_processes(
@@ -200,118 +261,90 @@ def main() -> None:
   if leads and not alone:
     jobs_lib.check_outputs(jobs, _OUTPUT.value)
   # Pictures fitted at a time have as many splats, which a quality decides.
-  parallel = 'bands' if config.target_psnr else _PARALLEL.value
-  parallel = parallel if alone else 'bands'
-  if leads and _RESTART.value:
-    from . import run_log
-
-    for job in jobs:
-      run_log.clear(job.workdir)
+  parallel = 'bands' if config.target_psnr or not alone else _PARALLEL.value
   from .pictures import encoding
 
   run = encoding.Run(
       config=config,
       devices=devices,
       leads=leads,
-      failures=failures,
+      jobs=jobs,
+      output=_OUTPUT.value,
       begin=begin,
       init_from=_INIT_FROM.value,
-      implementation=_IMPLEMENTATION.value,
+      implementation=_implementation(),
       asked_for=_asked_for(config),
       checkpoint_every=_CHECKPOINT_EVERY.value,
+      restart=_RESTART.value,
       tensorboard=_TENSORBOARD.value,
   )
-  for group in jobs_lib.group_jobs(shapes, len(devices), parallel):
-    encoding.encode(run, group)
-    run.begin = time.perf_counter()
-  if failures.count:
-    raise ValueError(f'{failures.count} of {len(jobs)} pictures failed')
+  groups = jobs_lib.group_jobs(shapes, len(devices), parallel)
+  encoding.encode_all(run, groups)
 
 
-def _encode_video() -> None:
+def _check_process_flags(config: config_lib.EncodeConfig) -> None:
+  """Refuses flags of several processes that do not go together."""
+  values = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  several = _COORDINATOR.value or _DISTRIBUTED.value
+  in_batch = _PARALLEL.value == 'batch'
+  refused = {
+      '--coordinator, --num_processes, --process_id: all or none': (
+          None in values and values != (None, None, None)
+      ),
+      '--distributed finds the coordinator itself': (
+          _COORDINATOR.value and _DISTRIBUTED.value
+      ),
+      '--process_id counts from 0': (
+          None not in values and _PROCESS_ID.value >= _NUM_PROCESSES.value
+      ),
+      '--parallel=batch is for one process': in_batch and several,
+      (
+          '--parallel=batch: a target_psnr gives every picture its own number'
+          ' of splats'
+      ): in_batch
+      and config.target_psnr,
+      'max_seconds is for one process': config.max_seconds and several,
+      '--restart and --tensorboard are for runs with --workdir': (
+          (_RESTART.value or _TENSORBOARD.value) and not _WORKDIR.value
+      ),
+  }
+  for message, is_so in refused.items():
+    if is_so:
+      raise ValueError(message)
+
+
+def _encode_video(config: config_lib.VideoConfig) -> None:
   """Encodes the one video, or the folder of its frames."""
-  config = config_lib.from_mapping(config_lib.VideoConfig, _CONFIG.value)
-  if _TARGET_KBPS.value is not None:
-    config = dataclasses.replace(config, target_kbps=_TARGET_KBPS.value)
   if len(_INPUT.value) != 1:
     raise ValueError('one video at a time')
-  share = video_workers.Share()
-  if (_NUM_PROCESSES.value, _PROCESS_ID.value) != (None, None):
-    if None in (_NUM_PROCESSES.value, _PROCESS_ID.value):
-      raise ValueError('--num_processes and --process_id: both or none')
-    if _PROCESS_ID.value >= _NUM_PROCESSES.value:
-      raise ValueError('--process_id counts from 0')
-    share = video_workers.Share(
-        num_processes=_NUM_PROCESSES.value, process_id=_PROCESS_ID.value
-    )
-  for flag in (
-      _TARGET_BPP,
-      _TARGET_PSNR,
-      _LAYER_BPP,
-      _MAX_SECONDS,
-      _INIT_FROM,
-      _TENSORBOARD,
-      _COORDINATOR,
-      _DISTRIBUTED,
-  ):
-    if flag.value:
-      instead = '; --target_kbps is for videos' * (flag is _TARGET_BPP)
-      raise ValueError(f'--{flag.name} is for pictures{instead}')
+  command.refuse(_FOR_PICTURES, f'{_INPUT.value[0]} is a video', 'for pictures')
   if _METADATA.value != 'none':
     raise ValueError('--metadata is for pictures')
   options = _VIDEO.options()
   if _COLOR.value != 'srgb':
     options['color'] = _COLOR.value
-  encode_video.encode(
-      video_source.Source(path=_INPUT.value[0], options=options),
-      _OUTPUT.value,
-      config,
-      num_devices=_NUM_DEVICES.value,
-      use_cache=caches.KEEP.value,
+  processes = _NUM_PROCESSES.value, _PROCESS_ID.value
+  if None in processes and processes != (None, None):
+    raise ValueError('--num_processes and --process_id: both or none')
+  num_processes, process_id = processes if None not in processes else (1, 0)
+  if process_id >= num_processes:
+    raise ValueError('--process_id counts from 0')
+  run = encode_video.Run(
+      source=video_source.Source(path=_INPUT.value[0], options=options),
+      output=_OUTPUT.value,
+      config=config,
       asked_for=_asked_for(config),
       restart=_RESTART.value,
       workdir=pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None,
-      share=share,
+      num_processes=num_processes,
+      process_id=process_id,
   )
+  encode_video.encode(run, _NUM_DEVICES.value, caches.KEEP.value)
 
 
-def _rate_flags() -> dict[str, Any]:
-  """The settings that have a flag of their own, where it is given."""
-  values = {
-      'target_bpp': _TARGET_BPP.value,
-      'target_psnr': _TARGET_PSNR.value,
-      'max_seconds': _MAX_SECONDS.value,
-  }
-  if _LAYER_BPP.value is not None:
-    try:
-      values['layer_bpp'] = tuple(map(float, _LAYER_BPP.value))
-    except ValueError:
-      rates = ','.join(_LAYER_BPP.value)
-      raise ValueError(f'--layer_bpp={rates}: not all numbers') from None
-  return {name: x for name, x in values.items() if x is not None}
-
-
-def _check_process_flags(config: config_lib.EncodeConfig) -> None:
-  values = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
-  if None in values and values != (None, None, None):
-    raise ValueError(
-        '--coordinator, --num_processes, --process_id: all or none'
-    )
-  if _COORDINATOR.value:
-    if _DISTRIBUTED.value:
-      raise ValueError('--distributed finds the coordinator itself')
-    if _PROCESS_ID.value >= _NUM_PROCESSES.value:
-      raise ValueError('--process_id counts from 0')
-  several = _COORDINATOR.value or _DISTRIBUTED.value
-  if _PARALLEL.value == 'batch' and several:
-    raise ValueError('--parallel=batch is for one process')
-  if _PARALLEL.value == 'batch' and config.target_psnr:
-    raise ValueError(
-        '--parallel=batch: a target_psnr gives every picture its'
-        ' own number of splats'
-    )
-  if config.max_seconds and several:
-    raise ValueError('max_seconds is for one process')
+def _implementation() -> str | tuple[str, ...] | None:
+  names = _IMPLEMENTATION.value
+  return tuple(names.split(',')) if names and ',' in names else names
 
 
 def _asked_for(
@@ -324,14 +357,12 @@ def _asked_for(
       'config': dataclasses.asdict(config),
       'config_file': config_flags.get_config_filename(flag),
       'overrides': config_flags.get_override_values(flag),
-      'implementation': _IMPLEMENTATION.value,
+      'implementation': _implementation(),
   }
 
 
 def _default_config(inputs: list[str]) -> str:
-  # Of an animation, a picture is the first frame.
-  animations = ('.gif', '.png', '.apng', '.webp')
-  if len(inputs) == 1 and not inputs[0].lower().endswith(animations):
+  if len(inputs) == 1 and not inputs[0].lower().endswith(inputs_lib.ANIMATIONS):
     # A cut video, or one where PyAV is missing, is refused as what it is.
     named = inputs[0].lower().endswith(video_media.SUFFIXES)
     if named or video_source.is_video(inputs[0]):

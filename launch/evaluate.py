@@ -32,21 +32,20 @@ and the like are those given to `encode`. Anchors and VMAF need the extra
 `anchors`.
 """
 
-from collections.abc import Iterator, Sequence
 import dataclasses
 import importlib.metadata
 import json
-import os
 import pathlib
 import platform
-import statistics
 import sys
 
 from absl import flags
 import numpy as np
 
 from pgsvc_jax import media
+from pgsvc_jax import metrics
 from pgsvc_jax import render
+from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import quantized
 
@@ -55,7 +54,8 @@ from . import command
 from . import host
 from . import table
 from .evaluation import anchors
-from .evaluation import operating_points
+from .evaluation import folders
+from .evaluation import pictures
 from .evaluation import results
 from .videos import anchors as video_anchors
 from .videos import evaluation as evaluate_video
@@ -93,7 +93,13 @@ _ANCHORS = flags.DEFINE_list(
     f' {",".join(video_anchors.DEFAULT)}; needs --output',
 )
 _VIDEO = video_source.Flags()
-_VMAF = flags.DEFINE_bool('vmaf', False, 'of videos: VMAF too')
+_METRICS = flags.DEFINE_list(
+    'metrics',
+    [],
+    'further metrics, of'
+    f' {", ".join(x.name for x in metrics.ALL.values() if x.on_request)}',
+)
+_VMAF = flags.DEFINE_bool('vmaf', False, 'the same as --metrics=vmaf')
 _SIDE_BY_SIDE = flags.DEFINE_string(
     'side_by_side',
     None,
@@ -103,8 +109,8 @@ _JSON = flags.DEFINE_bool('json', False, 'print one JSON document')
 flags.declare_key_flag('cache')
 
 
-def _evaluate_file(name: str) -> None:
-  """Measures one file and prints its table."""
+def _evaluate_file(name: str) -> dict:
+  """Measures one file."""
   data = pathlib.Path(name).read_bytes()
   with command.about(name):
     document = table.describe(data)
@@ -112,20 +118,28 @@ def _evaluate_file(name: str) -> None:
   color = 'keep' if 'profile' in kept else 'srgb'
   reference = media.read_picture(_REFERENCE.value, color=color).pixels
   with command.about(name):
-    caches.announce()
+    caches.prepare()
     layered = bitstream.read_layers(data)
-  operating_points.check_size(document, name, reference, _REFERENCE.value)
+  _add_quality(document, layered, name, reference)
+  return document
+
+
+def _add_quality(
+    document: dict,
+    layered: types.LayeredSplats,
+    name: str,
+    reference: np.ndarray,
+) -> None:
+  """Measures all prefixes and puts their figures into the rows."""
+  pictures.check_size(document, name, reference, _REFERENCE.value)
+  measured = metrics.choose(False, _requested())
   images = render.render_levels(layered)
   for row, image in zip(document['layers'], images):
-    operating_points.add_quality(row, image, reference)
-  if _JSON.value:
-    table.print_json(document)
-    return
-  table.print_layers(document['layers'])
+    row |= pictures.quality(measured, image, reference)
 
 
-def _evaluate_workdir(name: str) -> None:
-  """Measures the checkpoint of a run and prints its table."""
+def _evaluate_workdir(name: str) -> dict:
+  """Measures the checkpoint of a run."""
   # Only here: files are measured without the training stack.
   import jax
 
@@ -139,7 +153,7 @@ def _evaluate_workdir(name: str) -> None:
   jax.config.update('jax_platforms', 'cpu')
   folder = pathlib.Path(name)
   reference = media.read_picture(_REFERENCE.value).pixels
-  caches.announce()
+  caches.prepare()
   values, snapshot = checkpoints.read(folder, _CHECKPOINT.value)
   config = config_lib.from_mapping(config_lib.EncodeConfig, values)
   layered = fit.finish(snapshot.layered, config.fit)
@@ -154,52 +168,15 @@ def _evaluate_workdir(name: str) -> None:
     steps = fit.finish_step_sizes(snapshot.step_sizes, num_layers)
     layers = quantized.quantize_layers(layered, steps)
   document = table.describe(bitstream.write(layers))
-  operating_points.check_size(document, name, reference, _REFERENCE.value)
-  images = render.render_levels(layered)
-  for row, image, count in zip(
-      document['layers'], images, np.cumsum(layered.layer_sizes).tolist()
-  ):
+  _add_quality(document, layered, name, reference)
+  counts = np.cumsum(layered.layer_sizes).tolist()
+  for row, count in zip(document['layers'], counts):
     row['splats'] = count
-    operating_points.add_quality(row, image, reference)
   document['step'] = snapshot.step
   document['step_sizes'] = [dataclasses.asdict(x) for x in layers.step_sizes]
-  if _JSON.value:
-    table.print_json(document)
-    return
-  print(f'step {snapshot.step}', file=sys.stderr)
-  table.print_layers(document['layers'])
-
-
-def _known_anchors(path: pathlib.Path) -> dict[tuple, dict]:
-  """Rows of an older file, by picture, codec and setting.
-
-  Only those that today's codecs would give again.
-  """
-  if not path.exists():
-    return {}
-  old = results.load(str(path))
-  if results.is_video(old):
-    raise ValueError(f'{path} holds results of videos')
-  hashes = {x['name']: x['sha256'] for x in old['pictures']}
-  return {
-      (hashes[row['picture']], row['codec'], row['setting']): row
-      for row in old['anchors']
-      if old['codecs'][row['codec']] == anchors.describe(row['codec'])
-  }
-
-
-def _measure_anchors(
-    picture: dict, reference: np.ndarray, codecs: list[str], known: dict
-) -> Iterator[dict]:
-  """Rows of all codecs for one picture."""
-  if not anchors.suits(picture['channels']):
-    return
-  pixels = media.to_uint8(reference)
-  for codec in codecs:
-    for setting in anchors.CODECS[codec].settings:
-      row = known.get((picture['sha256'], codec, setting))
-      row = row or anchors.measure(codec, setting, pixels, reference)
-      yield row | {'picture': picture['name'], 'codec': codec}
+  if not _JSON.value:
+    print(f'step {snapshot.step}', file=sys.stderr)
+  return document
 
 
 def _machine() -> dict:
@@ -216,106 +193,50 @@ def _machine() -> dict:
 
 def _evaluate_folders(output: pathlib.Path) -> dict:
   """Measures all files and anchors."""
-  entries = operating_points.find(_INPUT.value.split(','), _REFERENCE.value)
+  entries = folders.find(_INPUT.value.split(','), _REFERENCE.value)
   kinds = {command.is_video(str(entry.file)) for entry in entries}
   if len(kinds) > 1:
     raise ValueError('pictures and videos: evaluate them apart')
-  caches.announce()
+  caches.prepare()
+  requested = _requested()
   if kinds == {True}:
-    return _machine() | _evaluate_videos(entries, output)
-  _refuse_video_flags()
-  return _machine() | _evaluate_pictures(entries, output)
-
-
-def _evaluate_videos(
-    entries: Sequence[operating_points.Entry], output: pathlib.Path
-) -> dict:
-  names, missing = _ANCHORS.value, []
-  if names is None:
-    names = list(video_anchors.DEFAULT)
-    if not evaluate_video.has_ffmpeg():
-      names, missing = [], names
-  evaluate_video.check_anchors(names)
-  old = results.load(str(output)) if output.exists() else None
-  if old and not results.is_video(old):
-    raise ValueError(f'{output} holds results of pictures')
-  return evaluate_video.evaluate_folders(
-      entries,
-      _VIDEO.values(),
-      output,
-      codecs=names,
-      with_vmaf=_VMAF.value,
-      old=old,
-  ) | {'missing': missing}
-
-
-def _evaluate_pictures(
-    entries: Sequence[operating_points.Entry], output: pathlib.Path
-) -> dict:
-  names = list(anchors.CODECS) if _ANCHORS.value is None else _ANCHORS.value
-  for name in names:
-    if name not in anchors.CODECS:
-      raise ValueError(
-          f'unknown anchor {name!r}, there are {list(anchors.CODECS)}'
-      )
-  known = _known_anchors(output)
-  codecs = [name for name in names if anchors.available(name)]
-  document = {
-      'pictures': [],
-      'files': [],
-      'anchors': [],
-      'codecs': {name: anchors.describe(name) for name in codecs},
-      'missing': [name for name in names if name not in codecs],
-  }
-  originals = sorted({entry.reference for entry in entries})
-  for i, path in enumerate(originals):
-    print(f'{i + 1}/{len(originals)} {path.name}', file=sys.stderr)
-    reference = media.read_picture(path).pixels
-    height, width, channels = reference.shape
-    picture = {
-        'name': path.stem,
-        'path': os.path.relpath(path, output.parent),
-        'sha256': operating_points.sha256(path),
-        'width': width,
-        'height': height,
-        'channels': channels,
-    }
-    document['pictures'].append(picture)
-    for entry in (entry for entry in entries if entry.reference == path):
-      row = {
-          'point': entry.point,
-          'picture': path.stem,
-          'path': os.path.relpath(entry.file, output.parent),
-          'sha256': operating_points.sha256(entry.file),
-      }
-      row |= operating_points.measure(entry, reference)
-      document['files'].append(row)
-    document['anchors'] += _measure_anchors(picture, reference, codecs, known)
-  return document
+    kind = evaluate_video.Videos(
+        _ANCHORS.value, requested, _VIDEO.values(), entries
+    )
+  else:
+    _refuse_video_flags()
+    kind = pictures.Pictures(_ANCHORS.value, requested)
+  return _machine() | folders.evaluate(entries, kind, output)
 
 
 def _print_means(document: dict) -> None:
   """Prints the mean of every prefix of every point over its pictures."""
-  forms = {'bytes': '.0f', 'bpp': '.4f', 'psnr_db': '.2f', 'ms_ssim': '.4f'}
-  kind = 'pictures'
-  if results.is_video(document):
-    forms |= {'yuv_psnr_db': '.2f'} | ({'vmaf': '.2f'} if _VMAF.value else {})
-    kind = 'videos'
   groups = {}
   for file in document['files']:
     for row in file['layers']:
       if row['available']:
         groups.setdefault((file['point'], row['layer']), []).append(row)
-  rows = []
-  for (point, layer), members in groups.items():
-    cells = [point, str(layer), str(len(members))]
-    for name, form in forms.items():
-      values = [row[name] for row in members]
-      cells.append(
-          '-' if None in values else format(statistics.fmean(values), form)
-      )
-    rows.append(cells)
-  table.print_table(['point', 'layer', kind, *forms], rows)
+  names = table.columns(
+      sum(groups.values(), []), ['width', 'height', 'splats', *table.TIMES]
+  )
+  kind = 'videos' if results.is_video(document) else 'pictures'
+  table.print_table(
+      ['point', 'layer', kind, *(table.COLUMNS[x].title for x in names)],
+      [
+          [
+              point,
+              str(layer),
+              str(len(rows)),
+              *table.cells(results.mean_row(rows), names),
+          ]
+          for (point, layer), rows in groups.items()
+      ],
+  )
+
+
+def _requested() -> list[str]:
+  """Metrics that are measured only when asked for."""
+  return [*_METRICS.value, *(['vmaf'] * _VMAF.value)]
 
 
 def _refuse_video_flags() -> None:
@@ -325,51 +246,55 @@ def _refuse_video_flags() -> None:
     raise ValueError(f'--{name} is for videos')
 
 
-def _evaluate_video(name: str) -> None:
+def _evaluate_video(name: str) -> dict:
   if _SIDE_BY_SIDE.value:
     command.check_output(_SIDE_BY_SIDE.value)
-  caches.announce()
-  evaluate_video.evaluate_file(
+  caches.prepare()
+  return evaluate_video.evaluate_file(
       name,
       video_source.Source(path=_REFERENCE.value, options=_VIDEO.options()),
-      with_vmaf=_VMAF.value,
-      shown=_SIDE_BY_SIDE.value,
-      as_json=_JSON.value,
+      metrics.choose(True, _requested()),
+      _SIDE_BY_SIDE.value,
   )
+
+
+def _evaluate_one() -> dict:
+  """Measures one file, or the checkpoint of a run."""
+  if _WORKDIR.value:
+    if _OUTPUT.value or flags.FLAGS['anchors'].present:
+      raise ValueError('--output and --anchors are for folders of files')
+    _refuse_video_flags()
+    return _evaluate_workdir(_WORKDIR.value)
+  if pathlib.Path(_INPUT.value).is_dir():
+    raise ValueError('folders need --output=results.json')
+  if flags.FLAGS['anchors'].present:
+    raise ValueError('--anchors needs folders and --output=results.json')
+  if command.is_video(_INPUT.value):
+    return _evaluate_video(_INPUT.value)
+  _refuse_video_flags()
+  return _evaluate_file(_INPUT.value)
 
 
 def main() -> None:
   """Measures, and prints or writes."""
   if bool(_INPUT.value) == bool(_WORKDIR.value):
     raise ValueError('one of --input and --workdir is needed, and not both')
-  if _WORKDIR.value:
-    if _OUTPUT.value or flags.FLAGS['anchors'].present:
-      raise ValueError('--output and --anchors are for folders of files')
-    _refuse_video_flags()
-    _evaluate_workdir(_WORKDIR.value)
-    return
-  if not _OUTPUT.value:
-    if pathlib.Path(_INPUT.value).is_dir():
-      raise ValueError('folders need --output=results.json')
-    if flags.FLAGS['anchors'].present:
-      raise ValueError('--anchors needs folders and --output=results.json')
-    if command.is_video(_INPUT.value):
-      _evaluate_video(_INPUT.value)
-      return
-    _refuse_video_flags()
-    _evaluate_file(_INPUT.value)
-    return
-  if _SIDE_BY_SIDE.value:
-    raise ValueError('--side_by_side is of one video, without --output')
-  command.check_output(_OUTPUT.value)
-  document = _evaluate_folders(pathlib.Path(_OUTPUT.value))
-  text = json.dumps(document, indent=1, allow_nan=False)
-  command.write_bytes(_OUTPUT.value, text.encode())
+  if not _OUTPUT.value or _WORKDIR.value:
+    document = _evaluate_one()
+    print_document = lambda found: table.print_layers(found['layers'])
+  else:
+    if _SIDE_BY_SIDE.value:
+      raise ValueError('--side_by_side is of one video, without --output')
+    command.check_output(_OUTPUT.value)
+    document = _evaluate_folders(pathlib.Path(_OUTPUT.value))
+    text = json.dumps(document, indent=1, allow_nan=False)
+    command.write_bytes(_OUTPUT.value, text.encode())
+    print_document = _print_means
   if _JSON.value:
     table.print_json(document)
   else:
-    _print_means(document)
+    print_document(document)
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, paths=('input', 'reference'))

@@ -1,6 +1,6 @@
 """Writes the splats of a .pgsvc file for other programs: arrays of NumPy.
 
-pgsvc export --input=FILE.pgsvc --npz=SPLATS.npz [--layers=K] [--frame=N]
+pgsvc export FILE.pgsvc --npz=SPLATS.npz [--layers=K] [--frame=N]
 
 The arrays: means [n, 2] (x, y; pixels of the whole picture, the centre of the
 first one at 0.5, 0.5), cholesky [n, 3] (l11, l21, l22 of the covariance),
@@ -72,4 +72,4 @@ def arrays(layered: types.LayeredSplats) -> dict[str, np.ndarray]:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, paths=('input', 'npz'))

@@ -1,27 +1,25 @@
 """Copies the first layers of a .pgsvc file into a smaller file.
 
-python -m launch.extract --input=FILE.pgsvc --output=CUT.pgsvc --layers=K
+pgsvc extract FILE.pgsvc CUT.pgsvc --layers=K
 
 Of a video also a part, which starts and ends with whole GOPs:
 
-python -m launch.extract --input=VIDEO.pgsvc --output=CUT.pgsvc
-    [--layers=K] [--start=FRAME|SECONDSs] [--frames=N]
+pgsvc extract VIDEO.pgsvc CUT.pgsvc [--layers=K] [--start=FRAME|SECONDSs]
+    [--frames=N]
 """
 
 import itertools
-import pathlib
+import os
 import sys
 
 from absl import flags
 
-from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import stream
 from pgsvc_jax.video import playback
 
 from . import command
 
-_INPUT = flags.DEFINE_string('input', None, 'a .pgsvc file', required=True)
-_OUTPUT = flags.DEFINE_string('output', None, 'file to write', required=True)
+_INPUT, _OUTPUT = command.define_paths('a .pgsvc file', 'file to write')
 _LAYERS = flags.DEFINE_integer(
     'layers',
     None,
@@ -42,26 +40,14 @@ _FRAMES = flags.DEFINE_integer(
 
 def main() -> None:
   """Copies bytes; nothing is decoded."""
-  if command.is_video(_INPUT.value):
-    _extract_video()
-    return
-  for flag in (_START, _FRAMES):
-    if flag.value is not None:
-      raise ValueError(
-          f'{_INPUT.value} is a picture: --{flag.name} is for video'
-      )
-  if _LAYERS.value is None:
-    raise ValueError(f'{_INPUT.value} is a picture: --layers=K must be given')
-  data = pathlib.Path(_INPUT.value).read_bytes()
-  with command.about(_INPUT.value):
-    cut = bitstream.extract(data, _LAYERS.value)
-  command.write_bytes(_OUTPUT.value, cut)
-
-
-def _extract_video() -> None:
   with open(_INPUT.value, 'rb') as file:
     with command.about(_INPUT.value):
       reader = stream.StreamReader(file)
+    if not reader.is_video:
+      why = f'{_INPUT.value} is a picture'
+      command.refuse([_START, _FRAMES], why, 'for videos')
+      if _LAYERS.value is None:
+        raise ValueError(f'{why}: --layers=K must be given')
     with command.replacing(_OUTPUT.value) as output:
       with command.about(_INPUT.value):
         first, count = _gops(reader)
@@ -72,13 +58,8 @@ def _extract_video() -> None:
             first_gop=first,
             num_gops=count,
         )
-    last = reader.gop(first + kept - 1)
-    first_frame = reader.gop(first).first_frame
-    print(
-        f'GOPs {first} to {last.index}, frames {first_frame} to'
-        f' {last.first_frame + last.num_frames - 1}',
-        file=sys.stderr,
-    )
+      size = output.tell()
+    _say(reader, size, first, first + kept - 1)
 
 
 def _gops(reader: stream.StreamReader) -> tuple[int, int | None]:
@@ -93,6 +74,23 @@ def _gops(reader: stream.StreamReader) -> tuple[int, int | None]:
   following = itertools.islice(reader, first, None)
   kept = itertools.takewhile(lambda gop: gop.first_frame < end, following)
   return first, sum(1 for _ in kept)
+
+
+def _say(reader: stream.StreamReader, size: int, first: int, last: int) -> None:
+  """Says what was written."""
+  whole = os.path.getsize(_INPUT.value)
+  parts = ''
+  if reader.is_video:
+    begin, end = reader.gop(first), reader.gop(last)
+    parts = (
+        f'; GOPs {first} to {last}, frames {begin.first_frame} to'
+        f' {end.first_frame + end.num_frames - 1}'
+    )
+  print(
+      f'{_OUTPUT.value}: {size} bytes, {size / whole:.0%} of'
+      f' {_INPUT.value}{parts}',
+      file=sys.stderr,
+  )
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Lists the layers of a .pgsvc file: splats, bytes, bits per pixel.
 
-python -m launch.info --input=FILE.pgsvc [--attributes] [--json]
+pgsvc info FILE.pgsvc [--attributes] [--json]
 
 Of a video also its GOPs: frames, times, bytes of each layer.
 """

@@ -1,5 +1,6 @@
-"""The installed command: `pgsvc <verb> --flags`, the same verbs as launch/."""
+"""The installed command: `pgsvc VERB ...`, the same verbs as launch/."""
 
+import difflib
 import runpy
 import sys
 
@@ -21,23 +22,38 @@ VERBS = {
     'demo': 'encode a sample photograph and show what comes back',
     'sweep': 'try settings over any field of the config, on many workers',
     'reproduce': 'run experiments again and compare with published figures',
-    'predicted': 'compare predicted frames with I-frames of their quality',
 }
+
+_USAGE = 'usage: pgsvc VERB [FILES] [--flags]; pgsvc VERB --help says more'
 
 
 def main() -> None:
   """Runs the module of the verb as `python -m` would."""
-  if len(sys.argv) < 2 or sys.argv[1] not in VERBS:
-    asked_for_help = sys.argv[1:] in (['--help'], ['-h'], ['help'])
-    out = sys.stdout if asked_for_help else sys.stderr
-    print('usage: pgsvc VERB --flags (pgsvc VERB --help lists them)', file=out)
-    for verb, what in VERBS.items():
-      print(f'  {verb:10} {what}', file=out)
-    sys.exit(0 if asked_for_help else 2)
+  verb = sys.argv[1] if len(sys.argv) > 1 else ''
+  if verb == '--version':
+    import pgsvc_jax
+
+    print(f'pgsvc_jax {pgsvc_jax.__version__}')
+    return
+  if verb in ('', '--help', '-h', 'help'):
+    out = sys.stdout if verb else sys.stderr
+    print(_USAGE, file=out)
+    for name, what in VERBS.items():
+      print(f'  {name:10} {what}', file=out)
+    sys.exit(0 if verb else 2)
+  if verb not in VERBS:
+    near = difflib.get_close_matches(verb, VERBS, n=1)
+    hint = f'did you mean {near[0]!r}?' if near else 'pgsvc --help lists them'
+    sys.exit(_refuse(f'{verb!r} is no verb; {hint}'))
   interrupts.end_at_once()
-  verb = sys.argv.pop(1)
+  sys.argv.pop(1)
   package = __package__ or 'launch'
   runpy.run_module(f'{package}.{verb}', run_name='__main__', alter_sys=True)
+
+
+def _refuse(message: str) -> int:
+  print(f'pgsvc: {message}', file=sys.stderr)
+  return 2
 
 
 if __name__ == '__main__':

@@ -1,11 +1,12 @@
 """Puts the packets of a video in another order; nothing is decoded.
 
-python -m launch.reorder --input=VIDEO.pgsvc --output=OTHER.pgsvc
-    --order=time|quality
+pgsvc reorder VIDEO.pgsvc OTHER.pgsvc --order=time|quality
 
 In order of time a video is written, streamed and played; in order of quality a
 cut anywhere leaves all of it, at fewer layers. Back again gives the same bytes.
 """
+
+import sys
 
 from absl import flags
 
@@ -14,8 +15,7 @@ from pgsvc_jax.codec import syntax
 
 from . import command
 
-_INPUT = flags.DEFINE_string('input', None, 'a .pgsvc video', required=True)
-_OUTPUT = flags.DEFINE_string('output', None, 'file to write', required=True)
+_INPUT, _OUTPUT = command.define_paths('a .pgsvc video', 'file to write')
 _ORDER = flags.DEFINE_enum_class(
     'order',
     None,
@@ -33,6 +33,9 @@ def main() -> None:
     with command.replacing(_OUTPUT.value) as output:
       with command.about(_INPUT.value):
         stream.reorder(reader, output, _ORDER.value)
+      size = output.tell()
+  order = _ORDER.value.name.lower()
+  print(f'{_OUTPUT.value}: {size} bytes in order of {order}', file=sys.stderr)
 
 
 if __name__ == '__main__':

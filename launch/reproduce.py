@@ -113,7 +113,7 @@ def main() -> None:
   _require_plots()
   pathlib.Path(_OUTPUT.value).mkdir(parents=True, exist_ok=True)
   sources = {name: _sources(table[name]) for name in names}
-  caches.announce()
+  caches.prepare()
   misses = []
   for name in names:
     misses += [f'{name}: {x}' for x in _run(name, table[name], sources[name])]
@@ -214,6 +214,8 @@ def _units(
     variant, form, source: pathlib.Path, scales: tuple[float, ...]
 ) -> list[units.Unit]:
   """The files of a variant; several where each prefix has its own."""
+  from .lab.experiments import figures as figures_lib
+
   overrides = [dict(form.overrides) | dict(variant.overrides)]
   sources = [source]
   if variant.shares:
@@ -226,12 +228,16 @@ def _units(
     ]
     sources = [_downsample(source, x) for x in scales or (1,) * len(totals)]
     scales = ()
+  start, frames = 0, form.frames
+  if variant.alone_at:
+    start, frames = figures_lib.frame_at(variant.alone_at, form.frames), 1
   return [
       units.Unit(
           source=x,
           config=variant.config or form.config,
           overrides=fields,
-          frames=form.frames,
+          start=start,
+          frames=frames,
           size=form.size,
           scales=scales,
           coder=variant.coder,
@@ -324,6 +330,7 @@ def _make_row(
       psnr_db=column('psnr_db'),
       seconds=sum(result['seconds'] for result in found),
       shift=column('shift') if 'shift' in levels[0] else (),
+      frames=tuple(map(tuple, levels[-1].get('frames', ()))),
   )
 
 

@@ -32,6 +32,7 @@ from pgsvc_jax import types
 from pgsvc_jax.training import loop
 
 from . import command
+from . import locks
 from . import machine
 from . import runtime
 
@@ -89,13 +90,13 @@ class Origin:
   any_devices: bool = False
 
 
-def clear(folder: pathlib.Path) -> None:
+def clear(folder: pathlib.Path | None) -> None:
   """Removes what a run left in its folder, run.json last.
 
   Raises:
     OSError: another process works there.
   """
-  if not folder.is_dir():
+  if folder is None or not folder.is_dir():
     return
   with _locked(folder):
     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
@@ -104,23 +105,10 @@ def clear(folder: pathlib.Path) -> None:
       path.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """Two processes in one folder would write each other's files.
-
-  The system lifts the lock when the process ends, however it ends.
-  """
-  with open(folder / 'lock', 'w') as file:
-    try:
-      import fcntl
-    except ImportError:  # Not on Windows.
-      pass
-    else:
-      try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-      except OSError as error:
-        raise OSError(f'{folder}: another process works there') from error
-    yield
+def _locked(folder: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+  """Two processes in one folder would write each other's files."""
+  busy = f'{folder}: another process works there'
+  return locks.hold(folder / 'lock', busy)
 
 
 @contextlib.contextmanager

@@ -125,6 +125,14 @@ def set_up(num_devices: int, use_cache: bool) -> list[jax.Device]:
   ]
 
 
+def prepare_kernels(
+    devices: list[jax.Device], channels: int, implementation: str | None
+) -> None:
+  """Has what a fit runs compiled, and says so, before its progress is shown."""
+  if devices[0].platform == 'cpu' and implementation in (None, 'cpu'):
+    caches.prepare(channels, fits=True)
+
+
 def versions() -> dict[str, str]:
   """What a run should be repeated with."""
   return {

@@ -12,8 +12,6 @@ was stopped. Writes results.json, trials.csv, pareto.png and parameters.png, and
 prints a table.
 """
 
-from collections.abc import Iterator
-import contextlib
 import hashlib
 import pathlib
 import sys
@@ -27,6 +25,7 @@ from pgsvc_jax import config as config_lib
 from pgsvc_jax import media
 
 from . import command
+from . import progress
 from .lab.sweeps import space
 from .lab.sweeps import summary
 
@@ -184,27 +183,36 @@ def _work(queue, job, objectives: dict[str, bool], definition: dict) -> None:
   """Runs trials until there are no more."""
   from .lab.sweeps import worker
 
-  with _progress() as show:
+  with progress.Display('sweep', unit='trials') as display:
+
+    def look() -> list:
+      slots = queue.slots()
+      states = [slot.state for slot in slots]
+      running = f'{states.count("running")} running'
+      display.update(sum(map(_is_over, slots)), len(slots), running)
+      return slots
+
     while True:
       trial = queue.claim()
+      slots = look()
       if trial is None:
-        slots = queue.slots()
-        if all(slot.state in ('finished', 'failed') for slot in slots):
+        if all(map(_is_over, slots)):
           return
-        show(slots, None)
         time.sleep(min(_SECONDS_BETWEEN_LOOKS, job.lease / 6))
         continue
       index = trial.user_attrs['slot']
-      show(queue.slots(), None)
       try:
         worker.run_trial(job, trial)
       except worker.Lost:
         command.complain(f'trial {index:05} was given to another worker')
         continue
-      slots = queue.slots()
-      rows = summary.make_rows(slots, objectives)
+      rows = summary.make_rows(look(), objectives)
       summary.write(job.study, definition, rows)
-      show(slots, _line(rows, index, objectives))
+      display.say(_line(rows, index, objectives))
+
+
+def _is_over(slot) -> bool:
+  return slot.state in ('finished', 'failed')
 
 
 def _line(rows: list[dict], index: int, objectives: dict[str, bool]) -> str:
@@ -224,42 +232,6 @@ def _line(rows: list[dict], index: int, objectives: dict[str, bool]) -> str:
   mark = ', on the front' if row['front'] and len(objectives) > 1 else ''
   best = summary.say_best(rows, objectives)
   return f'{head}: {figures}{mark}; {params}; so far: {best}'
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Any]:
-  """Yields a function that takes the slots and a line to print, or None.
-
-  A bar below the lines in a terminal; elsewhere the lines alone.
-  """
-  if not sys.stderr.isatty():
-    yield lambda slots, line: line and print(line, file=sys.stderr, flush=True)
-    return
-  from rich import console as rich_console
-  from rich import progress as rich_progress
-
-  bar = rich_progress.Progress(
-      rich_progress.TextColumn('{task.description}'),
-      rich_progress.BarColumn(bar_width=None),
-      rich_progress.MofNCompleteColumn(),
-      rich_progress.TextColumn('{task.fields[running]} running'),
-      rich_progress.TimeRemainingColumn(),
-      console=rich_console.Console(stderr=True),
-  )
-  with bar:
-    task = bar.add_task('trials', total=None, running=0)
-
-    def show(slots, line: str | None) -> None:
-      if line:
-        bar.console.print(line, markup=False, highlight=False)
-      bar.update(
-          task,
-          completed=sum(x.state in ('finished', 'failed') for x in slots),
-          total=len(slots),
-          running=sum(x.state == 'running' for x in slots),
-      )
-
-    yield show
 
 
 def main() -> None:

@@ -1,8 +1,72 @@
-"""The table of layers that `info`, `evaluate` and `demo` print."""
+"""What files hold, and the tables of it that commands print."""
 
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
 import json
 
+from pgsvc_jax import metrics
 from pgsvc_jax.codec import bitstream
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+  """How a field of a row is printed.
+
+  Attributes:
+    title: of the column.
+    form: of a figure.
+    unit: how many of the field are one.
+  """
+
+  title: str
+  form: str
+  unit: float = 1
+
+  def cell(self, value: float | None) -> str:
+    """The figure, or `-` where there is none."""
+    return '-' if value is None else format(value / self.unit, self.form)
+
+
+# Those of rows of layers and anchors, in their order.
+COLUMNS = {
+    'width': Column('width', '.0f'),
+    'height': Column('height', '.0f'),
+    'splats': Column('splats', '.0f'),
+    'bytes': Column('bytes', '.0f'),
+    'bits_per_second': Column('kbit/s', '.1f', 1000),
+    'bpp': Column('bpp', '.4f'),
+    **{
+        name: Column(metric.title, f'.{metric.digits}f')
+        for name, metric in metrics.ALL.items()
+    },
+    'entropy_ms': Column('entropy, ms', '.1f'),
+    'render_ms': Column('render, ms', '.1f'),
+    'write_ms': Column('write, ms', '.1f'),
+}
+
+# Milliseconds of decoding a picture or frame.
+TIMES = ('entropy_ms', 'render_ms', 'write_ms')
+
+
+def columns(rows: Sequence[Mapping], skip: Iterable[str] = ()) -> list[str]:
+  """Names of the columns that rows have; sizes only where they differ."""
+  sizes = {(row.get('width'), row.get('height')) for row in rows}
+  skipped = {*skip, *(('width', 'height') if len(sizes) < 2 else ())}
+  return [
+      name
+      for name in COLUMNS
+      if name not in skipped and any(name in row for row in rows)
+  ]
+
+
+def cells(row: Mapping, names: Iterable[str]) -> list[str]:
+  """A row of a table."""
+  return [COLUMNS[name].cell(row.get(name)) for name in names]
+
+
+def no_figures() -> dict[str, None]:
+  """The figures that are measured only against an original."""
+  return {metric.name: None for metric in metrics.choose(is_video=False)}
 
 
 def describe(data: bytes) -> dict:
@@ -21,8 +85,7 @@ def describe(data: bytes) -> dict:
             'bpp': header.bits_per_pixel[i],
             'width': header.native_shapes[i][1],
             'height': header.native_shapes[i][0],
-            'psnr_db': None,
-            'ms_ssim': None,
+            **no_figures(),
             'available': i < available,
         }
     )
@@ -70,30 +133,25 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     print('  '.join(cell.rjust(width) for cell, width in zip(row, widths)))
 
 
-def print_layers(layers: list[dict]) -> None:
+def print_layers(layers: list[dict], without: Iterable[str] = ()) -> None:
   """Prints the table of operating points; `-` where a figure is not there.
 
-  Native sizes only where they differ from one another.
+  Args:
+    layers: rows.
+    without: columns to leave out.
   """
-  has_sizes = len({(row['width'], row['height']) for row in layers}) > 1
-  columns = {
-      'layer': '',
-      **({'width': '', 'height': ''} if has_sizes else {}),
-      'splats': '',
-      'bytes': '',
-      'bpp': '.4f',
-      'psnr_db': '.2f',
-      'ms_ssim': '.4f',
-  }
-  rows = [
+  names = columns(layers, [*TIMES, *without])
+  print_table(
+      ['layer', *(COLUMNS[name].title for name in names), ''],
       [
-          '-' if row[name] is None else format(row[name], form)
-          for name, form in columns.items()
-      ]
-      + ['' if row['available'] else '(cut off)']
-      for row in layers
-  ]
-  print_table([*columns, ''], rows)
+          [
+              str(row['layer']),
+              *cells(row, names),
+              '' if row['available'] else '(cut off)',
+          ]
+          for row in layers
+      ],
+  )
 
 
 def print_attributes(layers: list[dict]) -> None:

@@ -1,9 +1,7 @@
 """Shows a .pgsvc file in a browser: its layers, one by one, at any size.
 
-pgsvc view --input=FILE.pgsvc [--original=PICTURE] [--port=N] \
-    [--no_open]
-pgsvc view --input=FILE.pgsvc [--original=PICTURE] \
-    --export=PAGE.html
+pgsvc view FILE.pgsvc [ORIGINAL] [--port=N] [--no_open]
+pgsvc view FILE.pgsvc [ORIGINAL] --export=PAGE.html
 
 With the original, how far off each layer is, beside a JPEG of as many bytes.
 The page is served to this machine alone; --export writes it as one file, with
@@ -42,4 +40,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-  command.run(main)
+  command.run(main, paths=('input', 'original'))

@@ -3,6 +3,7 @@
 `dispatch` picks the implementation; the rules of differentiation stand here.
 """
 
+from collections.abc import Sequence
 import functools
 from types import ModuleType
 
@@ -42,9 +43,10 @@ def composite(
     layer_sizes: splats per layer, base first; sums to n, zeros are allowed.
     height: of the images, pixels.
     width: of the images, pixels.
-    implementation: a name of `IMPLEMENTATIONS`, or a module or class with the
-      functions that `dispatch` lists; None takes the best one that can do it,
-      for the platform that the program is lowered for.
+    implementation: a name of `IMPLEMENTATIONS`, a module or class with the
+      functions that `dispatch` lists, or several of these, tried in order;
+      None takes the best one that can do it, for the platform that the program
+      is lowered for.
 
   Returns:
     The prefix images, not clamped. A splat with a parameter that is not finite
@@ -52,8 +54,8 @@ def composite(
 
   Raises:
     ValueError: wrong shapes, dtypes or sizes.
-    NotImplementedError: the named implementation cannot do it; when the program
-      is lowered.
+    NotImplementedError: no implementation named can do it, with every reason;
+      when the program is lowered.
 
   Example:
     >>> from jax import numpy as jnp
@@ -66,7 +68,7 @@ def composite(
   _check_splats(means, cholesky, colors, layer_sizes)
   if height < 1 or width < 1:
     raise ValueError(f'an image has at least one pixel: {height=} {width=}')
-  _check_implementation(implementation)
+  implementation = _checked(implementation)
   static = dispatch.Static(tuple(layer_sizes), height, width)
   return _images(means, cholesky, colors, static, implementation)
 
@@ -127,7 +129,7 @@ def composite_error(
     raise ValueError(f'{pixel_weights.shape=} does not fit {target.shape=}')
   if level_weights.shape != (len(layer_sizes),):
     raise ValueError(f'{level_weights.shape=} does not fit {layer_sizes=}')
-  _check_implementation(implementation)
+  implementation = _checked(implementation)
   static = dispatch.Static(tuple(layer_sizes), *target.shape[:2])
   return _error(
       means,
@@ -233,8 +235,23 @@ def _error_bwd(static, implementation, gradients, cotangents):
 _error.defvjp(_error_fwd, _error_bwd, symbolic_zeros=True)
 
 
+def _checked(implementation):
+  """The implementation as it is, or several as a tuple, which can be hashed."""
+  if isinstance(implementation, Sequence) and not isinstance(
+      implementation, str
+  ):
+    if not implementation:
+      raise ValueError('implementation is an empty sequence')
+    for single in implementation:
+      _check_implementation(single)
+    return tuple(implementation)
+  if implementation is not None:
+    _check_implementation(implementation)
+  return implementation
+
+
 def _check_implementation(implementation) -> None:
-  if implementation is None or implementation in dispatch.IMPLEMENTATIONS:
+  if implementation in dispatch.IMPLEMENTATIONS:
     return
   missing = {'composite', 'composite_vjp'} - set(dir(implementation))
   if not isinstance(implementation, ModuleType | type) or missing:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import ctypes
 import functools
+import threading
 
 import jax
 from jax import numpy as jnp
@@ -21,14 +22,32 @@ def _require_support(colors: Array, platform: str) -> None:
     raise NotImplementedError(f'computes in float32, not {colors.dtype}')
 
 
-@functools.cache
+# Videos are encoded by several threads, and XLA takes a name only once.
+_registering = threading.Lock()
+
+
 def register(function: str, channels: int) -> str:
   """Has a handler compiled, or loaded, and known to XLA; returns its name."""
+  with _registering:
+    return _register(function, channels)
+
+
+@functools.cache
+def _register(function: str, channels: int) -> str:
   handler = getattr(cpu_handlers, f'make_{function}')(channels)
   name = f'pgsvc_{function}_{channels}'
   capsule = jax.ffi.pycapsule(ctypes.c_void_p(handler.address))
   jax.ffi.register_ffi_target(name, capsule, platform='cpu')
   return name
+
+
+def prepare(channels: int) -> None:
+  """Has what `composite_error` needs compiled, or loaded.
+
+  A program does so when it is lowered; this is to know for how long.
+  """
+  for group in cpu_kernels.channel_groups(channels):
+    register('composite_error', group.stop - group.start)
 
 
 def _call(

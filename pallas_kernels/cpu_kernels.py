@@ -341,7 +341,7 @@ def composite_tiles_error(
 
 @functools.cache
 def _make_composite(channels, sources=jit.SOURCES):
-  @jit.kernel
+  @jit.kernel()
   def kernel(means, cholesky, colors, layer_ends, images):
     _ = sources
     return composite_tiles(
@@ -357,6 +357,21 @@ def channel_groups(channels: int) -> list[slice]:
       slice(first, min(first + MAX_CHANNELS, channels))
       for first in range(0, channels, MAX_CHANNELS)
   ]
+
+
+def prepare(channels: int) -> None:
+  """Has what `composite` needs for so many channels compiled, or loaded.
+
+  Example:
+    >>> prepare(3)
+  """
+  for group in channel_groups(channels):
+    count = group.stop - group.start
+    array = lambda *shape: np.zeros(shape, F32)
+    ends = np.zeros(1, np.int32)
+    _make_composite(count)(
+        array(0, 2), array(0, 3), array(0, count), ends, array(1, 1, 1, count)
+    )
 
 
 def composite(

@@ -21,7 +21,7 @@ NotImplementedError for what they cannot do; that is the only error after which
 the next implementation is tried.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import functools
 import importlib
 from types import ModuleType
@@ -36,7 +36,9 @@ from jaxtyping import Array
 _Name = Literal['reference', 'xla', 'cpu', 'triton']
 
 # One of the names, or a module or class with the functions above.
-Implementation = _Name | ModuleType | type
+_Single = _Name | ModuleType | type
+# Or several, of which the first is taken that can do what is asked.
+Implementation = _Single | Sequence[_Single]
 
 IMPLEMENTATIONS: tuple[str, ...] = get_args(_Name)
 
@@ -114,9 +116,11 @@ def _run(
     implementation: Implementation | None,
 ) -> tuple[Array, ...]:
   """The function by the implementation that is given, or by the best."""
-  candidates = (implementation,)
+  candidates = implementation
   if implementation is None:
     candidates = default_implementations(platform)
+  elif not isinstance(implementation, tuple):
+    candidates = (implementation,)
   reasons = []
   for candidate in candidates:
     module = _load(candidate)

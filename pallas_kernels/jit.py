@@ -10,9 +10,12 @@ does not notice changes in other files: every cached function has `SOURCES` in
 its closure.
 """
 
+from collections.abc import Callable
 import functools
 import hashlib
+import os
 import pathlib
+from typing import Any
 
 import numba
 
@@ -23,11 +26,50 @@ _OPTIONS = {
     'error_model': 'numpy',
 }
 
+
+def _cached(
+    compiler: Callable[..., Callable], *args: Any, **options: Any
+) -> Callable[[Callable], Any]:
+  """A decorator of Numba with its cache, if that has a place."""
+
+  def decorate(function):
+    if numba.config.CACHE_DIR != os.devnull:
+      try:
+        return compiler(*args, cache=True, **options)(function)
+      except RuntimeError:  # Numba found no folder that it may write.
+        pass
+    return compiler(*args, **options)(function)
+
+  return decorate
+
+
+def njit(**options: Any) -> Callable[[Callable], Any]:
+  """`numba.njit` with its cache, if that has a place.
+
+  Numba itself fails where no folder can be written. NUMBA_CACHE_DIR=/dev/null
+  has nothing cached.
+
+  Args:
+    **options: of `numba.njit`.
+
+  Returns:
+    A decorator.
+
+  Example:
+    >>> @njit(nogil=True)
+    ... def twice(x):
+    ...   return 2 * x
+    >>> twice(3)
+    6
+  """
+  return _cached(numba.njit, **options)
+
+
 # Put into its callers as it is, which is the quickest way to compile what is
 # short or called once.
 part = functools.partial(numba.njit, inline='always', **_OPTIONS)
 # Types and code are found once a process, for all kernels; LLVM puts it into
-# its callers.
+# its callers. Python must not call it: it has no wrapper for that.
 unit = functools.partial(
     numba.njit,
     forceinline=True,
@@ -35,9 +77,9 @@ unit = functools.partial(
     no_cfunc_wrapper=True,
     **_OPTIONS,
 )
-kernel = functools.partial(numba.njit, nogil=True, cache=True, **_OPTIONS)
+kernel = functools.partial(njit, nogil=True, **_OPTIONS)
 handler = functools.partial(
-    numba.cfunc, numba.types.intp(numba.types.intp), cache=True, **_OPTIONS
+    _cached, numba.cfunc, numba.types.intp(numba.types.intp), **_OPTIONS
 )
 
 # What a kernel is compiled from.

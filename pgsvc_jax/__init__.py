@@ -16,7 +16,7 @@ A picture to bytes and back; any prefix of the layers is a picture:
 >>> pgsvc_jax.psnr_db(base, picture) < pgsvc_jax.psnr_db(full, picture)
 True
 
-A video likewise: `encode_video` takes frames, `decode_video` gives them.
+`encode` and `decode` take videos, paths and files, too.
 
 A picture in parts: `fit_picture` makes `LayeredSplats`, `write` makes a file of
 them, `read_layers` reads it, `render_picture` shows them. `composite` is the
@@ -24,6 +24,8 @@ differentiable operator below, for programs of your own.
 """
 
 import lazy_loader
+
+__version__ = '0.1.0'
 
 # The names and where they come from stand in __init__.pyi, once for type
 # checkers and for this.

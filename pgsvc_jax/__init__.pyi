@@ -11,7 +11,12 @@ from .config import EncodeConfig as EncodeConfig
 from .config import FitConfig as FitConfig
 from .config import VideoConfig as VideoConfig
 from .decoder import decode as decode
+from .decoder import decode_frames as decode_frames
+from .decoder import decode_region as decode_region
+from .deprecated import decode_video as decode_video
+from .deprecated import encode_video as encode_video
 from .encoder import encode as encode
+from .encoder import encode_pictures as encode_pictures
 from .media import MediaError as MediaError
 from .media import read_picture as read_picture
 from .media import write_picture as write_picture
@@ -24,10 +29,12 @@ from .render import render_prefixes as render_prefixes
 from .training.fit import fit_picture as fit_picture
 from .training.fit import fit_pictures as fit_pictures
 from .training.loop import DivergenceError as DivergenceError
+from .training.optimizer import splat_adam as splat_adam
+from .training.schedule import make_schedule as make_schedule
+from .training.train import make_train_step as make_train_step
 from .types import LayeredSplats as LayeredSplats
 from .types import Splats as Splats
-from .video.decoder import decode_video as decode_video
-from .video.encoder import encode_video as encode_video
 from .video.media import VideoReader as VideoReader
 from .video.media import VideoWriter as VideoWriter
 from .video.media import open_video as open_video
+from .video.workers import FrameDone as FrameDone

@@ -7,14 +7,15 @@ Files in configs/ list only departures from these. No JAX here, so flags and
 from collections.abc import Mapping
 import dataclasses
 import itertools
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, TypeVar
 
+from pgsvc_jax import fields
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.training import losses
+from pgsvc_jax.training import strategies
 
 _T = TypeVar('_T')
 
-Strategy = Literal['joint', 'all_levels', 'sequential', 'single', 'prune']
 Cycle = Literal['step', 'epoch', 'random', 'none']
 
 
@@ -27,135 +28,190 @@ class FitConfig:
     'joint'
     >>> FitConfig(num_steps=0)
     Traceback (most recent call last):
-    ValueError: num_steps must be at least 1
+    ValueError: num_steps must be an integer, at least 1, not 0
   """
 
-  # Splats per layer, base first. Empty: from `layer_density`.
-  layer_splats: tuple[int, ...] = ()
-  # Splats per pixel and layer, used where `layer_splats` is empty; at 768x512
-  # the default is about 5000 + 2000 + 2000.
-  layer_density: tuple[float, ...] = (0.0127, 0.0051, 0.0051)
-  # Size of each layer's own grid / that of the picture, never falling, the
-  # last one 1: prefix k is fitted to the picture at the size of layer k. Empty:
-  # all layers are of the size of the picture.
-  layer_scales: tuple[float, ...] = ()
-  # joint: each step lowers the error of the full picture and of one lower
-  #   prefix, cycling through them (P-GSVC).
-  # all_levels: every prefix at every step.
-  # sequential: layer by layer, the layers below frozen (LIG).
-  # single: all splats in one layer; not scalable, the upper bound.
-  # prune: a single-layer fit, ranked by contribution and cut into layers.
-  strategy: Strategy = 'joint'
-  # What every step lowers: the name of a module of `training/losses`.
-  # squared: the squared error, as PSNR has it.
-  # charbonnier: the absolute error, smooth at 0: less for outliers.
-  loss: str = 'squared'
-  # Which lower prefix a step of `joint` weighs, and of the rounding whatever
-  # the strategy.
-  # step: the next one at every step (P-GSVC).
-  # epoch: the same one for 50 steps, then the next one.
-  # random: any of them.
-  # none: the full picture alone; layers still move together.
-  cycle: Cycle = 'step'
-  # Whether layers are born one after the other. If not, all are there from the
-  # first step, and grow at the same time.
-  incremental: bool = True
-  # Optimisation steps, each over the whole picture.
-  num_steps: int = 400
-  # Steps more for each coarser size of `layer_scales`, as a share of num_steps,
-  # before the splats of the next size are born: they cost little. Not with
-  # `sequential`, and only if `incremental`.
-  coarse_steps: float = 0.5
-  # Steps per compiled scan: births, progress and checks happen in between.
-  chunk_steps: int = 10
-  # Share of the steps after which all splats are born.
-  growth_fraction: float = 0.45
-  # Births (splats added at one time) until all are there, over all layers.
-  num_births: int = 18
-  # How often splats that show next to nothing move to where one would take
-  # more off the error, evenly over the middle of the fit. 0: they stay.
-  num_relocations: int = 6
-  # Share of the splats of each layer that may move at a time.
-  relocated_share: float = 0.3
-  # Weight of the lower prefixes in the loss; the full picture has weight 1.
-  lower_weight: float = 0.5
-  # Step sizes of Adam in the frame of each splat: means in standard
-  # deviations, Cholesky factors relative, colors in units of the picture.
-  means_rate: float = 0.2
-  cholesky_rate: float = 0.14
-  colors_rate: float = 0.03
-  # Share of the colors that a step of full size takes off: splats that cancel
-  # one another are costly to round. 0.08 dB at equal bytes, and 0.05 dB lost
-  # before the rounding (kodim05 and 23, 0.3 and 0.6 bits a pixel).
-  colors_decay: float = 0.005
-  # The step sizes fall along a line to this share of their start.
-  final_rate: float = 0.01
-  # Adam's decay of the mean gradient and of its square.
-  adam_b1: float = 0.9
-  adam_b2: float = 0.97
-  # Steps after those, in which attributes are rounded group by group and what
-  # is not yet rounded makes up for it. 0: round at the end, all at once.
-  rounding_steps: int = 110
-  # Parts that the splats are rounded in, of each attribute.
-  rounding_groups: int = 4
-  # Factor of the step sizes of Adam while rounding, first and last.
-  rounding_rates: tuple[float, float] = (0.15, 0.05)
-  # What a bit weighs against the squared error when symbols are chosen
-  # (`code_lengths.py`): 0 takes the nearest ones.
-  rounding_bit_weight: float = 1.0
-  # Smallest l11 and l22, pixels: thinner splats fall between pixel centres.
-  min_cholesky: float = 0.3
-  # The one source of randomness.
-  seed: int = 0
+  layer_splats: tuple[int, ...] = fields.field(
+      (),
+      'Splats per layer, base first. Empty: from `layer_density`.',
+      '[0, inf)',
+  )
+  layer_density: tuple[float, ...] = fields.field(
+      (0.0127, 0.0051, 0.0051),
+      'Splats per pixel and layer, used where `layer_splats` is empty; at '
+      '768x512 the default is about 5000 + 2000 + 2000.',
+      '[0, inf)',
+  )
+  layer_scales: tuple[float, ...] = fields.field(
+      (),
+      "Size of each layer's own grid / that of the picture, never "
+      'falling, the last one 1: prefix k is fitted to the picture at the '
+      'size of layer k. Empty: all layers are of the size of the picture.',
+      '(0, 1]',
+  )
+  strategy: str = fields.field(
+      'joint',
+      '\n'.join(
+          (
+              'What the steps lower, and which splats they move.',
+              *(f'{k}: {x.meaning}' for k, x in strategies.STRATEGIES.items()),
+          )
+      ),
+      choices=tuple(strategies.STRATEGIES),
+  )
+  loss: str = fields.field(
+      'squared',
+      'What every step lowers: a module of `training/losses`; squared is the '
+      'squared error, as PSNR has it.',
+      choices=losses.names(),
+  )
+  cycle: Cycle = fields.field(
+      'step',
+      'Which lower prefix a step of `joint` weighs, and of the rounding '
+      'whatever the strategy.\n'
+      'step: the next one at every step (P-GSVC).\n'
+      'epoch: the same one for 50 steps, then the next one.\n'
+      'random: any of them.\n'
+      'none: the full picture alone; layers still move together.',
+  )
+  incremental: bool = fields.field(
+      True,
+      'Whether layers are born one after the other. If not, all are there '
+      'from the first step, and grow at the same time.',
+  )
+  num_steps: int = fields.field(
+      400,
+      'Optimisation steps, each over the whole picture.',
+      '[1, inf)',
+  )
+  coarse_steps: float = fields.field(
+      0.5,
+      'Steps more for each coarser size of `layer_scales`, as a share of '
+      'num_steps, before the splats of the next size are born: they cost '
+      'little. Not with `sequential`, and only if `incremental`.',
+      '[0, inf)',
+  )
+  chunk_steps: int = fields.field(
+      10,
+      'Steps per compiled scan: births, progress and checks happen in '
+      'between.',
+      '[1, inf)',
+  )
+  growth_fraction: float = fields.field(
+      0.45,
+      'Share of the steps after which all splats are born.',
+      '[0, 1]',
+  )
+  num_births: int = fields.field(
+      18,
+      'Births (splats added at one time) until all are there, over all '
+      'layers.',
+      '[1, inf)',
+  )
+  num_relocations: int = fields.field(
+      6,
+      'How often splats that show next to nothing move to where one would '
+      'take more off the error, evenly over the middle of the fit. 0: '
+      'they stay.',
+      '[0, inf)',
+  )
+  relocated_share: float = fields.field(
+      0.3,
+      'Share of the splats of each layer that may move at a time.',
+      '[0, 1]',
+  )
+  lower_weight: float = fields.field(
+      0.5,
+      'Weight of the lower prefixes in the loss; the full picture has '
+      'weight 1.',
+      '[0, 1]',
+  )
+  means_rate: float = fields.field(
+      0.2,
+      'Step size of Adam for the means, in standard deviations of each '
+      'splat.',
+      '(0, inf)',
+  )
+  cholesky_rate: float = fields.field(
+      0.14,
+      'Step size of Adam for the Cholesky factors, relative.',
+      '(0, inf)',
+  )
+  colors_rate: float = fields.field(
+      0.03,
+      'Step size of Adam for the colors, in units of the picture.',
+      '(0, inf)',
+  )
+  # 0.08 dB at equal bytes, and 0.05 dB lost before the rounding (kodim05 and
+  # 23, 0.3 and 0.6 bits a pixel).
+  colors_decay: float = fields.field(
+      0.005,
+      'Share of the colors that a step of full size takes off: splats that '
+      'cancel one another are costly to round.',
+      '[0, 1]',
+  )
+  final_rate: float = fields.field(
+      0.01,
+      'The step sizes fall along a line to this share of their start.',
+      '[0, 1]',
+  )
+  adam_b1: float = fields.field(
+      0.9,
+      "Adam's decay of the mean gradient.",
+      '[0, 1)',
+  )
+  adam_b2: float = fields.field(
+      0.97,
+      "Adam's decay of the mean of the squared gradient.",
+      '[0, 1)',
+  )
+  rounding_steps: int = fields.field(
+      110,
+      'Steps after those, in which attributes are rounded group by group '
+      'and what is not yet rounded makes up for it. 0: round at the end, '
+      'all at once.',
+      '[0, inf)',
+  )
+  rounding_groups: int = fields.field(
+      4,
+      'Parts that the splats are rounded in, of each attribute.',
+      '[1, inf)',
+  )
+  rounding_rates: tuple[float, float] = fields.field(
+      (0.15, 0.05),
+      'Factor of the step sizes of Adam while rounding, first and last.',
+      '(0, inf)',
+  )
+  rounding_bit_weight: float = fields.field(
+      1.0,
+      'What a bit weighs against the squared error when symbols are '
+      'chosen (`code_lengths.py`): 0 takes the nearest ones.',
+      '[0, inf)',
+  )
+  min_cholesky: float = fields.field(
+      0.3,
+      'Smallest l11 and l22, pixels: thinner splats fall between pixel '
+      'centres.',
+      '(0, inf)',
+  )
+  seed: int = fields.field(
+      0,
+      'The one source of randomness.',
+  )
 
   def __post_init__(self):
-    if not all(isinstance(size, int) for size in self.layer_splats):
-      raise ValueError(f'layer_splats must be integers: {self.layer_splats}')
+    fields.check(self)
     scales = self.layer_scales
-    if scales and not (
-        0 < scales[0] and sorted(scales) == list(scales) and scales[-1] == 1
-    ):
+    if scales and not (sorted(scales) == list(scales) and scales[-1] == 1):
       raise ValueError(f'layer_scales must rise from above 0 to 1: {scales}')
     num_layers = len(self.layer_splats or self.layer_density)
     if scales and len(scales) != num_layers:
       raise ValueError(f'{len(scales)} layer_scales for {num_layers} layers')
-    if self.strategy not in get_args(Strategy):
-      raise ValueError(
-          f'strategy {self.strategy!r} is not one of {get_args(Strategy)}'
-      )
-    if self.loss not in losses.names():
-      raise ValueError(f'loss {self.loss!r} is not one of {losses.names()}')
-    if self.cycle not in get_args(Cycle):
-      raise ValueError(f'cycle {self.cycle!r} is not one of {get_args(Cycle)}')
-    if self.strategy == 'sequential' and not self.incremental:
-      raise ValueError("strategy 'sequential' is incremental")
-    if not 0 <= self.rounding_bit_weight < float('inf'):
-      raise ValueError('rounding_bit_weight must be at least 0 and finite')
-    for name in ('rounding_steps', 'num_relocations'):
-      if getattr(self, name) < 0:
-        raise ValueError(f'{name} must not be negative')
-    if len(self.rounding_rates) != 2 or not min(self.rounding_rates) > 0:
-      raise ValueError('rounding_rates must be two positive factors')
-    for name in ('num_steps', 'chunk_steps', 'num_births', 'rounding_groups'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be at least 1')
-    if not 0 <= self.coarse_steps < float('inf'):
-      raise ValueError('coarse_steps must be at least 0 and finite')
-    for name in (
-        'growth_fraction',
-        'lower_weight',
-        'final_rate',
-        'relocated_share',
-        'colors_decay',
-    ):
-      if not 0 <= getattr(self, name) <= 1:
-        raise ValueError(f'{name} must be in [0, 1]')
-    for name in ('means_rate', 'cholesky_rate', 'colors_rate', 'min_cholesky'):
-      if not 0 < getattr(self, name) < float('inf'):
-        raise ValueError(f'{name} must be positive')
-    for name in ('adam_b1', 'adam_b2'):
-      if not 0 <= getattr(self, name) < 1:
-        raise ValueError(f'{name} must be in [0, 1)')
+    one_by_one = strategies.STRATEGIES[self.strategy].one_by_one
+    if one_by_one and not self.incremental:
+      raise ValueError(f'strategy {self.strategy!r} is incremental')
+    if len(self.rounding_rates) != 2:
+      raise ValueError('rounding_rates must be two factors')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,31 +227,47 @@ class EncodeConfig:
     18
   """
 
-  fit: FitConfig = FitConfig()
-  # Bits per pixel of the file, within some percent: decides the color step, and
-  # the splats where `fit.layer_splats` is empty. 0: no target.
-  target_bpp: float = 0.0
-  # Or, bits per pixel of the file up to the end of each layer: decides the
-  # color step and the splats of each layer.
-  layer_bpp: tuple[float, ...] = ()
-  # Or, dB of the whole file, as decoded to 8 bits: decides the same as
-  # `target_bpp`. 0: no target.
-  target_psnr: float = 0.0
-  # Otherwise, the squared error that rounding may add, as a share of that of
-  # the fit: decides the color step. The refit takes back about half. 0: the
-  # color step is the one below.
-  rounding_noise: float = 0.15
-  # Of the quantiser, the same in all layers.
-  step_sizes: quantize.StepSizes = quantize.StepSizes()
-  # Seconds that the encoding of a picture may take here, from the start of the
-  # command: steps are left out, evenly, as measured; rounding is completed.
-  # The bytes then depend on how fast the machine was. 0: no limit.
-  max_seconds: float = 0.0
+  fit: FitConfig = fields.field(FitConfig(), 'How the splats are fitted.')
+  target_bpp: float = fields.field(
+      0.0,
+      'Bits per pixel of the file, within some percent: decides the color '
+      'step, and the splats where `fit.layer_splats` is empty. 0: no '
+      'target.',
+      '[0, inf)',
+  )
+  layer_bpp: tuple[float, ...] = fields.field(
+      (),
+      'Or, bits per pixel of the file up to the end of each layer: '
+      'decides the color step and the splats of each layer.',
+      '(0, inf)',
+  )
+  target_psnr: float = fields.field(
+      0.0,
+      'Or, dB of the whole file, as decoded to 8 bits: decides the same '
+      'as `target_bpp`. 0: no target.',
+      '[0, inf)',
+  )
+  rounding_noise: float = fields.field(
+      0.15,
+      'Otherwise, the squared error that rounding may add, as a share of '
+      'that of the fit: decides the color step. The refit takes back '
+      'about half. 0: the color step is the one below.',
+      '[0, inf)',
+  )
+  step_sizes: quantize.StepSizes = fields.field(
+      quantize.StepSizes(), 'Steps of the quantiser, the same in all layers.'
+  )
+  max_seconds: float = fields.field(
+      0.0,
+      'Seconds that the encoding of a picture may take here, from the '
+      'start of the command: steps are left out, evenly, as measured; '
+      'rounding is completed. The bytes then depend on how fast the '
+      'machine was. 0: no limit.',
+      '[0, inf)',
+  )
 
   def __post_init__(self):
-    for name in ('target_bpp', 'target_psnr', 'rounding_noise', 'max_seconds'):
-      if not 0 <= getattr(self, name) < float('inf'):
-        raise ValueError(f'{name} must be at least 0 and finite')
+    fields.check(self)
     targets = ('target_bpp', 'layer_bpp', 'target_psnr')
     given = [name for name in targets if getattr(self, name)]
     if len(given) > 1:
@@ -204,14 +276,10 @@ class EncodeConfig:
       self._check_layer_bpp()
 
   def _check_layer_bpp(self):
-    increasing = all(
-        low < high for low, high in itertools.pairwise((0, *self.layer_bpp))
-    )
-    if not (increasing and self.layer_bpp[-1] < float('inf')):
-      raise ValueError(
-          f'layer_bpp must be positive and increasing: {self.layer_bpp}'
-      )
-    if self.fit.strategy in ('single', 'prune') and len(self.layer_bpp) > 1:
+    if any(low >= high for low, high in itertools.pairwise(self.layer_bpp)):
+      raise ValueError(f'layer_bpp must be increasing: {self.layer_bpp}')
+    merges = strategies.STRATEGIES[self.fit.strategy].merges
+    if merges and len(self.layer_bpp) > 1:
       raise ValueError(
           f'layer_bpp: strategy {self.fit.strategy!r} fits one layer'
       )
@@ -232,64 +300,92 @@ class VideoConfig:
     500
   """
 
-  # Of the first frame of each group; all frames have its splats and steps.
-  image: EncodeConfig = EncodeConfig(
-      fit=FitConfig(num_steps=500, layer_density=(0.0064, 0.0026, 0.0026))
+  image: EncodeConfig = fields.field(
+      EncodeConfig(
+          fit=FitConfig(num_steps=500, layer_density=(0.0064, 0.0026, 0.0026))
+      ),
+      'How the first frame of each group is encoded; all frames have its '
+      'splats and steps.',
   )
-  # Thousand bits a second of the file, within some percent: decides the splats
-  # where `image.fit.layer_splats` is empty, and instead of
-  # `image.rounding_noise` how they are rounded. 0: no target.
-  target_kbps: float = 0.0
-  # Frames from one I-frame to the next, at most.
-  gop: int = 32
-  # A frame begins a group where what the frame before shows of it, moved, is
-  # that many times as far from it as splats of that density born afresh are.
-  # 0: only `gop` decides.
-  cut_ratio: float = 5.0
-  # Steps of a predicted frame, and those in which its changes are rounded.
-  update_steps: int = 120
-  update_rounding_steps: int = 160
-  # Parts that the splats are rounded in, of each attribute.
-  update_groups: int = 3
-  # Factor of the step sizes of Adam, before the rounding.
-  update_rate: float = 0.15
-  # Share of the splats of a layer that die and are born anew in each frame.
-  turnover: float = 0.03
-  # Squared error that a bit of a change is worth, in units of that which the
-  # change of one number of a splat by one step adds.
-  bit_weight: float = 1.0
-  # Octaves by which bits weigh less (or more) for every dB that the frame
-  # before is below (or above) the first predicted one of its group, so that
-  # quality sinks less along it; 0: the same weight in all frames.
-  quality_hold: float = 1.0
-  # Changes below so many steps round to none.
-  dead_zone: float = 0.6
-  # log2 of the pixels across a block of the motion field; 0: no motion.
-  log2_block: int = 5
-  # Steps in which the motion field is fitted to the frame; 0: as the flow is.
-  motion_steps: int = 40
+  target_kbps: float = fields.field(
+      0.0,
+      'Thousand bits a second of the file, within some percent: decides '
+      'the splats where `image.fit.layer_splats` is empty, and instead of '
+      '`image.rounding_noise` how they are rounded. 0: no target.',
+      '[0, inf)',
+  )
+  gop: int = fields.field(
+      32,
+      'Frames from one I-frame to the next, at most.',
+      '[1, inf)',
+  )
+  cut_ratio: float = fields.field(
+      5.0,
+      'A frame starts a new group where the previous one, moved to fit it, is '
+      'this many times as far from it as new splats of that density would be. '
+      '0: only `gop` starts groups.',
+      '[0, inf)',
+  )
+  update_steps: int = fields.field(
+      120,
+      'Steps of a predicted frame.',
+      '[1, inf)',
+  )
+  update_rounding_steps: int = fields.field(
+      160,
+      'Steps of a predicted frame in which its changes are rounded.',
+      '[0, inf)',
+  )
+  update_groups: int = fields.field(
+      3,
+      'Parts that the splats are rounded in, of each attribute.',
+      '[1, inf)',
+  )
+  update_rate: float = fields.field(
+      0.15,
+      'Factor of the step sizes of Adam, before the rounding.',
+      '(0, inf)',
+  )
+  turnover: float = fields.field(
+      0.03,
+      'Share of the splats of a layer that die and are born anew in each '
+      'frame.',
+      '[0, 1]',
+  )
+  bit_weight: float = fields.field(
+      1.0,
+      'Squared error that a bit of a change is worth, in units of that '
+      'which the change of one number of a splat by one step adds.',
+      '[0, inf)',
+  )
+  quality_hold: float = fields.field(
+      1.0,
+      'Octaves by which bits weigh less (or more) for every dB that the '
+      'frame before is below (or above) the first predicted one of its '
+      'group, so that quality sinks less along it; 0: the same weight in '
+      'all frames.',
+      '[0, inf)',
+  )
+  dead_zone: float = fields.field(
+      0.6,
+      'Changes below so many steps round to none.',
+      '[0.5, 1]',
+  )
+  log2_block: int = fields.field(
+      5,
+      'log2 of the pixels across a block of the motion field; 0: no ' 'motion.',
+      '[0, 6]',
+  )
+  motion_steps: int = fields.field(
+      40,
+      'Steps in which the motion field is fitted to the frame; 0: as the '
+      'flow is.',
+      '[0, inf)',
+  )
 
   def __post_init__(self):
-    for name in ('gop', 'update_steps', 'update_groups'):
-      if getattr(self, name) < 1:
-        raise ValueError(f'{name} must be at least 1')
-    for name in (
-        'target_kbps',
-        'cut_ratio',
-        'update_rounding_steps',
-        'bit_weight',
-        'quality_hold',
-        'motion_steps',
-    ):
-      if not 0 <= getattr(self, name) < float('inf'):
-        raise ValueError(f'{name} must be at least 0 and finite')
-    if not 0 < self.update_rate < float('inf'):
-      raise ValueError('update_rate must be positive')
-    if not 0 <= self.turnover <= 1:
-      raise ValueError('turnover must be in [0, 1]')
-    if not 0.5 <= self.dead_zone <= 1:
-      raise ValueError('dead_zone must be in [0.5, 1]')
-    if self.log2_block and not 2 <= self.log2_block <= 6:
+    fields.check(self)
+    if self.log2_block == 1:
       raise ValueError('log2_block must be 0, or 2 to 6')
     if self.target_kbps and not self.bit_weight:
       raise ValueError('target_kbps needs a bit_weight to vary')
@@ -315,16 +411,4 @@ def from_mapping(cls: type[_T], values: Mapping[str, Any]) -> _T:
     >>> from_mapping(FitConfig, {'num_steps': 10}).num_steps
     10
   """
-  fields = {field.name: field for field in dataclasses.fields(cls)}
-  unknown = sorted(set(values) - set(fields))
-  if unknown:
-    raise ValueError(f'{cls.__name__} has no field {unknown[0]!r}')
-  arguments = {}
-  for name, value in values.items():
-    default = fields[name].default
-    if dataclasses.is_dataclass(default):
-      value = from_mapping(type(default), value)
-    elif isinstance(default, tuple):
-      value = tuple(value)
-    arguments[name] = value
-  return cls(**arguments)
+  return fields.from_mapping(cls, values)

@@ -49,6 +49,7 @@ _HOLDS = {
     'WEBP': ('L', 'LA', 'RGB', 'RGBA'),
 }
 _ALPHA = (2, 4)
+_GRAY_MODES = ('1', 'L', 'LA', 'La', 'I', 'I;16')
 _HOLDS_PROFILE = ('AVIF', 'JPEG', 'PNG', 'TIFF', 'WEBP')
 _HOLDS_EXIF = ('AVIF', 'JPEG', 'PNG', 'WEBP')
 _EXIF_PARTS = tuple(ExifTags.IFD)
@@ -281,7 +282,8 @@ def _decode(
     if (frames := getattr(image, 'n_frames', 1)) > 1:
       notes.append(f'first of {frames} frames')
     raw, deep = _raw_mode(image)
-    colors = _colors(image, points)
+    gray = image.mode in _GRAY_MODES or raw.startswith('LA;')
+    colors = _colors(image, points, gray)
     extents = image.tile[0].extents if image.format == 'GIF' else None
     # Pillow turns a TIFF upright while it loads it, and forgets the EXIF entry.
     orientation = getattr(image, 'tag_v2', {}).get(ExifTags.Base.Orientation)
@@ -383,7 +385,7 @@ def _code_points(file: BinaryIO) -> tuple[int, int] | None:
 
 
 def _colors(
-    image: Image.Image, points: tuple[int, int] | None
+    image: Image.Image, points: tuple[int, int] | None, gray: bool
 ) -> profiles.Colors | None:
   """What the file says of its colors; None for sRGB, or if it says nothing."""
   info = image.info
@@ -391,13 +393,13 @@ def _colors(
   if colors is None and (profile := info.get('icc_profile')):
     colors = profiles.Colors(name=profiles.name_of(profile), profile=profile)
   elif colors is None and image.format == 'PNG' and 'srgb' not in info:
-    colors = _from_gamma(info, image.mode)
+    colors = _from_gamma(info, gray)
   if colors is None or colors.profile and profiles.is_srgb(colors.profile):
     return None
   return colors
 
 
-def _from_gamma(info: dict[str, Any], mode: str) -> profiles.Colors | None:
+def _from_gamma(info: dict[str, Any], gray: bool) -> profiles.Colors | None:
   """The gAMA and cHRM of a PNG; None where they mean sRGB."""
   gamma, points = info.get('gamma'), info.get('chromaticity')
   primaries = profiles.PRIMARIES[1]
@@ -411,8 +413,7 @@ def _from_gamma(info: dict[str, Any], mode: str) -> profiles.Colors | None:
     return None
   curve = profiles.CURVES[13] if usual else (1 / gamma,)
   name = 'the color of PNG tags' if usual else f'gamma {gamma:g}'
-  is_gray = mode in ('1', 'L', 'LA', 'I', 'I;16')
-  profile = profiles.make_profile(primaries, curve, name, is_gray)
+  profile = profiles.make_profile(primaries, curve, name, gray)
   return profiles.Colors(name=name, profile=profile)
 
 
@@ -423,7 +424,10 @@ def _to_srgb(
     notes: list[str],
 ) -> tuple[Image.Image | None, np.ndarray | None]:
   """Converts what was read, at 8 bits or more, from its colors to sRGB."""
-  if pixels is None and image.mode != 'CMYK' and colors.hdr:
+  # Of dark gray in linear light, littlecms is ten steps off at 8 bits.
+  is_gray = image is not None and image.mode in ('L', 'LA')
+  exact = colors.hdr or is_gray and profiles.is_gray(colors.profile)
+  if pixels is None and image.mode != 'CMYK' and exact:
     pixels = np.asarray(image, np.float32) / 255
   if colors.hdr:
     if pixels is None or pixels.shape[2:] not in ((3,), (4,)):

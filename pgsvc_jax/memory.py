@@ -20,9 +20,6 @@ _BASE = {
     'reference': 490 * _MIB,
 }
 
-# What runs by default, by platform; elsewhere `xla`.
-_DEFAULTS = {'cpu': 'cpu', 'gpu': 'triton'}
-
 # The same while Numba compiles, which it does once on a machine.
 _COMPILING = 600 * _MIB
 
@@ -72,7 +69,7 @@ def estimate_fit(
     num_devices: int = 1,
     num_pictures: int = 1,
     platform: str = 'cpu',
-    implementation: str | None = None,
+    implementation: str | tuple[str, ...] | None = None,
     compiles: bool = False,
     layer_scales: tuple[float, ...] = (),
 ) -> Estimate:
@@ -101,7 +98,12 @@ def estimate_fit(
     754
   """
   splats = sum(layer_sizes)
-  kind = implementation or _DEFAULTS.get(platform, 'xla')
+  # Here: it loads JAX, which has long been there where a fit is planned.
+  from pallas_kernels import dispatch
+
+  kind = implementation or dispatch.default_implementations(platform)
+  if isinstance(kind, tuple):  # Tried in order.
+    kind = kind[0]
   kind = kind if kind in _BASE else 'xla'
   plane = 4 * height * width * num_pictures
   image = plane * channels

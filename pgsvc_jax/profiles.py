@@ -271,6 +271,13 @@ def space(profile: bytes) -> str:
   return profile[16:20].decode('latin-1').strip()
 
 
+def is_gray(profile: bytes | None) -> bool:
+  """Whether a profile is a curve for gray pictures."""
+  if profile is None or space(profile) != 'GRAY':
+    return False
+  return _read_shaper(profile) is not None
+
+
 def is_srgb(profile: bytes) -> bool:
   """Whether a profile says no more than sRGB does, to half a step of 8 bits."""
   shaper = _read_shaper(profile)
@@ -348,6 +355,8 @@ def pixels_to_srgb(
   if shaper is None:
     return None
   is_gray = pixels.shape[2] < 3
+  if not is_gray and space(profile) == 'GRAY':
+    return None
   color = np.repeat(pixels[..., :1], 3, axis=2) if is_gray else pixels[..., :3]
   color = shaper.to_srgb(color)
   color = color[..., 1:2] if is_gray else color

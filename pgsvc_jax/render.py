@@ -7,6 +7,7 @@ no device.
 import concurrent.futures
 import dataclasses
 import os
+from types import ModuleType
 
 from jaxtyping import UInt, UInt8
 import numpy as np
@@ -136,6 +137,28 @@ def render_levels(
   return images
 
 
+def _load_kernels() -> ModuleType:
+  # Numba: imported only where it is needed, and not everywhere installed.
+  try:
+    from pallas_kernels import cpu_kernels as kernels
+  except ImportError:
+    from pallas_kernels import numpy_kernels as kernels
+  return kernels
+
+
+def prepare(channels: int) -> None:
+  """Has kernels for so many channels compiled, or loaded.
+
+  The first picture does so, too; this is to know for how long.
+
+  Example:
+    >>> prepare(3)
+  """
+  prepare_kernels = getattr(_load_kernels(), 'prepare', None)
+  if prepare_kernels:  # NumPy has nothing to prepare.
+    prepare_kernels(channels)
+
+
 def render_prefixes(
     layered: types.LayeredSplats, dtype: type[np.unsignedinteger] = np.uint8
 ) -> UInt[np.ndarray, 'l h w c']:
@@ -156,12 +179,7 @@ def render_prefixes(
     ...     splats=splats, layer_sizes=(1,), height=1, width=2)).tolist()
     [[[[255], [155]]]]
   """
-  # Numba: imported only where it is needed, and not everywhere installed.
-  try:
-    from pallas_kernels import cpu_kernels as kernels
-  except ImportError:
-    from pallas_kernels import numpy_kernels as kernels
-
+  kernels = _load_kernels()
   height, width = layered.height, layered.width
   means, cholesky, colors = (
       np.ascontiguousarray(x, np.float32) for x in layered.splats

@@ -11,11 +11,13 @@ Splats of a layered picture stand in layer order; layer 0 is the base. Operating
 point k shows layers 0..k. A layer may belong to a coarser grid than that of the
 picture; means and Cholesky factors are in pixels of the picture all the same.
 
-The containers are named tuples, so they are pytrees to JAX without this module
-(and the decoder, which imports it) importing JAX.
+The containers are pytrees to JAX without this module (and the decoder, which
+imports it) importing JAX: `register_pytrees` is called by all that does, and
+here where JAX is imported already.
 """
 
 import dataclasses
+import sys
 from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float
@@ -134,3 +136,23 @@ class LayeredSplats:
     from pgsvc_jax import display
 
     return display.html(self)
+
+
+def register_pytrees() -> None:
+  """Makes `LayeredSplats` a pytree, of arrays with static sizes; needs JAX."""
+  import jax
+
+  global _are_registered
+  if _are_registered:
+    return
+  jax.tree_util.register_dataclass(
+      LayeredSplats,
+      data_fields=['splats'],
+      meta_fields=['layer_sizes', 'height', 'width', 'layer_shapes'],
+  )
+  _are_registered = True
+
+
+_are_registered = False
+if sys.modules.get('jax'):  # None where it is kept out.
+  register_pytrees()

@@ -7,6 +7,7 @@ a change for every user: say it in CHANGELOG.md, then
 """
 
 import ast
+import contextlib
 import dataclasses
 import inspect
 import io
@@ -16,11 +17,14 @@ import sys
 import textwrap
 
 import jax
+from jax import numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 
 import pallas_kernels
 import pgsvc_jax
+from pgsvc_jax import inputs
 from pgsvc_jax.codec import stream
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -40,6 +44,8 @@ def _function_lines(node: ast.FunctionDef) -> list[str]:
       ast.unparse(argument) + (f' = {ast.unparse(default)}' if default else '')
       for argument, default in pairs
   ]
+  if arguments.kwarg:
+    parts.append(f'**{ast.unparse(arguments.kwarg)}')
   returns = f' -> {ast.unparse(node.returns)}' if node.returns else ''
   short = f'def {node.name}({", ".join(parts)}){returns}'
   if len(short) <= 80:
@@ -98,8 +104,9 @@ def test_the_public_names_are_those_of_the_golden_file():
 def test_every_public_name_is_documented_with_an_example(name):
   thing = getattr(pgsvc_jax, name)
   assert thing.__doc__
-  # What raises an exception shows it.
-  if not (inspect.isclass(thing) and issubclass(thing, Exception)):
+  # What raises an exception, or gives the other, shows it.
+  is_error = inspect.isclass(thing) and issubclass(thing, Exception)
+  if not is_error and name != 'VideoReader':
     assert '>>>' in thing.__doc__
 
 
@@ -124,10 +131,10 @@ import pallas_kernels
 from typing import assert_type
 assert_type(pgsvc_jax.encode(np.zeros((1, 1, 1))), bytes)
 assert_type(pgsvc_jax.read_layers(b''), pgsvc_jax.LayeredSplats)
-assert_type(pgsvc_jax.encode_video(np.zeros((1, 1, 1, 1))), bytes)
+assert_type(pgsvc_jax.encode('clip.mp4', frame_rate=24), bytes)
 pgsvc_jax.FitConfig(num_steps=3)
 assert_type(pallas_kernels.default_implementations('cpu'), tuple[str, ...])
-pgsvc_jax.decode('a path')  # Wrong: line 11, and all that follow.
+pgsvc_jax.decode([1, 2])  # Wrong: line 11, and all that follow.
 pgsvc_jax.FitConfig(num_steps='3')
 pgsvc_jax.no_such_name
 """)
@@ -196,17 +203,92 @@ def test_the_rate_is_what_is_asked_for():
 
 
 @pytest.mark.parametrize(
-    ('image', 'message'),
+    ('source', 'config', 'message'),
     [
-        (np.zeros((4, 4)), r'a picture is \[h, w, c\]'),
-        (np.full((4, 4, 1), 128.0), r'in \[128, 128\], not in \[0, 1\]'),
-        (np.full((4, 4, 1), np.nan), 'not in'),
-        (np.zeros((4, 4, 1), np.uint16), 'not uint16'),
+        (np.zeros((3, 20, 30)), CONFIG, r'is \[c, h, w\], .*np.moveaxis'),
+        (np.zeros((4, 4, 5)), CONFIG, 'of 5 channels, a picture has 1 to 4'),
+        (np.zeros(4), CONFIG, r'no picture, which is \[h, w, c\]'),
+        (np.zeros((0, 4, 3)), CONFIG, 'without pixels'),
+        (np.full((4, 4, 1), 128.0), CONFIG, r'in \[128, 128\], .*by 255'),
+        (np.full((4, 4, 1), np.nan), CONFIG, 'not in'),
+        (np.zeros((4, 4, 1), np.int64), CONFIG, r'not int64: image.astype'),
+        (scene(), CONFIG.fit, r'a FitConfig: give EncodeConfig\(fit=config\)'),
+        (scene(), {'fit': {}}, 'config is an EncodeConfig .*not dict'),
+        ([scene()], CONFIG, 'the source is a video: give a VideoConfig'),
+        (
+            scene(),
+            pgsvc_jax.VideoConfig(),
+            r'the source is a picture: .*\[pict',
+        ),
+        (b'\x89PNG', None, 'an array, a path, an open file, .*not bytes'),
+        (7, None, 'a picture or video is an array, .*not int'),
+        ('no.png', None, 'no.png: No such file'),
+        (str(ROOT / 'README.md'), None, 'not a picture of a known format'),
     ],
 )
-def test_what_is_no_picture_is_refused(image, message):
-  with pytest.raises(ValueError, match=message):
-    pgsvc_jax.encode(image, CONFIG)
+def test_what_cannot_be_encoded_is_said_at_once(source, config, message):
+  """Before JAX has anything to do, with what to do instead."""
+  with pytest.raises((TypeError, ValueError), match=message):
+    pgsvc_jax.encode(source, config)
+
+
+def test_an_unknown_argument_is_refused():
+  with pytest.raises(TypeError, match="no argument 'initialiser'"):
+    pgsvc_jax.encode(scene(), CONFIG, initialiser=None)
+  with pytest.raises(TypeError, match='initial is for pictures'):
+    pgsvc_jax.encode([scene()], initial=None)
+
+
+def test_pictures_come_in_many_forms(tmp_path):
+  """To the same pixels."""
+  path = tmp_path / 'picture.png'
+  pgsvc_jax.write_picture(path, scene())
+  expected = scene() / np.float32(255)
+  with open(path, 'rb') as file, contextlib.ExitStack() as stack:
+    for form in (
+        *(scene(), scene().astype(np.uint16) * 257, expected),
+        *(path, str(path), file, pgsvc_jax.read_picture(path)),
+        *(Image.fromarray(scene()), Image.open(path), jnp.array(expected)),
+    ):
+      pixels = inputs.read(form, None, 24, stack)
+      assert pixels.dtype == np.float32
+      np.testing.assert_array_equal(pixels, expected)
+  gray = inputs.to_pixels(scene()[..., 0])
+  np.testing.assert_array_equal(gray, expected[..., :1])
+  palette = Image.fromarray(scene()[..., 0]).convert('P')
+  assert inputs.to_pixels(palette).shape == (24, 40, 3)
+
+
+def test_videos_come_in_many_forms(tmp_path):
+  """To the same frames, walked over and taken by group."""
+  for k, frame in enumerate(clip()):
+    pgsvc_jax.write_picture(tmp_path / f'{k}.png', frame)
+  expected = [frame / np.float32(255) for frame in clip()]
+  with pgsvc_jax.open_video(tmp_path) as video, contextlib.ExitStack() as stack:
+    for form in (
+        *(clip(), iter(clip()), np.stack(clip()), tmp_path, video),
+        *(map(Image.fromarray, clip()), sorted(tmp_path.iterdir())),
+    ):
+      source = inputs.read(form, None, 30, stack)
+      walked = [frame.pixels for frame in source.walk()]
+      np.testing.assert_array_equal(walked, expected)
+      taken = [frame.pixels for frame in source.frames(1, 3)]
+      np.testing.assert_array_equal(taken, expected[1:3])
+      assert (source.format.width, source.format.height) == (40, 24)
+
+
+def test_a_file_is_decoded_from_bytes_a_path_and_an_open_file(tmp_path, data):
+  path = tmp_path / 'picture.pgsvc'
+  path.write_bytes(data)
+  expected = pgsvc_jax.decode(data)
+  with open(path, 'rb') as file:
+    for form in (path, str(path), file, bytearray(data), memoryview(data)):
+      np.testing.assert_array_equal(pgsvc_jax.decode(form), expected)
+  path.write_text('text')
+  with pytest.raises(pgsvc_jax.BitstreamError, match='pgsvc: not a .pgsvc fil'):
+    pgsvc_jax.decode(path)
+  with pytest.raises(TypeError, match='from its bytes, .* not from ndarray'):
+    pgsvc_jax.decode(scene())
 
 
 def test_a_size_out_of_proportion_is_refused(data):
@@ -243,7 +325,42 @@ def test_the_command_writes_the_same_packets(tmp_path, data):
   assert packets(file.read_bytes()) == packets(data)
 
 
-# ---- encode_video and decode_video -------------------------------------------
+def test_layered_splats_are_a_pytree(data):
+  layered = pgsvc_jax.read_layers(data)
+  twice = jax.jit(lambda x: jax.tree.map(lambda leaf: 2 * leaf, x))(layered)
+  assert isinstance(twice, pgsvc_jax.LayeredSplats)
+  assert twice.layer_sizes == layered.layer_sizes
+  np.testing.assert_array_equal(twice.splats.means, 2 * layered.splats.means)
+  assert len(jax.tree.leaves(layered)) == 3
+
+
+def test_several_implementations_are_tried_in_order():
+  class Never:
+
+    @staticmethod
+    def composite(*_):
+      raise NotImplementedError('not today')
+
+    composite_vjp = composite
+
+  class Nor(Never):
+    pass
+
+  one = np.float32([[1, 1]]), np.float32([[1, 0, 1]]), np.float32([[1]])
+  sizes = {'layer_sizes': (1,), 'height': 2, 'width': 3}
+  expected = pgsvc_jax.composite(*one, **sizes)
+  for several in ([Never, 'cpu'], (Never, Nor, 'xla')):
+    images = pgsvc_jax.composite(*one, **sizes, implementation=several)
+    np.testing.assert_allclose(images, expected, atol=1e-6)
+  with pytest.raises(NotImplementedError, match='Never: not today; Nor: not'):
+    pgsvc_jax.composite(*one, **sizes, implementation=[Never, Nor])
+  with pytest.raises(ValueError, match="'best' is not one of"):
+    pgsvc_jax.composite(*one, **sizes, implementation=['cpu', 'best'])
+  with pytest.raises(ValueError, match='empty'):
+    pgsvc_jax.composite(*one, **sizes, implementation=[])
+
+
+# ---- Videos ------------------------------------------------------------------
 VIDEO_CONFIG = pgsvc_jax.VideoConfig(
     image=CONFIG,
     gop=3,
@@ -258,7 +375,7 @@ def clip():
 
 @pytest.fixture(scope='module')
 def video():
-  return pgsvc_jax.encode_video(
+  return pgsvc_jax.encode(
       iter(clip()), VIDEO_CONFIG, frame_rate=30, metadata=b'{}'
   )
 
@@ -267,16 +384,16 @@ def test_frames_go_to_bytes_and_back(video):
   header = stream.StreamReader(io.BytesIO(video)).header
   assert (header.metadata, header.frame_rate) == (b'{}', 30)
   for num_layers, least in ((1, 20), (2, 22)):
-    frames = pgsvc_jax.decode_video(video, num_layers)
+    frames = pgsvc_jax.decode(video, num_layers)
     for frame, original in zip(frames, clip(), strict=True):
       assert pgsvc_jax.psnr_db(frame, original) > least
 
 
 def test_frames_can_be_chosen(video):
-  whole = list(pgsvc_jax.decode_video(video))
-  part = pgsvc_jax.decode_video(io.BytesIO(video), first_frame=1, num_frames=2)
+  whole = list(pgsvc_jax.decode(video))
+  part = pgsvc_jax.decode(io.BytesIO(video), first_frame=1, num_frames=2)
   np.testing.assert_array_equal(list(part), whole[1:3])
-  small = list(pgsvc_jax.decode_video(video, scale=0.5))
+  small = list(pgsvc_jax.decode(video, scale=0.5))
   assert [x.shape for x in small] == [(12, 20, 3)] * 4
 
 
@@ -285,8 +402,8 @@ def test_a_cut_video_gives_the_groups_that_are_whole(video):
   assert second.first_frame == 3
   cut = video[: second.packet_offsets[0]]
   np.testing.assert_array_equal(
-      list(pgsvc_jax.decode_video(cut)),
-      list(pgsvc_jax.decode_video(video, num_frames=3)),
+      list(pgsvc_jax.decode(cut)),
+      list(pgsvc_jax.decode(video, num_frames=3)),
   )
 
 
@@ -294,23 +411,32 @@ def test_a_cut_video_gives_the_groups_that_are_whole(video):
     ('frames', 'message'),
     [
         ([], 'at least a frame'),
-        (np.zeros((2, 4, 4)), r'frames are \[h, w, c\]'),
+        (np.zeros((2, 4, 4, 5)), 'of 5 channels'),
         ([np.zeros((4, 4, 3)), np.zeros((4, 5, 3))], 'all of one size'),
-        (np.zeros((2, 4, 4, 3), np.uint16), 'not uint16'),
+        (np.zeros((2, 4, 4, 3), np.int32), 'not int32'),
     ],
 )
 def test_what_is_no_video_is_refused(frames, message):
   with pytest.raises(ValueError, match=message):
-    pgsvc_jax.encode_video(frames, VIDEO_CONFIG)
+    pgsvc_jax.encode(frames, VIDEO_CONFIG)
 
 
 def test_a_picture_is_a_video_of_one_frame(data, video):
-  (frame,) = pgsvc_jax.decode_video(data)
-  np.testing.assert_array_equal(frame, pgsvc_jax.decode(data))
-  with pytest.raises(pgsvc_jax.BitstreamError, match='video'):
-    pgsvc_jax.decode(video)
+  (frame,) = pgsvc_jax.decode_frames(data)
+  np.testing.assert_array_equal(frame.pixels, pgsvc_jax.decode(data))
+
+
+def test_old_names_work_with_a_warning(video):
+  with pytest.warns(DeprecationWarning, match='decode does it'):
+    frames = pgsvc_jax.decode_video(video, 1)
+  assert len(list(frames)) == 4
+  with pytest.warns(DeprecationWarning, match='encode does it'):
+    with pytest.raises(ValueError, match='at least a frame'):
+      pgsvc_jax.encode_video([], VIDEO_CONFIG)
   with pytest.raises(ValueError, match='max_pixels=100'):
-    pgsvc_jax.decode_video(video, max_pixels=100)
+    pgsvc_jax.decode(video, max_pixels=100)
+  with pytest.raises(ValueError, match='max_pixels=100'):
+    pgsvc_jax.decode(video, max_pixels=100)
 
 
 @pytest.mark.slow
@@ -343,7 +469,7 @@ def test_the_command_writes_the_same_packets_of_a_video(tmp_path, target_kbps):
     reader = stream.StreamReader(io.BytesIO(data))
     return [reader.packets(gop.index, 2) for gop in reader]
 
-  data = pgsvc_jax.encode_video(clip(), config)
+  data = pgsvc_jax.encode(clip(), config)
   assert packets(file.read_bytes()) == packets(data)
 
 

@@ -2,8 +2,10 @@
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -95,6 +97,83 @@ def test_a_folder_that_the_user_names_wins(tmp_path, monkeypatch):
   monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', str(tmp_path / 'x'))
   assert caches.folder('numba') == tmp_path
   assert caches.folder('xla') == tmp_path / 'x'
+
+
+_PREPARE = """
+from launch import caches, command
+
+command.run(lambda: caches.prepare(1))
+"""
+
+
+def prepare(home, **environment):
+  """What a command says that has kernels for one channel compiled."""
+  path = home / 'program.py'
+  path.write_text(_PREPARE)
+  result = subprocess.run(
+      [sys.executable, str(path)],
+      cwd=ROOT,
+      env=os.environ | {'PYTHONPATH': str(ROOT), **environment},
+      capture_output=True,
+      text=True,
+      check=False,
+  )
+  assert result.returncode == 0, result.stderr
+  return result.stderr
+
+
+@pytest.mark.slow
+def test_compiling_is_said_once(tmp_path):
+  first = prepare(tmp_path, NUMBA_CACHE_DIR=str(tmp_path))
+  assert re.fullmatch(r'compiling kernels, once: \d+ s\n', first)
+  assert not prepare(tmp_path, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.slow
+def test_no_folder_at_all_is_a_note(tmp_path):
+  in_the_way = tmp_path / 'file'
+  in_the_way.touch()
+  said = prepare(
+      tmp_path, NUMBA_CACHE_DIR=f'{in_the_way}/x', TMPDIR='/dev/null'
+  )
+  note, compiled = said.splitlines()
+  assert note == f'compiled code is not kept: {in_the_way}/x cannot be written'
+  assert compiled.startswith('compiling kernels')
+
+
+@pytest.mark.parametrize('full', ['cache', 'cache and tmp'])
+def test_full_disks_are_not_written(tmp_path, monkeypatch, capsys, full):
+  cache, temporary = tmp_path / 'cache', tmp_path / 'tmp'
+  temporary.mkdir()
+  monkeypatch.setattr(caches.tempfile, 'tempdir', str(temporary))
+  monkeypatch.setenv('NUMBA_CACHE_DIR', str(cache))
+  monkeypatch.setattr(
+      caches.shutil,
+      'disk_usage',
+      lambda path: types.SimpleNamespace(
+          free=1000 if path == cache or 'tmp' in full else 2**30
+      ),
+  )
+  monkeypatch.setattr(caches, 'KEEP', types.SimpleNamespace(value=True))
+  caches.set_up()
+  chosen = pathlib.Path(os.environ['NUMBA_CACHE_DIR'])
+  if full == 'cache':
+    assert chosen.parent == temporary
+  else:
+    assert str(chosen) == os.devnull
+  assert f'{cache} cannot be written' in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_has_no_cache(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.delenv('NUMBA_CACHE_DIR', raising=False)
+  monkeypatch.setattr(
+      caches.platformdirs, 'user_cache_path', lambda name: pathlib.Path('~/x')
+  )
+  monkeypatch.setattr(caches, 'KEEP', types.SimpleNamespace(value=True))
+  caches.set_up()
+  assert pathlib.Path(os.environ['NUMBA_CACHE_DIR']).is_absolute()
+  assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow  # Compiles everything, twice.

@@ -2,10 +2,17 @@
 
 import dataclasses
 import importlib
+import math
+import pathlib
+import re
+import runpy
 
+import numpy as np
 import pytest
 
 from pgsvc_jax import config as config_lib
+from pgsvc_jax import fields
+from pgsvc_jax.codec import quantize
 
 PRESETS = {
     'image': ['smoke', 'fast', 'medium', 'slow'],
@@ -46,9 +53,74 @@ def test_mapping_round_trip():
   assert config_lib.from_mapping(config_lib.EncodeConfig, mapping) == config
 
 
-def test_unknown_fields_are_refused():
-  with pytest.raises(ValueError, match="no field 'steps'"):
-    config_lib.from_mapping(config_lib.FitConfig, {'steps': 3})
+def test_unknown_fields_are_refused_with_the_nearest_name():
+  message = "FitConfig has no field 'num_step', did you mean num_steps?"
+  with pytest.raises(ValueError, match=message):
+    config_lib.from_mapping(config_lib.EncodeConfig, {'fit': {'num_step': 3}})
+
+
+BOUNDED = [
+    (cls, rule)
+    for cls in (
+        config_lib.FitConfig,
+        config_lib.EncodeConfig,
+        config_lib.VideoConfig,
+        quantize.StepSizes,
+    )
+    for rule in fields._rules(cls)
+    if rule.within
+]
+
+
+@pytest.mark.parametrize(
+    ('cls', 'rule'), BOUNDED, ids=[f'{c.__name__}.{r.name}' for c, r in BOUNDED]
+)
+def test_values_out_of_bounds_are_refused(cls, rule):
+  low, high = map(float, re.findall(r'[^\[\](), ]+', rule.within))
+  beyond = [low - 1, math.nan] + ([high + 1] if high < math.inf else [high])
+  beyond += [low] if rule.within[0] == '(' else []
+  beyond += [high] if rule.within[-1] == ')' else []
+  default = next(x for x in dataclasses.fields(cls) if x.name == rule.name)
+  for value in beyond:
+    if rule.is_integer and math.isfinite(value):
+      value = int(value)
+    value = (value,) if isinstance(default.default, tuple) else value
+    with pytest.raises(ValueError, match=f'{rule.name} must be '):
+      cls(**{rule.name: value})
+
+
+@pytest.mark.parametrize('name', ['strategy', 'cycle'])
+def test_choices_are_named(name):
+  with pytest.raises(ValueError, match=f'{name} must be one of .*joint|step'):
+    config_lib.FitConfig(**{name: 'other'})
+
+
+def test_integers_are_integers():
+  with pytest.raises(ValueError, match='num_steps must be an integer'):
+    config_lib.FitConfig(num_steps=2.5)
+  config_lib.FitConfig(num_steps=np.int64(3))
+
+
+def test_every_field_has_a_meaning_and_the_page_of_settings_is_current():
+  for settings in (config_lib.EncodeConfig(), config_lib.VideoConfig()):
+    for row in fields.rows(settings):
+      assert row.meaning, row.name
+      assert (
+          row.bounds
+          or isinstance(row.default, bool)
+          or row.name[-4:] == ('seed')
+      )
+  docs = pathlib.Path(__file__).parents[1] / 'docs'
+  made = runpy.run_path(str(docs / 'settings.py'))['make']()
+  written = (docs / 'settings.md').read_text(encoding='utf-8')
+  assert made == written, 'run python docs/settings.py'
+
+
+def test_help_fits_into_80_columns():
+  text = fields.help_text(config_lib.VideoConfig())
+  assert '--config.image.fit.num_steps=500\n' in text
+  assert '(an integer, at least 1)\n' in text
+  assert max(map(len, text.splitlines())) <= 80
 
 
 @pytest.mark.parametrize('value', [-0.1, float('nan'), float('inf')])
@@ -64,7 +136,9 @@ def test_rates_and_noise_are_at_least_0_and_finite(name, value):
     'rates', [(0.2, 0.1), (0.1, 0.1), (0.0, 0.1), (-1.0,), (0.1, float('inf'))]
 )
 def test_rates_of_layers_are_positive_and_increasing(rates):
-  with pytest.raises(ValueError, match='layer_bpp must be positive'):
+  with pytest.raises(
+      ValueError, match='layer_bpp must be (positive|increasing)'
+  ):
     config_lib.EncodeConfig(layer_bpp=rates)
 
 

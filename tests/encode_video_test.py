@@ -1,5 +1,6 @@
 """Videos: encoded by processes, group by group, and decoded again."""
 
+import dataclasses
 from fractions import Fraction
 import hashlib
 import io
@@ -13,6 +14,7 @@ import time
 import numpy as np
 import pytest
 
+from launch import locks
 from launch.videos import encoding as encode_video
 from launch.videos import source as video_source
 from pgsvc_jax import config as config_lib
@@ -270,17 +272,45 @@ def test_an_empty_part_is_no_run(tmp_path):
   header = syntax.VideoHeader(
       width=4, height=2, channels=3, num_layers=1, time_base=Fraction(1)
   )
-  with encode_video._growing(part, header, restart=False) as writer:
-    assert writer.num_gops == 0
+  with encode_video._growing(part, header, restart=False) as (_, done):
+    assert done == 0
 
 
-def test_a_part_of_other_settings_is_not_gone_on_with(clip):
-  output = clip.parent / 'other.pgsvc'
-  (clip.parent / 'other.pgsvc.part').write_bytes(b'what is this')
-  run = launch('encode', f'--input={clip}', f'--output={output}', *SMALL)
-  assert run.returncode == 1
-  assert 'other settings: --restart' in run.stderr
-  assert len(run.stderr.splitlines()) == 1
+def test_a_part_of_another_video_is_replaced(tmp_path, capsys):
+  part = tmp_path / 'x.part'
+  header = syntax.VideoHeader(
+      width=4, height=2, channels=3, num_layers=1, time_base=Fraction(1)
+  )
+  with open(part, 'wb') as file:
+    writer = stream.StreamWriter(file, header)
+    writer.add_gop([0, 1], [b'packet'], last_duration=1)
+    file.write(b'the rest of a crash')
+  before = part.read_bytes()
+  with encode_video._growing(part, header, restart=False) as (file, done):
+    assert done == 2 and file.read() == before
+  assert not capsys.readouterr().err
+  other = dataclasses.replace(header, metadata=b'another')
+  with encode_video._growing(part, other, restart=False) as (file, done):
+    assert done == 0 and not file.read()
+  assert 'of another video or of other settings: it is repl' in (
+      capsys.readouterr().err
+  )
+  part.write_bytes(b'what is this')
+  with encode_video._growing(part, header, restart=False) as (_, done):
+    assert done == 0
+
+
+def test_two_runs_do_not_write_one_file(tmp_path):
+  output = str(tmp_path / 'x.pgsvc')
+  with locks.output(output):
+    with pytest.raises(OSError, match='another process writes it'):
+      with locks.output(output):
+        pass
+    with locks.output(str(tmp_path / 'y.pgsvc')):
+      pass
+  with locks.output(output):
+    pass
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

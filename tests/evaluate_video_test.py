@@ -13,7 +13,7 @@ import av
 import numpy as np
 import pytest
 
-from launch.evaluation import operating_points
+from launch.evaluation import folders
 from launch.evaluation import results
 from launch.lab.reports import curves
 from launch.videos import anchors as video_anchors
@@ -27,6 +27,8 @@ from pgsvc_jax import types
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import stream
 from pgsvc_jax.codec import syntax
+from pgsvc_jax.metrics import planes
+from pgsvc_jax.video import ffmpeg
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import stream_format
@@ -39,6 +41,7 @@ HEIGHT, WIDTH = 163, 161
 TIMES = ((5, 7, 9), (13, 18))
 LAST = 3
 BASE = Fraction(1, 20)
+VIDEO_METRICS = metrics.choose(is_video=True)
 SIZES = (90, 60, 50)
 
 
@@ -272,7 +275,7 @@ def decoded_prefixes(folder):
 )
 def test_planes_are_those_of_bt_709(color, codes):
   image = np.full((3, 5, 3), color, np.uint8)
-  raw = np.frombuffer(video_quality.yuv420_bytes(image), np.uint8)
+  raw = np.frombuffer(planes.yuv420_bytes(image), np.uint8)
   luma, blue, red = codes
   assert raw.tolist() == [luma] * 24 + [blue] * 6 + [red] * 6
 
@@ -285,7 +288,7 @@ def test_chroma_of_half_the_size_costs_nothing():
   # that stays, is not there at half the size.
   flip = np.where(np.arange(32) % 2, 1, -1)[None, :, None]
   changed = image + flip * np.array([35, -11, 6])
-  row = video_quality.score(changed.astype(np.uint8), original)
+  row = metrics.score(VIDEO_METRICS, changed.astype(np.uint8), original)
   assert row['psnr_db'] < 23
   assert row['y_psnr_db'] > 48 and row['yuv_psnr_db'] > 48
 
@@ -320,11 +323,11 @@ def test_frames_are_compared_as_a_stream(folder):
 def test_other_frames_are_refused(folder, options, what):
   path = folder / 'files' / 'many' / 'clip.pgsvc'
   with open(path, 'rb') as file, pytest.raises(ValueError, match=what):
-    evaluate_video._measure(
+    evaluate_video.measure(
         stream.StreamReader(file),
         str(path),
         source_of(folder, **options),
-        with_vmaf=False,
+        VIDEO_METRICS,
     )
 
 
@@ -334,7 +337,10 @@ def test_wrong_use_is_one_line(folder, tmp_path):
   picture = '--input=tests/golden/v2_three_layers.pgsvc'
   output = f'--output={tmp_path / "x"}'
   for flags, what in (
-      ((file, clip, output, '--anchors=jpeg'), "unknown anchor 'jpeg' of vid"),
+      (
+          (file, clip, output, '--anchors=jpeg'),
+          "unknown anchor 'jpeg', there are ['x264'",
+      ),
       ((picture, clip, '--vmaf'), '--vmaf is for videos'),
   ):
     assert what in launch_test.refusal('evaluate', *flags)
@@ -348,11 +354,11 @@ def test_a_cut_file_is_measured_as_far_as_it_goes(folder, single, tmp_path):
   cut = tmp_path / 'cut.pgsvc'
   cut.write_bytes(path.read_bytes()[: gop.packet_offsets[1] + 1])
   with open(cut, 'rb') as file:
-    document = evaluate_video._measure(
+    document = evaluate_video.measure(
         stream.StreamReader(file),
         str(cut),
         source_of(folder),
-        with_vmaf=False,
+        VIDEO_METRICS,
     )
   base, *others = document['layers']
   assert base['psnr_db'] == single['layers'][0]['psnr_db']
@@ -367,11 +373,11 @@ def test_a_file_cut_inside_a_base_layer_is_refused(folder, tmp_path):
   cut = tmp_path / 'cut.pgsvc'
   cut.write_bytes(path.read_bytes()[: gop.packet_offsets[0] + 1])
   with open(cut, 'rb') as file, pytest.raises(ValueError, match='--frames=3'):
-    evaluate_video._measure(
+    evaluate_video.measure(
         stream.StreamReader(file),
         str(cut),
         source_of(folder),
-        with_vmaf=False,
+        VIDEO_METRICS,
     )
 
 
@@ -380,13 +386,13 @@ def test_files_of_one_clip_are_points_named_after_them(folder, tmp_path):
   for point in ('a', 'b'):
     shutil.copy(folder / 'files' / 'few' / 'clip.pgsvc', tmp_path / point)
   paths = [str(tmp_path / point) for point in ('a', 'b')]
-  found = operating_points.find([*paths, str(folder / 'files')], clip)
+  found = folders.find([*paths, str(folder / 'files')], clip)
   assert [x.point for x in found] == ['a', 'b', 'few', 'many']
   assert {str(x.reference) for x in found} == {clip}
   (tmp_path / 'few').mkdir()
   shutil.copy(paths[0], tmp_path / 'few' / 'other.pgsvc')
   with pytest.raises(ValueError, match="are both point 'few'"):
-    operating_points.find([str(folder / 'files'), str(tmp_path)], clip)
+    folders.find([str(folder / 'files'), str(tmp_path)], clip)
 
 
 @pytest.fixture(scope='module')
@@ -402,7 +408,13 @@ def document(folder):
 
 
 # Deterministic: all but how long it took.
-FIGURES = (*video_quality.METRICS, 'bytes', 'bpp', 'bits_per_second', 'splats')
+FIGURES = (
+    *(x.name for x in VIDEO_METRICS),
+    'bytes',
+    'bpp',
+    'bits_per_second',
+    'splats',
+)
 
 
 def test_a_folder_gives_the_same_rows(document, single):
@@ -429,7 +441,7 @@ def with_anchor(document):
           'bytes': 4 * row['bytes'],
           'bpp': 4 * row['bpp'],
           'bits_per_second': 4 * row['bits_per_second'],
-          **{name: row[name] for name in video_quality.METRICS},
+          **{x.name: row[x.name] for x in VIDEO_METRICS},
       }
       for file in document['files']
       for i, row in enumerate(file['layers'])
@@ -457,7 +469,7 @@ def test_the_page_of_videos_stands_alone(folder, document):
   assert page.tags.count('svg') == 1 + 1 + 2 + 1 + 2
   # Frame 2, the last before the second I-frame: three prefixes, the original.
   assert page.tags.count('img') == 2 * 4
-  for words in ('kbit/s', 'I-frame', 'PSNR of 4:2:0', '-75.0 %', 'frame 2'):
+  for words in ('kbit/s', 'I-frame', 'YUV PSNR', '-75.0 %', 'frame 2'):
     assert words.lower() in page.text.lower(), words
 
 
@@ -486,15 +498,18 @@ def test_published_videos_stand_beside_their_clips_only():
   assert found('Beauty', 'bunny')['curves'] == []
 
 
-def test_vmaf_of_too_small_frames_is_none(tmp_path):
+def test_vmaf_of_too_small_frames_is_none():
   pytest.importorskip('imageio_ffmpeg')
-  from launch.videos import ffmpeg
-
-  path = tmp_path / 'frames.yuv'
   for side, wanted in ((16, type(None)), (18, float)):
-    path.write_bytes(bytes(2 * side**2 * 3 // 2))
-    found = ffmpeg.vmaf(path, path, side, side)
-    assert list(map(type, found)) == [wanted] * 2
+    frame = np.zeros((side - 1, side, 3), np.uint8)
+    assert list(map(type, vmaf([frame] * 2, [frame] * 2))) == [wanted] * 2
+
+
+def vmaf(images, references):
+  with metrics.ALL['vmaf'].meter() as meter:
+    for image, reference in zip(images, references):
+      meter.add(image, reference)
+    return meter.figures()
 
 
 def test_without_ffmpeg_there_is_no_vmaf(folder):
@@ -534,7 +549,7 @@ def long_clip(tmp_path_factory):
       seconds=24 / 25,
       originals=lambda: (frame / np.float32(255) for frame in frames),
   )
-  raw = b''.join(map(video_quality.yuv420_bytes, frames))
+  raw = b''.join(map(planes.yuv420_bytes, frames))
   clip.path.write_bytes(raw)
   return clip
 
@@ -545,10 +560,9 @@ def long_clip(tmp_path_factory):
     [('x264', 'h264'), ('x265', 'hevc'), ('svt_av1', 'obu'), ('vvenc', 'vvc')],
 )
 def test_anchors_are_what_ffmpeg_says(long_clip, codec, form, tmp_path):
-  from launch.videos import ffmpeg
-
   setting = video_anchors.CODECS[codec].settings[1]
-  row = video_anchors.measure(codec, setting, None, long_clip, tmp_path, True)
+  measured = metrics.choose(is_video=True, requested=['vmaf'])
+  row = video_anchors.measure(codec, setting, None, long_clip, measured)
   # The size of an elementary stream, written by another run.
   stream = tmp_path / f'stream.{form}'
   raw = ffmpeg.raw_input(long_clip.path, *long_clip.raw_size, long_clip.rate)
@@ -559,7 +573,7 @@ def test_anchors_are_what_ffmpeg_says(long_clip, codec, form, tmp_path):
   assert row['bits_per_second'] == pytest.approx(row['bytes'] * 8 * 25 / 24)
   # PSNR of luma by FFmpeg's own filter, of what it decodes itself.
   log = tmp_path / 'psnr.log'
-  coded = str(tmp_path / 'anchor.mp4')
+  coded = str(long_clip.path.with_name('anchor.mp4'))
   graph = f'[0]format=yuv420p[a];[a][1]psnr=stats_file={log.name}'
   ffmpeg.run(
       *('-i', coded, *raw, '-lavfi', graph, '-f', 'null', '-'), folder=tmp_path
@@ -589,17 +603,11 @@ def test_anchors_keep_to_the_gop(long_clip, codec, tmp_path):
 
 
 @pytest.mark.slow
-def test_vmaf_of_the_same_is_high_and_of_less_is_lower(long_clip, tmp_path):
-  from launch.videos import ffmpeg
-
-  raw = np.fromfile(long_clip.path, np.uint8)
-  noise = np.random.default_rng(0).normal(0, 12, raw.shape)
-  worse = tmp_path / 'worse.yuv'
-  worse.write_bytes((raw + noise).clip(0, 255).astype(np.uint8).tobytes())
-  same, less = (
-      np.mean(ffmpeg.vmaf(path, long_clip.path, *long_clip.raw_size))
-      for path in (long_clip.path, worse)
-  )
+def test_vmaf_of_the_same_is_high_and_of_less_is_lower(long_clip):
+  frames = list(long_clip.originals())
+  rng = np.random.default_rng(0)
+  noisy = [(x + rng.normal(0, 0.05, x.shape)).clip(0, 1) for x in frames]
+  same, less = (np.mean(vmaf(images, frames)) for images in (frames, noisy))
   assert same > 95 and less < same - 10
 
 

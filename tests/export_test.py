@@ -38,6 +38,7 @@ def test_a_picture_comes_as_its_arrays(tmp_path):
     assert found['native_sizes'].tolist() == [[15, 10], [30, 19]]
 
 
+@pytest.mark.slow
 def test_a_frame_of_a_video_comes_as_its_arrays(tmp_path):
   path, out = GOLDEN / 'v3_video.pgsvc', tmp_path / 'splats.npz'
   result = export(f'--input={path}', f'--npz={out}', '--frame=3')
@@ -51,6 +52,7 @@ def test_a_frame_of_a_video_comes_as_its_arrays(tmp_path):
     assert tuple(found['layer_sizes']) == frame.layered.layer_sizes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, words, why',
     [

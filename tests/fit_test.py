@@ -394,7 +394,9 @@ def test_a_loss_that_looks_at_neighbours_sees_whole_pictures(scales):
 
 
 def test_losses_that_are_not_there_are_refused():
-  with pytest.raises(ValueError, match="loss 'l3' is not one of .*'squared'"):
+  with pytest.raises(
+      ValueError, match="loss must be one of .*squared, not 'l3'"
+  ):
     dataclasses.replace(CONFIG, loss='l3')
   with pytest.raises(TypeError, match="no option 'losss'"):
     fit.fit_picture(scene(), CONFIG, losss=None)

@@ -9,6 +9,7 @@ import pytest
 import scipy.ndimage
 
 from pgsvc_jax import config as config_lib
+from pgsvc_jax import encoder
 from pgsvc_jax import render
 from pgsvc_jax import resolution
 from pgsvc_jax import types
@@ -16,10 +17,10 @@ from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import stream
 from pgsvc_jax.training import loop
 from pgsvc_jax.training import schedule
-from pgsvc_jax.video import encoder
 from pgsvc_jax.video import frame_coding
 from pgsvc_jax.video import gop_fit
 from pgsvc_jax.video import playback
+from pgsvc_jax.video import workers
 
 FIT = config_lib.FitConfig(
     layer_splats=(120, 60),
@@ -136,6 +137,23 @@ def test_every_strategy_of_pictures_fits_videos(frames, strategy):
     assert row.psnr_db[-1] > 22  # Layer by layer is the worst, at 24.8.
 
 
+@pytest.mark.slow
+def test_a_video_takes_the_loss_of_its_pictures(frames):
+  fit = dataclasses.replace(FIT, loss='charbonnier')
+  image = dataclasses.replace(CONFIG.image, fit=fit)
+  config = dataclasses.replace(CONFIG, image=image)
+  frames = np.where(np.random.default_rng(1).random((4, 48, 64, 1)) < 0.05,
+                    np.float32(1), frames)[:2]  # fmt: skip
+  errors = []
+  for other in (CONFIG, config):
+    stats, decoded = encode(frames, other)
+    assert sum(stats[1].sizes) < sum(stats[0].sizes)
+    images = [render.render_picture(x) / np.float32(255) for x in decoded]
+    errors.append(np.abs(np.array(images) - frames).mean((1, 2, 3)))
+  # What is lowered is the absolute error, in both frames.
+  assert (errors[1] < 0.99 * errors[0]).all(), errors
+
+
 def test_layers_of_several_sizes(frames):
   """Each is fitted, and gets its splats, on its own grid."""
   scales = dataclasses.replace(
@@ -147,7 +165,8 @@ def test_layers_of_several_sizes(frames):
       image=dataclasses.replace(CONFIG.image, fit=scales),
   )
   stats = []
-  data = encoder.encode_video(frames[:3], config, report=stats.append)
+  data = encoder.encode(frames[:3], config, report=stats.append)
+  stats = [x for x in stats if isinstance(x, workers.FrameDone)]
   reader = stream.StreamReader(io.BytesIO(data))
   assert reader.header.layer_shapes == ((24, 32), (48, 64))
   decoded = [frame.layered for frame in playback.frames(reader)]
@@ -159,7 +178,8 @@ def test_layers_of_several_sizes(frames):
     # So few splats show less of the whole frame.
     whole = psnr_db(render.first_layers(layered, 1), frame)
     assert row.psnr_db[0] > whole + 0.3
-  assert [row.born for row in stats[1:]] == [15, 15]
+  # A tenth, but for newborn that rounding finds too weak.
+  assert all(13 <= row.born <= 15 for row in stats[1:])
   assert stats[2].psnr_db[0] > stats[0].psnr_db[0] - 3
 
 

@@ -1,6 +1,9 @@
 """Hostile files: each is decoded to a valid prefix or refused in one line."""
 
 import collections
+import contextlib
+import dataclasses
+import io
 import itertools
 import pathlib
 import resource
@@ -15,6 +18,7 @@ from pallas_kernels import numpy_kernels
 from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
+from pgsvc_jax.codec import layer_coding
 from pgsvc_jax.codec import quantize
 from pgsvc_jax.codec import splat_coding
 from pgsvc_jax.codec import syntax
@@ -94,6 +98,14 @@ def make_originals(rng):
   return files
 
 
+def header_size(data):
+  """What the header says that it takes."""
+  if data[8:9] == b'\x06':
+    with contextlib.suppress(ValueError):
+      return syntax.read_varint(io.BytesIO(data[9:]))
+  return int.from_bytes(data[10:12], 'little')
+
+
 def put(data, offset, size, value):
   """Writes a little-endian field, where there is room for it."""
   if offset + size <= len(data):
@@ -104,16 +116,38 @@ def repair(data):
   """Renews the checksums of whatever the header claims there is."""
   if len(data) < 22:
     return
-  header_size = int.from_bytes(data[10:12], 'little')
-  start = header_size
+  size = header_size(data)
+  if data[8] == 6:
+    repair_compact(data, size)
+    return
+  start = size
   for k in range(data[21]):
     entry = 22 + 20 * k
-    size = int.from_bytes(data[entry + 4 : entry + 8], 'little')
-    put(data, entry + 8, 4, zlib.crc32(data[start : start + size]))
-    start += size
-  if 26 <= header_size <= len(data):
-    end = header_size - 4
-    put(data, end, 4, zlib.crc32(data[:end]))
+    length = int.from_bytes(data[entry + 4 : entry + 8], 'little')
+    put(data, entry + 8, 4, zlib.crc32(data[start : start + length]))
+    start += length
+  if 26 <= size <= len(data):
+    put(data, size - 4, 4, zlib.crc32(data[: size - 4]))
+
+
+def repair_compact(data, size):
+  """The same of version 6, whose entries have no fixed place."""
+  if not 24 <= size <= len(data):
+    return
+  with contextlib.suppress(ValueError):
+    start = 9 + len(syntax.pack_varint(size))
+    header = syntax._parse_compact(io.BytesIO(data[start : size - 4]))
+    layers, at = [], size
+    for entry in header.layers:
+      packet = data[at : at + entry.packet_size]
+      layers.append(dataclasses.replace(entry, checksum=zlib.crc32(packet)))
+      at += entry.packet_size
+    packed = syntax.pack_header(
+        dataclasses.replace(header, layers=tuple(layers))
+    )
+    if len(packed) == size:
+      data[:size] = packed
+  put(data, size - 4, 4, zlib.crc32(data[: size - 4]))
 
 
 def flip(rng, data, files):
@@ -122,7 +156,7 @@ def flip(rng, data, files):
 
 
 def flip_behind_header(rng, data, files):
-  start = int.from_bytes(data[10:12], 'little')
+  start = header_size(data)
   for _ in range(rng.integers(1, 4)):
     if start < len(data):
       data[rng.integers(start, len(data))] = rng.choice([0, 1, 127, 255])
@@ -164,8 +198,8 @@ def forge_fields(rng, data, files):
 
 
 def forge_version(rng, data, files):
-  """The same bytes as symbols of the other version."""
-  data[8] ^= 3
+  """The same bytes as symbols of another version."""
+  data[8] ^= rng.choice([3, 4, 5, 7])
   # Fields that are a small number in the one and a step in the other.
   for k in range(data[21]):
     put(data, 22 + 20 * k + 18, 2, int(rng.integers(1, 16)))
@@ -174,7 +208,7 @@ def forge_version(rng, data, files):
 def forge_packets(rng, data, files):
   """Packets of any bytes, with as many splats as they may claim."""
   channels = int(rng.integers(1, 5))
-  version = int(rng.integers(1, 3))
+  version = int(rng.choice([1, 2, 6]))
   packets, sizes, steps = [], [], []
   for _ in range(rng.integers(1, 4)):
     packet = rng.bytes(int(rng.integers(1, 200)))
@@ -224,8 +258,13 @@ def forge_symbols(rng, data, files):
   )
   limits = quantize.CELL_LIMIT << quantize.cell_bits(symbols, steps)
   symbols = symbols._replace(positions=draw(limits - 1, (n, 2), -limits))
-  packet = splat_coding.encode(symbols, steps)
-  data[:] = make_file(rng, [packet], [n], [steps], channels)
+  version, packet = 2, splat_coding.encode(symbols, steps)
+  # Of version 6 what is beyond the limits is not even written.
+  with contextlib.suppress(ValueError):
+    if rng.random() < 0.5:
+      coder = layer_coding.LayerCoder(9, 9, channels)
+      version, packet = 6, coder.write(symbols, steps)
+  data[:] = make_file(rng, [packet], [n], [steps], channels, version)
 
 
 def randomize(rng, data, files):
@@ -360,7 +399,7 @@ def test_hostile_files_are_decoded_or_refused():
     assert counts[outcome] > 20, counts
 
 
-@pytest.mark.parametrize('version', [1, 2])
+@pytest.mark.parametrize('version', [1, 2, 6])
 def test_the_most_splats_that_bytes_may_claim(version):
   """512 KiB of zeros, a splat a byte: the worst a byte can do."""
   packet = bytes(2**19)

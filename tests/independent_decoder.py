@@ -1,4 +1,4 @@
-"""A second decoder of .pgsvc files, from docs/format.md and format_v1.md alone.
+"""A second decoder of .pgsvc pictures, from the pages docs/format*.md alone.
 
 It shares no line with `pgsvc_jax` and needs only NumPy: what it decodes is
 what the page says, not what the library happens to do. It is slow and plain on
@@ -13,6 +13,8 @@ import struct
 import zlib
 
 import numpy as np
+
+from tests import independent_models
 
 _MAGIC = b'\x89PGS\r\n\x1a\n'
 
@@ -316,20 +318,32 @@ def _layer(
   return make_layer(rows, [make(s, channels, entry) for s in rows], channels)
 
 
-def decode(data: bytes, num_layers: int | None = None) -> Picture:
-  """Decodes a file, or what a cut has left of it.
+def _morton(x: int, y: int) -> int:
+  return sum(
+      (x >> i & 1) << 2 * i | (y >> i & 1) << 2 * i + 1 for i in range(24)
+  )
 
-  Args:
-    data: the bytes of a file of version 1, 2 or 4.
-    num_layers: layers to decode; without it, all that are there whole.
 
-  Returns:
-    The header's facts and the decoded layers.
+def _layer6(
+    models: independent_models.PictureDecoder,
+    packet: bytes,
+    n: int,
+    channels: int,
+    entry: tuple,
+) -> Layer:
+  rows = []
+  if n:
+    coder = RangeDecoder(packet)
+    rows = models.packet(coder, n, entry)
+    coder.finish()
+    rows.sort(key=lambda s: _morton(*s['at']))
+  return make_layer(
+      rows, [reconstruct(s, channels, entry) for s in rows], channels
+  )
 
-  Raises:
-    FormatError: where the page says to refuse.
-  """
-  require(data[:8] == _MAGIC, 'no .pgsvc file')
+
+def _header(data: bytes) -> tuple[dict, list[tuple]]:
+  """What the header says, and the directory: native sizes last."""
   require(len(data) >= 22, 'cut inside the header')
   version, flags, size, width, height, channels, count = struct.unpack_from(
       '<BBHIIBB', data, 8
@@ -342,41 +356,126 @@ def decode(data: bytes, num_layers: int | None = None) -> Picture:
   require(len(data) >= size, 'cut inside the header')
   (checksum,) = struct.unpack_from('<I', data, size - 4)
   require(checksum == zlib.crc32(data[: size - 4]), 'header: checksum')
-  require(min(width, height) >= 1 and width * height <= 2**28, 'picture size')
-  require(1 <= channels <= 4 and count >= 1, f'{channels=}, layers={count}')
-
   form = '<III4HII' if version == 4 else '<III4H'
-  directory, sizes = [], []
+  directory = [
+      entry if version == 4 else (*entry, width, height)
+      for entry in struct.iter_unpack(form, data[22:directory_end])
+  ]
+  return {
+      'version': version,
+      'size': size,
+      'width': width,
+      'height': height,
+      'channels': channels,
+      'metadata': data[directory_end : size - 4],
+  }, directory
+
+
+def _header6(data: bytes) -> tuple[dict, list[tuple]]:
+  """The same of version 6."""
+  at = 9
+
+  def number(end: int) -> int:
+    nonlocal at
+    value = 0
+    for k in range(8):
+      require(at < min(end, len(data)), 'cut inside the header')
+      byte = data[at]
+      at += 1
+      value += (byte & 127) << 7 * k
+      if byte < 128:
+        require(byte or not k, 'varint')
+        return value
+    raise FormatError('varint')
+
+  size = number(2**16)
+  end = size - 4
+  require(at <= end and size <= 65535, f'header size {size}')
+  require(len(data) >= size, 'cut inside the header')
+  (checksum,) = struct.unpack_from('<I', data, end)
+  require(checksum == zlib.crc32(data[:end]), 'header: checksum')
+  width, height, channels, count = (number(end) for _ in range(4))
+  require(count <= 255, f'{count} layers')
+  below, directory = [256, 6889, 4871, 2, width, height], []
+  for _ in range(count):
+    n, packet_size = number(end), number(end)
+    require(at + 5 <= end, 'cut inside the directory')
+    checksum, flags = struct.unpack_from('<IB', data, at)
+    at += 5
+    require(flags <= 31, f'{flags=}')
+    entry = list(below)
+    for k in range(4):
+      if flags >> k & 1:
+        entry[k] = number(end)
+        require(entry[k] != below[k], 'a flag of what is as below')
+    if flags & 16:
+      entry[4:] = number(end), number(end)
+      require(entry[4:] != below[4:], 'a flag of what is as below')
+    below = entry
+    directory.append((n, packet_size, checksum, *entry))
+  return {
+      'version': 6,
+      'size': size,
+      'width': width,
+      'height': height,
+      'channels': channels,
+      'metadata': data[at:end],
+  }, directory
+
+
+def decode(data: bytes, num_layers: int | None = None) -> Picture:
+  """Decodes a file, or what a cut has left of it.
+
+  Args:
+    data: the bytes of a file of version 1, 2, 4 or 6.
+    num_layers: layers to decode; without it, all that are there whole.
+
+  Returns:
+    The header's facts and the decoded layers.
+
+  Raises:
+    FormatError: where the page says to refuse.
+  """
+  require(data[:8] == _MAGIC, 'no .pgsvc file')
+  read_header = _header6 if data[8:9] == b'\x06' else _header
+  head, directory = read_header(data)
+  width, height, channels = head['width'], head['height'], head['channels']
+  require(min(width, height) >= 1 and width * height <= 2**28, 'picture size')
+  require(1 <= channels <= 4 and directory, f'{channels=}, {len(directory)=}')
   below = 1, 1
-  for entry in struct.iter_unpack(form, data[22:directory_end]):
-    directory.append(entry[:7])
-    sizes.append(entry[7:] or (width, height))
-    w, h = sizes[-1]
+  ends = [head['size']]
+  for n, packet_size, _, *entry, w, h in directory:
     require(below[0] <= w <= width and below[1] <= h <= height, 'native size')
     below = w, h
-  ends = [size]
-  for n, packet_size, _, *entry in directory:
     require(n <= packet_size and (n == 0) == (packet_size == 0), 'splats')
-    require(min(entry[:3]) >= 1, 'step sizes')
-    require(entry[3] >= 1 if version == 1 else entry[3] <= 15, 'last u16')
+    require(1 <= min(entry[:3]) and max(entry[:3]) < 2**16, 'step sizes')
+    last = entry[3] >= 1 if head['version'] == 1 else entry[3] <= 15
+    require(last, 'last step size')
     ends.append(ends[-1] + packet_size)
   require(len(data) <= ends[-1], 'bytes after the last packet')
   whole = sum(end <= len(data) for end in ends[1:])
   require(whole >= (num_layers or 1), 'cut inside a layer that is needed')
 
   layers = []
+  models = independent_models.PictureDecoder(
+      width, height, channels, FormatError
+  )
   for k in range(num_layers or whole):
-    n, _, checksum, *entry = directory[k]
+    n, _, checksum, *entry, _, _ = directory[k]
     packet = data[ends[k] : ends[k + 1]]
     require(checksum == zlib.crc32(packet), f'layer {k}: checksum')
-    layers.append(_layer(version, packet, n, channels, tuple(entry)))
+    if head['version'] == 6:
+      layers.append(_layer6(models, packet, n, channels, tuple(entry)))
+    else:
+      layer = _layer(head['version'], packet, n, channels, tuple(entry))
+      layers.append(layer)
   return Picture(
-      version=version,
+      version=head['version'],
       width=width,
       height=height,
       channels=channels,
-      metadata=data[directory_end : size - 4],
-      native_sizes=sizes,
+      metadata=head['metadata'],
+      native_sizes=[tuple(entry[-2:]) for entry in directory],
       truncation_points=ends[1:],
       layers=layers,
   )

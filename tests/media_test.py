@@ -6,6 +6,7 @@ import warnings
 import zlib
 
 import numpy as np
+import PIL
 from PIL import Image
 from PIL import ImageOps
 import pytest
@@ -14,6 +15,7 @@ import tifffile
 
 from pgsvc_jax import media
 
+OLD_PILLOW = int(PIL.__version__.split('.')[0]) < 13
 MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
 LOSSLESS = {
     '.bmp': (1, 3),
@@ -265,7 +267,13 @@ def test_palette_is_resolved_with_its_transparency(tmp_path):
   assert picture.notes == ('palette converted to RGBA',)
 
 
-@pytest.mark.parametrize('mode', ['CMYK', 'YCbCr', 'LAB'])
+# Tiny files that Pillow 12 writes and cannot read.
+needs_13 = pytest.mark.skipif(OLD_PILLOW, reason='Pillow 12 cannot read it')
+
+
+@pytest.mark.parametrize(
+    'mode', ['CMYK', pytest.param('YCbCr', marks=needs_13), 'LAB']
+)
 def test_other_color_spaces_become_rgb(tmp_path, mode):
   color = {'CMYK': (0, 255, 255, 0), 'YCbCr': (76, 85, 255)}
   lab = (136, 81 + 128, 70 + 128)  # skimage.color.rgb2lab of pure red
@@ -413,6 +421,8 @@ def test_to_uint8_inverts_reading_and_rounds_to_nearest():
 @pytest.mark.parametrize('suffix', LOSSLESS)
 @pytest.mark.parametrize('size', [(1, 1), (5, 7), (300, 310)])
 def test_lossless_formats_give_back_what_was_written(tmp_path, suffix, size):
+  if OLD_PILLOW and (suffix, size) == ('.pcx', (1, 1)):
+    pytest.skip('Pillow 12 cannot read it')
   path = tmp_path / f'x{suffix}'
   for channels in LOSSLESS[suffix]:
     expected = samples(channels, *size)

@@ -1,3 +1,7 @@
+import json
+import pathlib
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -8,7 +12,9 @@ from scipy import signal
 import skimage.measure
 import skimage.metrics
 
+import pgsvc_jax
 from pgsvc_jax import metrics
+from pgsvc_jax.metrics import multiscale_ssim
 
 
 def noisy_pair(seed, shape, noise=0.1):
@@ -63,6 +69,15 @@ def test_psnr_of_equal_pictures_is_infinite():
   assert metrics.psnr_db(image, image) == float('inf')
 
 
+def test_8_bit_codes_equal_what_float32_has_of_them():
+  codes = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
+  for dtype in (np.float32, np.float64):
+    floats = codes.astype(dtype) / dtype(255)
+    assert metrics.psnr_db(codes, floats) == float('inf')
+    (row,) = [metrics.score(metrics.choose(False), codes, floats)]
+    assert row['psnr_db'] is None
+
+
 @pytest.mark.parametrize('metric', [metrics.psnr_db, metrics.ms_ssim])
 def test_unequal_shapes_are_refused(metric):
   with pytest.raises(ValueError, match='shapes differ'):
@@ -82,7 +97,7 @@ def test_ssim_of_one_scale_equals_skimage(shape):
       use_sample_covariance=False,
       full=True,
   )
-  ssim, _ = metrics._ssim(x, y)
+  ssim, _ = multiscale_ssim._ssim(x, y)
   assert ssim == pytest.approx(full[5:-5, 5:-5].mean(), rel=1e-6)
 
 
@@ -160,3 +175,58 @@ def test_ms_ssim_of_a_photo_and_its_jpeg(data_dir, tmp_path):
   value = metrics.ms_ssim(image, np.asarray(reference))
   assert 0.95 < value < 0.99
   assert time.process_time() - started < 5  # 0.3 s; machines differ
+
+
+_NEW = """
+import numpy as np
+from pgsvc_jax.metrics import metric
+
+METRICS = (
+    metric.Metric(
+        name='worst',
+        title='Worst pixel',
+        digits=3,
+        higher_is_better=False,
+        function=lambda *pair: np.ptp(np.subtract(*metric.comparable(*pair))),
+    ),
+)
+"""
+
+
+def test_a_metric_is_one_module(tmp_path):
+  """One more file of the package is measured and printed like the others."""
+  root = pathlib.Path(pgsvc_jax.__file__).parents[1]
+  (tmp_path / 'worst.py').write_text(_NEW)
+  program = (
+      'import runpy, sys, pgsvc_jax;'
+      'import importlib.util as u;'
+      "package = u.find_spec('pgsvc_jax.metrics');"
+      'module = u.module_from_spec(package);'
+      "sys.modules['pgsvc_jax.metrics'] = module;"
+      f'module.__path__.append({str(tmp_path)!r});'
+      'package.loader.exec_module(module);'
+      'verb = sys.argv.pop(1);'
+      "runpy.run_module(f'launch.{verb}', run_name='__main__', alter_sys=True)"
+  )
+
+  def run(verb, *flags):
+    return subprocess.run(
+        [sys.executable, '-c', program, verb, *flags],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+  golden = 'tests/golden/v2_three_layers.pgsvc'
+  layers = json.loads(run('info', f'--input={golden}', '--json'))['layers']
+  assert [row['worst'] for row in layers] == [None] * 3
+  document = pgsvc_jax.decode((root / golden).read_bytes())
+  Image.fromarray(document.squeeze()).save(tmp_path / 'same.png')
+  flags = [f'--input={golden}', f'--reference={tmp_path / "same.png"}']
+  layers = json.loads(run('evaluate', *flags, '--json'))['layers']
+  assert layers[0]['worst'] > 1e-3 > layers[-1]['worst']
+  text = run('evaluate', *flags)
+  assert 'Worst pixel' in text.splitlines()[0]
+  assert text.splitlines()[-1].split()[-1] == '0.000'
+  assert 'worst' in run('sweep', '--help')

@@ -250,7 +250,7 @@ def test_pictures_side_by_side_are_as_on_one_device_each():
     assert layered[i].layer_sizes == alone.layer_sizes
     # XLA compiles for three devices and for one a little differently.
     for a, b in zip(layered[i].splats, alone.splats):
-      np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+      np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-3)
     np.testing.assert_allclose(
         curve, [losses[i] for losses in curves], rtol=1e-5
     )

@@ -205,6 +205,24 @@ def test_gamma_and_primaries_of_png_are_converted(tmp_path):
   )
 
 
+@pytest.mark.parametrize('dtype', [np.uint8, np.uint16])
+@pytest.mark.parametrize('channels', [1, 2])
+def test_gray_with_a_gamma_is_converted_or_kept(tmp_path, dtype, channels):
+  path = tmp_path / 'x.png'
+  white = np.iinfo(dtype).max
+  image = SAMPLES[..., :channels].astype(dtype) * (white // 255)
+  media.write_picture(path, image)
+  with_chunk(path, b'gAMA', struct.pack('>I', 100000))
+  light = SAMPLES[..., :channels] / 255
+  kept = media.read_picture(path, color='keep')
+  np.testing.assert_allclose(kept.pixels, light, atol=1e-6)
+  assert kept.profile
+  pixels = media.read_picture(path).pixels
+  expected = profiles.encode_srgb(light[..., 0])
+  np.testing.assert_allclose(pixels[..., 0], expected, atol=0.003)
+  np.testing.assert_allclose(pixels[..., 1:], light[..., 1:], atol=1e-6)
+
+
 def test_the_usual_gamma_stands_for_srgb(tmp_path):
   path = tmp_path / 'x.png'
   Image.fromarray(SAMPLES).save(path)

@@ -15,12 +15,13 @@ from PIL import Image
 import pytest
 
 from launch.evaluation import anchors
-from launch.evaluation import operating_points
+from launch.evaluation import folders
 from launch.evaluation import results
 from launch.lab.reports import bd_rate
 from launch.lab.reports import curves
 from launch.lab.reports import picture_page
 from launch.lab.reports import strips
+from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import types
 from pgsvc_jax.codec import bitstream
@@ -206,7 +207,9 @@ def test_anchors_take_gray(codec):
     pytest.skip('the installed Pillow lacks it')
   y, x = np.mgrid[:40, :50]
   gray = (127 + 60 * np.sin(x / 9) + 60 * np.cos(y / 7)).astype(np.uint8)
-  row = anchors.measure(codec, 50, gray[..., None], gray[..., None] / 255)
+  row = anchors.measure(
+      codec, 50, gray[..., None] / 255, metrics.choose(is_video=False)
+  )
   assert row['psnr_db'] > 28
 
 
@@ -232,16 +235,14 @@ def test_anchors_are_kept_while_nothing_changed(folder, document, tmp_path):
 
 def test_a_folder_is_one_point_or_several(folder):
   originals = str(folder / 'originals')
-  several = operating_points.find([str(folder / 'files')], originals)
+  several = folders.find([str(folder / 'files')], originals)
   assert [x.point for x in several] == ['few', 'few', 'many', 'many']
-  one = operating_points.find([str(folder / 'files' / 'few')], originals)
+  one = folders.find([str(folder / 'files' / 'few')], originals)
   assert [x.point for x in one] == ['few', 'few']
   assert {x.reference.stem for x in one} == set(NAMES)
   with pytest.raises(ValueError, match="both point 'few'"):
     shutil.copytree(folder / 'files' / 'few', folder / 'other' / 'few')
-    operating_points.find(
-        [str(folder / 'files'), str(folder / 'other')], originals
-    )
+    folders.find([str(folder / 'files'), str(folder / 'other')], originals)
 
 
 RATES = np.array([1.0, 2, 4, 8])
@@ -446,9 +447,12 @@ def test_the_page_refers_to_nothing_but_itself(page):
   inner |= set(re.findall(r'url\(#([^)]+)\)', page))
   assert inner <= set(parsed.ids)
   assert len(set(parsed.ids)) == len(parsed.ids)
-  outer = [x for x in parsed.links if not x.startswith(('#', 'data:image/'))]
+  outer = [x for x in parsed.links if not x.startswith(('#', 'data:'))]
   assert outer == []
-  assert not {'script', 'link', 'iframe', 'object'} & set(parsed.tags)
+  assert not {'link', 'iframe', 'object'} & set(parsed.tags)
+  # The element that draws files, and its worker; once for all of them.
+  assert parsed.tags.count('script') == 2
+  assert parsed.tags.count('pgsvc-image') == len(NAMES)
   assert '://' not in page and '@import' not in page
   assert page.count('url(') == page.count('url(#')
 
@@ -540,7 +544,7 @@ def test_missing_files_are_named(folder, tmp_path):
       ([files], str(tmp_path), 'of that name; need one'),
   ):
     with pytest.raises(ValueError, match=what):
-      operating_points.find(inputs, references)
+      folders.find(inputs, references)
 
 
 @pytest.mark.parametrize('text', ['{', '[]', '{"version": 0}', '\xff'])

@@ -87,8 +87,8 @@ def test_every_implementation_evaluates_all_weights():
       for name in ('cpu', 'triton', 'xla', 'reference')
   ]
   assert [num_weights, *counts] == sorted({num_weights, *counts})
-  with pytest.raises(ValueError, match='fastest'):
-    roofline.count_evaluations(shape, 'fastest', ('weigh',))
+  # Of a new one it is not known yet: the benchmark goes without.
+  assert roofline.count_evaluations(shape, 'fastest', ('weigh',)) is None
 
 
 def test_operations_are_added_up():

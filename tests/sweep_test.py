@@ -289,6 +289,27 @@ def test_a_trial_that_kills_its_workers_is_given_up(tmp_path, monkeypatch):
   assert slot.state == 'failed' and 'died' in slot.reason
 
 
+@pytest.mark.parametrize('kept', [1, 10, -1])
+def test_a_journal_cut_within_its_last_record_goes_on(tmp_path, kept):
+  def work(queue):
+    trial = queue.claim()
+    trial.set_user_attr('measured', {})
+    trial.study.tell(trial, [1, 1])
+
+  before = make_queue(tmp_path, 'journal')
+  work(make_queue(tmp_path, 'journal'))
+  path = tmp_path / 'log'
+  data = path.read_bytes()
+  last = data.rstrip(b'\n').rfind(b'\n') + 1
+  path.write_bytes(data[: last + kept] if kept > 0 else data[:kept])
+  # A worker that was there before, and one that comes now.
+  work(before)
+  work(make_queue(tmp_path, 'journal'))
+  states = [slot.state for slot in make_queue(tmp_path, 'journal').slots()]
+  assert sorted(states) == ['finished', 'finished', 'running']
+  assert list(map(json.loads, path.read_text().splitlines()))
+
+
 def test_workers_claim_every_trial_once(tmp_path, storage):
   claimed, errors = [], []
   barrier = threading.Barrier(3)

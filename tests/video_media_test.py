@@ -734,6 +734,12 @@ def test_a_folder_of_several_sizes_is_refused(tmp_path):
   assert 'size changes from 8x6 to 9x6 at 2.png' in refusal(tmp_path)
 
 
+def test_one_picture_in_two_formats_is_not_two_frames(tmp_path):
+  for name in ('IMG_1.jpg', 'IMG_1.png', 'IMG_2.png'):
+    Image.new('RGB', (8, 6)).save(tmp_path / name)
+  assert 'IMG_1.jpg and IMG_1.png would be two frames' in refusal(tmp_path)
+
+
 def test_a_folder_without_pictures_is_refused(tmp_path):
   (tmp_path / 'notes.txt').write_text('not a picture')
   assert 'no pictures' in refusal(tmp_path)

@@ -131,11 +131,10 @@ def test_the_server_has_the_page_and_ranges_of_its_files(tmp_path):
 def test_commands_fail_in_a_line(tmp_path):
   (tmp_path / 'a.pgsvc').write_text('nothing')
   for verb, words in (
-      ('view', ['--input=a.pgsvc']),
-      ('view', ['--input=none.pgsvc']),
-      ('view', [f'--input={PICTURE}', '--original=none.png']),
-      ('view', [f'--input={PICTURE}', '--export=none/page.html']),
-      ('compare', [f'--input={PICTURE}']),
+      ('view', ['a.pgsvc']),
+      ('view', [str(PICTURE), 'none.png']),
+      ('view', [str(PICTURE), '--export=none/page.html']),
+      ('compare', [str(PICTURE)]),
   ):
     result = subprocess.run(
         [sys.executable, '-m', f'launch.{verb}', *words],
@@ -157,7 +156,7 @@ def test_view_exports_a_page(tmp_path):
           sys.executable,
           '-m',
           'launch.view',
-          f'--input={PICTURE}',
+          str(PICTURE),
           f'--export={out}',
       ],
       cwd=ROOT,

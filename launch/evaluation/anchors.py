@@ -1,6 +1,6 @@
 """Classical codecs as anchors: pictures encoded and decoded here, by Pillow."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 import dataclasses
 import io
 import time
@@ -11,6 +11,7 @@ import PIL
 from PIL import Image
 from PIL import features
 
+from pgsvc_jax import media
 from pgsvc_jax import metrics
 
 _MODES = {1: 'L', 3: 'RGB'}
@@ -139,32 +140,31 @@ def suits(channels: int) -> bool:
 def measure(
     name: str,
     setting: float,
-    pixels: UInt8[np.ndarray, 'h w c'],
     reference: np.ndarray,
+    measured: Sequence[metrics.Metric],
 ) -> dict:
   """One point of a codec's curve, from the bytes of a whole file.
 
   Args:
     name: of CODECS.
     setting: of the codec's.
-    pixels: the picture that is encoded.
-    reference: the picture that the decoded one is compared with.
+    reference: the picture, `[H, W, C]` in [0, 1], encoded at 8 bits.
+    measured: what is measured.
 
   Returns:
-    {setting, bytes, bpp, psnr_db, ms_ssim, decode_ms}.
+    {setting, bytes, bpp, decode_ms} and the figures.
   """
-  data = encode(name, setting, pixels)
+  height, width, channels = reference.shape
+  data = encode(name, setting, media.to_uint8(reference))
   times = []
   for _ in range(_DECODES):
     begin = time.perf_counter()
-    decoded = decode(data, pixels.shape[2])
+    decoded = decode(data, channels)
     times.append(1e3 * (time.perf_counter() - begin))
-  psnr_db = metrics.psnr_db(decoded, reference)
   return {
       'setting': setting,
       'bytes': len(data),
-      'bpp': 8 * len(data) / (pixels.shape[0] * pixels.shape[1]),
-      'psnr_db': psnr_db if np.isfinite(psnr_db) else None,
-      'ms_ssim': metrics.ms_ssim(decoded, reference),
+      'bpp': 8 * len(data) / (height * width),
+      **metrics.score(measured, decoded, reference),
       'decode_ms': float(np.median(times)),
   }

@@ -4,20 +4,24 @@ All lists are of plain rows:
   pictures: name, path, sha256, width, height, channels.
   files: point, picture, path, sha256, file_bytes, header_bytes and layers, the
     rows that a single `evaluate --json` prints, with decode times.
-  anchors: picture, codec, setting, bytes, bpp, psnr_db, ms_ssim, decode_ms.
+  anchors: picture, codec, setting, bytes, bpp, decode_ms and the figures.
   codecs: title, note and version of every codec in anchors, by name.
   missing: codecs that the installed Pillow lacks.
 Paths are relative to the folder of the file.
 
+Figures are by the names of `pgsvc_jax.metrics`; null where there is none. Those
+of metrics that came later are missing.
+
 Of videos, `pictures` are clips, and each has also `select`, the flags that say
 which of its frames; frames, start_s and frames_per_second. Figures are means
-over frames. Rows of layers and anchors have also bits_per_second, y_psnr_db,
-yuv_psnr_db, vmaf if it was asked for, and `per_frame`, lists of the figures; in
-those of layers also of `bytes`. Rows of files have lists time_s and is_key.
+over frames. Rows of layers and anchors have also bits_per_second and
+`per_frame`, lists of the figures; in those of layers also of `bytes`. Rows of
+files have lists time_s and is_key.
 """
 
 import json
 import pathlib
+import statistics
 
 VERSION = 1
 _FIELDS = {
@@ -30,17 +34,16 @@ _FIELDS = {
     'codecs': dict,
     'missing': list,
 }
-_QUALITY = {'bytes', 'bpp', 'psnr_db', 'ms_ssim'}
 _ROW_FIELDS = {
     'pictures': {'name', 'path', 'sha256', 'width', 'height', 'channels'},
     'files': {'point', 'picture', 'path', 'sha256', 'header_bytes', 'layers'},
-    'anchors': {'picture', 'codec', 'setting'} | _QUALITY,
+    'anchors': {'picture', 'codec', 'setting', 'bytes', 'bpp'},
 }
 _PICTURE_FIELDS = {'anchors': {'decode_ms'}}
 _VIDEO_FIELDS = {
     'pictures': {'select', 'frames', 'start_s', 'frames_per_second'},
     'files': {'time_s', 'is_key'},
-    'anchors': {'bits_per_second', 'yuv_psnr_db'},
+    'anchors': {'bits_per_second'},
 }
 
 
@@ -103,3 +106,16 @@ def is_smaller(row: dict, whole: dict) -> bool:
     whole: the row of the file, of its original or of its last layer.
   """
   return any(x in row and row[x] < whole[x] for x in ('width', 'height'))
+
+
+def mean_row(rows: list[dict]) -> dict:
+  """Means of rows; of a figure that one of them lacks, None."""
+  names = [
+      name for name, x in rows[0].items() if not isinstance(x, (str, dict))
+  ]
+  return {
+      name: None
+      if any(row.get(name) is None for row in rows)
+      else statistics.fmean(row[name] for row in rows)
+      for name in names
+  }

@@ -19,7 +19,6 @@ from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import resolution
 from pgsvc_jax.codec import bitstream
-from pgsvc_jax.codec import quantized
 from pgsvc_jax.codec import rate
 from pgsvc_jax.training import loop
 from pgsvc_jax.training import schedule
@@ -27,6 +26,7 @@ from pgsvc_jax.training import schedule
 from .. import caches
 from .. import checkpoints
 from .. import command
+from .. import locks
 from .. import progress
 from .. import run_log
 from .. import runtime
@@ -50,34 +50,69 @@ class Run:
     config: the settings.
     devices: of all processes.
     leads: whether this process writes and says anything.
-    failures: of pictures, so far.
+    jobs: what is to be done, and what became of it.
+    output: the file, or the folder of several.
     begin: of the pictures that are fitted now; at first, of the run.
     init_from: splats to begin with, as --init_from says.
     implementation: of the operator; None takes the best.
     asked_for: what the command line says, of `run_log.Origin`.
     checkpoint_every: seconds.
+    restart: do not go on with what is there of an earlier run.
     tensorboard: whether there are event files in the folders of the run.
   """
 
   config: config_lib.EncodeConfig
   devices: list[jax.Device]
   leads: bool
-  failures: jobs_lib.Failures
+  jobs: jobs_lib.Jobs
+  output: str
   begin: float
   init_from: str | None
   implementation: pallas_kernels.Implementation | None
   asked_for: dict[str, Any]
   checkpoint_every: float
+  restart: bool
   tensorboard: bool
+
+
+def encode_all(run: Run, groups: list[list[jobs_lib.Job]]) -> None:
+  """Encodes group after group, and sums up.
+
+  Raises:
+    ValueError: some pictures failed.
+    KeyboardInterrupt: with what is left, and how to go on.
+  """
+  held = locks.output(run.output) if run.leads else contextlib.nullcontext()
+  try:
+    with held:
+      if run.leads and run.restart:
+        for job in run.jobs.jobs:
+          run_log.clear(job.workdir)
+      for group in groups:
+        encode(run, group)
+        run.begin = time.perf_counter()
+  except KeyboardInterrupt:
+    raise KeyboardInterrupt(_how_to_go_on(run.jobs)) from None
+  if run.leads:
+    run.jobs.sum_up()
+
+
+def _how_to_go_on(jobs: jobs_lib.Jobs) -> str:
+  if jobs.jobs[0].workdir:
+    return 'the same command goes on after the last checkpoint'
+  if jobs.is_batch:
+    count = len(jobs.sizes)
+    return f'{count} files are written; --skip_existing does the others'
+  return 'nothing was written; with --workdir=FOLDER, one can go on'
 
 
 def encode(run: Run, jobs: list[jobs_lib.Job]) -> None:
   """Fits pictures of one size at the same time, and writes their files."""
   try:
-    fitted, first_step = _fit(run, jobs)
+    files, first_step = _fit(run, jobs)
   except command.USER_ERRORS as error:
     if len(jobs) == 1:
-      run.failures.note(jobs[0], error)
+      run.jobs.note(jobs[0], error)
       return
     # One picture may be the reason: the others get their files.
     command.complain(f'{command.explain(error)}; now one by one')
@@ -85,21 +120,21 @@ def encode(run: Run, jobs: list[jobs_lib.Job]) -> None:
       encode(run, [job])
     return
   if run.leads:
-    for job, layers in zip(jobs, fitted):
-      with run.failures.of(job):
-        _write(run, job, layers, first_step)
+    for job, data in zip(jobs, files):
+      with run.jobs.of(job):
+        _write(run, job, data, first_step)
 
 
-def _fit(
-    run: Run, jobs: list[jobs_lib.Job]
-) -> tuple[list[quantized.QuantizedLayers], float]:
-  """Returns what to write, and when the first steps were done."""
-  images = [jobs_lib.read(job).pixels for job in jobs]
+def _fit(run: Run, jobs: list[jobs_lib.Job]) -> tuple[list[bytes], float]:
+  """Returns the files, and when the first steps were done."""
+  pictures = [jobs_lib.read(job) for job in jobs]
+  images = [picture.pixels for picture in pictures]
   here = [x for x in run.devices if x.process_index == jax.process_index()]
   with command.about(jobs[0].picture):
     line = runtime.require_memory(_estimate(run, images, len(here)), here)
   if run.leads:
     print(line, file=sys.stderr)
+    runtime.prepare_kernels(run.devices, images[0].shape[2], run.implementation)
   initial = None
   if run.init_from:
     stems = [pathlib.Path(job.picture).stem for job in jobs]
@@ -149,9 +184,10 @@ def _fit(
     # A transfer that nobody asked for would stop the devices at every step.
     stack.enter_context(jax.transfer_guard('disallow'))
     try:
-      fitted = encoder.fit_for_files(
+      files = encoder.encode_pictures(
           images,
           run.config,
+          metadata=[picture.metadata for picture in pictures],
           devices=run.devices,
           implementation=run.implementation,
           report=report,
@@ -162,7 +198,7 @@ def _fit(
     except loop.DivergenceError as error:
       rest = saver.last_good()
       raise type(error)('; '.join(filter(None, [str(error), rest]))) from error
-  return fitted, first_step
+  return files, first_step
 
 
 def _estimate(run: Run, images: list, num_devices: int) -> memory.Estimate:
@@ -197,13 +233,11 @@ def _mean(states: list) -> Any:
 def _write(
     run: Run,
     job: jobs_lib.Job,
-    layers: quantized.QuantizedLayers,
+    data: bytes,
     first_step: float,
 ) -> None:
   """Writes a file and says what it holds."""
-  picture = jobs_lib.read(job)
-  pixels = picture.pixels
-  data = bitstream.write(layers, metadata=picture.metadata)
+  pixels = jobs_lib.read(job).pixels
   header = bitstream.read_header(data)
   # Of the bytes, not of the fit: what anyone who decodes them will see.
   images = render.render_levels(bitstream.read_layers(data))
@@ -215,6 +249,7 @@ def _write(
   command.write_bytes(job.file, data)
   if job.workdir:
     run_log.note_finished(job.workdir, job.file, levels)
+  run.jobs.sizes.append((len(data), header.bits_per_pixel[-1]))
   seconds = time.perf_counter() - run.begin
   for miss in _misses(run.config, header.bits_per_pixel, levels[-1], seconds):
     print(f'{job.file}: {miss}', file=sys.stderr)

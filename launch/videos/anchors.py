@@ -11,7 +11,7 @@ MP4 keeps them in); neither container nor the text in which x264 and x265 name
 their options counts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 from fractions import Fraction
 import pathlib
@@ -21,9 +21,10 @@ import lazy_loader
 import numpy as np
 
 from pgsvc_jax import media
+from pgsvc_jax import metrics
+from pgsvc_jax.video import ffmpeg
 from pgsvc_jax.video import media as video_media
 
-from . import ffmpeg
 from . import quality as video_quality
 
 av = lazy_loader.load('av')
@@ -200,8 +201,7 @@ def measure(
     setting: int,
     gop: int | None,
     clip: Clip,
-    folder: pathlib.Path,
-    with_vmaf: bool,
+    measured: Sequence[metrics.Metric],
 ) -> dict:
   """One point of a codec's curve.
 
@@ -210,30 +210,26 @@ def measure(
     setting: of the codec's.
     gop: frames between I-frames at most; None: no limit.
     clip: what is encoded and compared with.
-    folder: for what is encoded.
-    with_vmaf: whether VMAF is computed.
+    measured: what is measured.
 
   Returns:
-    {setting, bytes, bpp, bits_per_second}, means of the figures of
-    `video_quality.METRICS`, and per_frame.
+    {setting, bytes, bpp, bits_per_second}, means of the figures, and per_frame.
 
   Raises:
     ChildProcessError: ffmpeg failed.
     ValueError: what comes back has another number of frames.
   """
-  coded, decoded = folder / 'anchor.mp4', folder / 'anchor.yuv'
+  coded = clip.path.with_name('anchor.mp4')
   num_bytes = encode(name, setting, gop, clip, coded)
-  rows = []
-  with video_media.open_video(coded) as video, open(decoded, 'wb') as raw:
+  with (
+      video_media.open_video(coded) as video,
+      metrics.Scores(measured) as found,
+  ):
     # Strict: an encoder that drops frames would look good.
     for frame, original in zip(video, clip.originals(), strict=True):
-      pixels = media.to_uint8(frame.pixels[: clip.height, : clip.width])
-      rows.append(video_quality.score(pixels, original))
-      if with_vmaf:
-        raw.write(video_quality.yuv420_bytes(pixels))
-  if with_vmaf:
-    scores = ffmpeg.vmaf(decoded, clip.path, *clip.raw_size)
-    rows = [row | {'vmaf': x} for row, x in zip(rows, scores, strict=True)]
+      pixels = frame.pixels[: clip.height, : clip.width]
+      found.add(media.to_uint8(pixels), original)
+    rows = found.rows()
   return {
       'setting': setting,
       'bytes': num_bytes,

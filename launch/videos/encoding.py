@@ -1,9 +1,8 @@
-"""Encodes a video: groups of pictures, one a device at a time.
+"""Encodes a video into a file that grows, and goes on with it.
 
-Groups need nothing from one another, so the file is the same however many
-devices and processes there are (`workers.py`). It grows group by group under
-another name, OUTPUT.part, which any decoder plays; the same command goes on
-after its last whole group. Processes leave theirs in OUTPUT.parts.
+It grows group by group under another name, OUTPUT.part, which any decoder
+plays; the same command goes on after its last whole group. Processes leave
+theirs in OUTPUT.parts.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,131 +17,174 @@ import pathlib
 import shutil
 import sys
 import time
-from typing import Any
+from typing import Any, BinaryIO
 
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import pipes
-from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import stream
 from pgsvc_jax.codec import syntax
-from pgsvc_jax.training import schedule
 
 from .. import command
+from .. import locks
 from . import progress
 from . import source as video_source
-from . import workers as workers_lib
 
 # Of a rate; a file farther away says so.
 _RATE_TOLERANCE = 0.05
 
 
-def encode(
-    source: video_source.Source,
-    output: str,
-    config: config_lib.VideoConfig,
-    *,
-    num_devices: int,
-    use_cache: bool,
-    asked_for: Mapping[str, Any],
-    restart: bool,
-    workdir: pathlib.Path | None,
-    share: workers_lib.Share,
-) -> None:
-  """Encodes a video and says what became of it.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+  """What the command line asks for.
 
-  Args:
+  Attributes:
     source: the video.
     output: the .pgsvc file to write.
     config: the settings.
-    num_devices: to use; 0: all.
-    use_cache: whether compiled code is kept between runs.
     asked_for: of `run_log.Origin`, what the command line says.
     restart: do not go on with what is there of an earlier run.
     workdir: for the files of `run_log`, if any.
-    share: of the groups that this process takes.
+    num_processes: that share the groups.
+    process_id: which one this is.
+  """
+
+  source: video_source.Source
+  output: str
+  config: config_lib.VideoConfig
+  asked_for: Mapping[str, Any]
+  restart: bool
+  workdir: pathlib.Path | None
+  num_processes: int
+  process_id: int
+
+
+def encode(run: Run, num_devices: int, use_cache: bool) -> None:
+  """Encodes a video and says what became of it.
+
+  Args:
+    run: what is asked for.
+    num_devices: to use; 0: all.
+    use_cache: whether compiled code is kept between runs.
   """
   begin = time.perf_counter()
-  command.check_output(output)
-  with source.open() as video:
-    notes, form = video.notes, video.format
-  _say_notes(source, notes)
-  sizes, shapes = schedule.finished_layers(
-      config.image.fit, form.height, form.width
-  )
-  header = syntax.VideoHeader(
-      width=form.width,
-      height=form.height,
-      channels=3,
-      num_layers=len(sizes),
-      layer_shapes=shapes,
-      time_base=form.time_base,
-      frame_rate=form.frame_rate,
-      pixel_aspect=form.pixel_aspect,
-      primaries=form.primaries,
-      transfer=form.transfer,
-      matrix=form.matrix,
-      full_range=form.full_range,
-      metadata=_metadata(source, config),
-  )
+  command.check_output(run.output)
+  _ = run.source.format  # What cannot be read need not wait for JAX.
+  notes = run.source.notes
+  _say_notes(run.source, notes)
 
   # Only now: --help, wrong settings and bad videos need not wait for JAX.
-  from .. import run_log
   from .. import runtime
 
   devices = runtime.set_up(num_devices, use_cache)
   runtime.return_freed_memory()
+  runtime.prepare_kernels(devices, 3, run.asked_for['implementation'])
   # Not when threads are done with their frames: a first one takes minutes.
   command.leave_at_once_on_failure()
-  workers = workers_lib.Workers(
-      source, config, form, devices, asked_for['implementation']
-  )
-  shown = progress.Progress(pathlib.Path(source.path).name, begin)
-  with workers, _interruptible(shown):
-    if share.process_id:
-      _encode_share(workers, share, header, output, shown)
+  title = pathlib.Path(run.source.path).name
+  total = run.source.expected_frames() if run.num_processes == 1 else None
+  shown = progress.Progress(title, begin, total)
+  parts = pathlib.Path(f'{run.output}.parts')
+  with _interruptible(shown):
+    if run.process_id:
+      parts.mkdir(exist_ok=True)
+      _encode_to(run, None, devices, parts, lambda event: _show(event, shown))
       return
-    part = pathlib.Path(f'{output}.part')
-    if workdir and restart:
-      run_log.clear(workdir)
-    origin = run_log.Origin(
-        source=source.path,
-        digest=_source_digest(source),
-        devices=devices,
-        packages=_packages(),
-        any_devices=True,
-        **asked_for,
-    )
-    with run_log.open_log(workdir, origin, tensorboard=False) as log:
-      with _growing(part, header, restart) as writer:
-        done = writer.num_frames
-        if done:
-          print(
-              f'{part}: goes on after {done} frames in {writer.num_gops}'
-              ' groups',
-              file=sys.stderr,
-          )
-        rows = log.resume(done - 1, unit='frame')
-        shown.done = done
-        found = workers.find(writer.num_gops, done)
-        encoded = workers.encode(found, shown, share, _parts_of(output), header)
-        for group, packets, frames in encoded:
-          # Rows first: those of a group that is not in the file are dropped.
-          log.append_rows(frames)
-          writer.add_gop(
-              group.times, packets, last_duration=group.last_duration
-          )
-          rows += frames
-      os.replace(part, output)
-      if workdir:
-        run_log.note_finished(workdir, output, progress.mean_levels(rows))
-  shutil.rmtree(_parts_of(output), ignore_errors=True)
-  _say_notes(source, [note for note in workers.notes if note not in notes])
-  _say(output, shown, begin, config.target_kbps)
+    with locks.output(run.output):
+      _encode_and_log(run, devices, parts, shown)
+  shutil.rmtree(parts, ignore_errors=True)
+  _say_notes(run.source, [x for x in run.source.notes if x not in notes])
+  _say(run, shown, begin)
 
 
 def _say_notes(source: video_source.Source, notes: Iterable[str]) -> None:
   for note in notes:
     print(f'{source.path}: {note}', file=sys.stderr)
+
+
+def _encode_to(
+    run: Run, file: BinaryIO | None, devices: list, parts: pathlib.Path, report
+) -> None:
+  """Encodes the groups of this process."""
+  from pgsvc_jax.video import encoder
+  from pgsvc_jax.video import workers
+
+  encoder.encode_to(
+      file,
+      run.source,
+      run.config,
+      metadata=_metadata(run),
+      devices=devices,
+      implementation=run.asked_for['implementation'],
+      report=report,
+      share=workers.Share(
+          num_processes=run.num_processes,
+          process_id=run.process_id,
+          folder=parts,
+      ),
+  )
+
+
+def _encode_and_log(
+    run: Run, devices: list, parts: pathlib.Path, shown: progress.Progress
+) -> None:
+  """Encodes into OUTPUT.part, keeps the log of the run, and renames."""
+  from pgsvc_jax.video import encoder
+  from pgsvc_jax.video import workers
+
+  from .. import run_log
+
+  if run.restart:
+    run_log.clear(run.workdir)
+  origin = run_log.Origin(
+      source=run.source.path,
+      digest=_source_digest(run.source),
+      devices=devices,
+      packages=_packages(),
+      any_devices=True,
+      **run.asked_for,
+  )
+  part = pathlib.Path(f'{run.output}.part')
+  header = encoder.make_header(run.source, run.config, _metadata(run))
+  with (
+      run_log.open_log(run.workdir, origin, tensorboard=False) as log,
+      _growing(part, header, run.restart) as (file, done),
+  ):
+    if done:
+      print(f'{part}: goes on after {done} frames', file=sys.stderr)
+    rows = log.resume(done - 1, unit='frame')
+    shown.done = done
+
+    def report(event) -> None:
+      _show(event, shown)
+      if isinstance(event, workers.GroupDone):
+        # Rows first: those of a group that is not in the file are dropped.
+        log.append_rows(new := list(map(_row, event.frames)))
+        rows.extend(new)
+
+    _encode_to(run, file, devices, parts, report)
+  os.replace(part, run.output)
+  if run.workdir:
+    run_log.note_finished(run.workdir, run.output, progress.mean_levels(rows))
+
+
+def _show(event: Any, shown: progress.Progress) -> None:
+  from pgsvc_jax.video import workers
+
+  if isinstance(event, workers.FrameDone):
+    shown.add(_row(event))
+
+
+def _row(event: Any) -> dict[str, Any]:
+  """A line of metrics.jsonl, of a frame that is done."""
+  return {
+      'frame': event.frame,
+      'kind': 'P' if event.index else 'I',
+      'bytes': list(event.sizes),
+      'psnr_db': list(event.psnr_db),
+      'born': event.born,
+      'still': event.still,
+      'frame_seconds': event.seconds,
+  }
 
 
 @contextlib.contextmanager
@@ -156,30 +198,6 @@ def _interruptible(shown: progress.Progress) -> Iterator[None]:
     ) from None
   finally:
     shown.end()
-
-
-def _parts_of(output: str) -> pathlib.Path:
-  """Where processes leave groups for process 0."""
-  return pathlib.Path(f'{output}.parts')
-
-
-def _encode_share(
-    workers: workers_lib.Workers,
-    share: workers_lib.Share,
-    header: syntax.VideoHeader,
-    output: str,
-    shown: progress.Progress,
-) -> None:
-  """Encodes the groups of a process that is not process 0."""
-  folder = _parts_of(output)
-  folder.mkdir(exist_ok=True)
-  found = workers.find(0, 0)
-  for group, packets, _ in workers.encode(found, shown, share, folder, header):
-    if not folder.is_dir():  # Process 0 has not waited.
-      return
-    with command.replacing(str(folder / f'{group.index}.pgsvc')) as file:
-      with stream.StreamWriter(file, header) as writer:
-        writer.add_gop(group.times, packets, last_duration=group.last_duration)
 
 
 def _packages() -> dict[str, str]:
@@ -208,55 +226,64 @@ def _source_digest(source: video_source.Source) -> str:
   )
 
 
-def _metadata(
-    source: video_source.Source, config: config_lib.VideoConfig
-) -> bytes:
+def _metadata(run: Run) -> bytes:
   """What a run must have in common with one that it goes on with."""
-  digest = _digest(_source_digest(source), dataclasses.asdict(config))
+  digest = _digest(_source_digest(run.source), dataclasses.asdict(run.config))
   return json.dumps({'run': digest[:16]}).encode()
 
 
 @contextlib.contextmanager
 def _growing(
     part: pathlib.Path, header: syntax.VideoHeader, restart: bool
-) -> Iterator[stream.StreamWriter]:
-  """The file that is written group by group, or goes on being written."""
-  writer = None
+) -> Iterator[tuple[BinaryIO, int]]:
+  """The file that is written group by group, and the frames that it has.
+
+  One of another run, with another video or other settings, is replaced.
+  """
+  done = None
   # Empty: stopped before anything was written.
   if part.exists() and part.stat().st_size and not restart:
-    with open(part, 'r+b') as file:
-      with contextlib.suppress(bitstream.BitstreamError):
-        writer = stream.StreamWriter.resume(file)
-      if writer is not None and writer.header == header:
-        with writer:
-          yield writer
-        return
-    raise ValueError(
-        f'{part} is of a run with other settings: --restart begins anew'
-    )
-  with open(part, 'wb') as file:
-    with stream.StreamWriter(file, header) as writer:
-      yield writer
+    done = _frames_done(part, header)
+    if done is None:
+      print(
+          f'{part} is of another video or of other settings: it is replaced',
+          file=sys.stderr,
+      )
+  with open(part, 'w+b' if done is None else 'r+b') as file:
+    yield file, done or 0
 
 
-def _say(
-    output: str, shown: progress.Progress, begin: float, target_kbps: float
-) -> None:
-  with open(output, 'rb') as file:
+def _frames_done(part: pathlib.Path, header: syntax.VideoHeader) -> int | None:
+  """Frames of the whole groups of a file; None if it has another header."""
+  done = 0
+  with open(part, 'rb') as file, contextlib.suppress(syntax.BitstreamError):
+    reader = stream.StreamReader(file)
+    if reader.header == header:
+      with contextlib.suppress(syntax.BitstreamError):
+        for gop in reader:
+          reader.packets(gop.index, header.num_layers)
+          done += gop.num_frames
+      return done
+  return None
+
+
+def _say(run: Run, shown: progress.Progress, begin: float) -> None:
+  """Says what was written, and how far it is from what was asked for."""
+  with open(run.output, 'rb') as file:
     reader = stream.StreamReader(file)
     gops = reader.gops
     seconds = float((gops[-1].end - gops[0].start) * reader.header.time_base)
-  size = os.path.getsize(output)
+  size = os.path.getsize(run.output)
   spent = time.perf_counter() - begin
   kbps = 8e-3 * size / max(seconds, 1e-9)
-  if target_kbps and abs(kbps / target_kbps - 1) > _RATE_TOLERANCE:
+  target = run.config.target_kbps
+  if target and abs(kbps / target - 1) > _RATE_TOLERANCE:
     print(
-        f'{output}: {kbps:.4g} kbit/s is as near as it comes to'
-        f' {target_kbps:g}',
+        f'{run.output}: {kbps:.4g} kbit/s is as near as it comes to {target:g}',
         file=sys.stderr,
     )
   line = (
-      f'{output}: {size} bytes, {sum(x.num_frames for x in gops)} frames in'
+      f'{run.output}: {size} bytes, {sum(x.num_frames for x in gops)} frames in'
       f' {len(gops)} groups, {kbps:.4g} kbit/s'
   )
   if shown.rows:

@@ -41,8 +41,7 @@ def describe(reader: stream.StreamReader, file_bytes: int) -> dict:
             'bits_per_second': 8 * size / duration if duration else None,
             'width': shape[1],
             'height': shape[0],
-            'psnr_db': None,
-            'ms_ssim': None,
+            **table.no_figures(),
             'available': bool(gops) and min(available) > k,
         }
     )
@@ -89,29 +88,9 @@ def print_info(info: dict) -> None:
       f' {info["frames"]} frames, {info["duration_s"]:.3f} s{rate},'
       f' {info["file_bytes"]} bytes in order of {info["order"]}{state}'
   )
-  rows = info['layers']
-  has_sizes = len({(row['width'], row['height']) for row in rows}) > 1
-  table.print_table(
-      [
-          'layer',
-          *(['width', 'height'] if has_sizes else []),
-          *('bytes', 'kbit/s', 'bpp', ''),
-      ],
-      [
-          [
-              str(row['layer']),
-              *([str(row['width']), str(row['height'])] if has_sizes else []),
-              str(row['bytes']),
-              '-'
-              if row['bits_per_second'] is None
-              else f'{row["bits_per_second"] / 1000:.1f}',
-              f'{row["bpp"]:.4f}',
-              '' if row['available'] else '(cut off)',
-          ]
-          for row in rows
-      ],
-  )
-  num_layers = len(rows)
+  # Of the figures, what a file tells without an original.
+  table.print_layers(info['layers'], without=['splats', *table.no_figures()])
+  num_layers = len(info['layers'])
   table.print_table(
       ['GOP', 'frame', 'frames', 'start s', 'bytes by layer', ''],
       [

@@ -2,48 +2,42 @@
 
 from collections.abc import Iterable, Mapping
 import statistics
-import sys
 import threading
 import time
 from typing import Any
 
+from .. import progress
+
 
 class Progress:
-  """Says how it goes, on standard error; called from several threads."""
+  """Says how it goes, on standard error; called from several threads.
 
-  def __init__(self, title: str, begin: float):
-    self._title = title
+  Attributes:
+    done: frames of an earlier run.
+    rows: of the frames of this run.
+  """
+
+  def __init__(self, title: str, begin: float, total: int | None):
     self._begin = begin
-    self._last = 0.0
     self._lock = threading.Lock()
-    self.done = 0  # Frames of an earlier run.
+    self._display = progress.Display(title, total, 'frames')
+    self._display.__enter__()
+    self.done = 0
     self.rows = []
 
   def add(self, row: dict) -> None:
     """Takes in a frame that is done."""
     with self._lock:
       self.rows.append(row)
-      now = time.perf_counter()
-      if now - self._last < (0.5 if sys.stderr.isatty() else 10):
-        return
-      self._last = now
-      self._print(end='\r' if sys.stderr.isatty() else '\n')
+      count = len(self.rows)
+      seconds = (time.perf_counter() - self._begin) / count
+      text = f'{self.mean_bytes():.0f} bytes a frame, {self.levels()} dB'
+      text += f', {seconds:.2f} s a frame'
+    self._display.update(self.done + count, text=text)
 
   def end(self) -> None:
-    """Leaves the last line as it is."""
-    if self.rows and sys.stderr.isatty():
-      self._print(end='\n')
-
-  def _print(self, end: str) -> None:
-    count = len(self.rows)
-    seconds = (time.perf_counter() - self._begin) / count
-    print(
-        f'{self._title}: {self.done + count} frames,'
-        f' {self.mean_bytes():.0f} bytes a frame, {self.levels()} dB,'
-        f' {seconds:.2f} s a frame',
-        end=end,
-        file=sys.stderr,
-    )
+    """Leaves what was said last as it is."""
+    self._display.__exit__(None)
 
   def mean_bytes(self) -> float:
     """Of the frames so far."""
@@ -51,7 +45,7 @@ class Progress:
 
   def levels(self) -> str:
     """Mean PSNR of each prefix."""
-    return ' / '.join(f'{level:.2f}' for level in mean_levels(self.rows))
+    return progress.levels(mean_levels(self.rows))
 
 
 def mean_levels(rows: Iterable[Mapping[str, Any]]) -> list[float]:

@@ -1,13 +1,4 @@
-"""How close the frames of a video are to their originals, one at a time.
-
-PSNR and MS-SSIM are of RGB at 8 bits, as of pictures. Video codecs are quoted
-by the PSNR of their planes. Those here are 4:2:0 in 8-bit codes of limited
-range with peak 255, as FFmpeg and the encoders measure them; by BT.709 whatever
-the file says; chroma is the mean of 2 x 2 pixels, so that a codec that halves
-chroma loses nothing by it. A plane counts 60 dB at most, as in libvmaf: gray
-videos have exact chroma. Weighted is (6 Y + U + V) / 8. Means over frames are
-of the figures of each frame.
-"""
+"""The frames of a video, prefix by prefix, beside their originals."""
 
 from collections.abc import Iterator, Sequence
 import dataclasses
@@ -20,7 +11,6 @@ from typing import NamedTuple
 from jaxtyping import Float, UInt8
 import numpy as np
 
-from pgsvc_jax import metrics
 from pgsvc_jax import render
 from pgsvc_jax import resolution
 from pgsvc_jax.codec import stream
@@ -28,20 +18,6 @@ from pgsvc_jax.video import playback
 from pgsvc_jax.video import stream_format
 
 from . import source as video_source
-
-METRICS = ('psnr_db', 'y_psnr_db', 'yuv_psnr_db', 'ms_ssim')
-
-# Of a plane.
-_MOST_DB = 60.0
-# Rows: luma, then blue and red differences, from RGB in [0, 1]; ITU-R BT.709.
-_YUV = np.array(
-    [
-        [0.2126, 0.7152, 0.0722],
-        [-0.2126 / 1.8556, -0.7152 / 1.8556, 0.9278 / 1.8556],
-        [0.7874 / 1.5748, -0.7152 / 1.5748, -0.0722 / 1.5748],
-    ],
-    np.float32,
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,56 +46,11 @@ class Comparison:
   entropy_ms: list[float]
   render_ms: list[float]
 
-
-def to_yuv420(pixels: np.ndarray) -> list[UInt8[np.ndarray, '_ _']]:
-  """The planes Y, U, V as 8-bit codes of limited range.
-
-  Args:
-    pixels: RGB, `[H, W, 3]`, in [0, 1] or uint8. Of odd sides, the last line
-      comes twice.
-
-  Returns:
-    Luma, of even sides, and chroma of half the size.
-
-  Example:
-    >>> [plane.tolist() for plane in to_yuv420(np.ones((2, 2, 3)))]
-    [[[235, 235], [235, 235]], [[128]], [[128]]]
-  """
-  values = np.asarray(pixels, np.float32)
-  if pixels.dtype == np.uint8:
-    values = values / np.float32(255)
-  height, width = values.shape[:2]
-  values = np.pad(values, ((0, height % 2), (0, width % 2), (0, 0)), 'edge')
-  luma, *chroma = np.einsum('hwc,kc->khw', values, _YUV)
-  halves = (
-      plane.reshape(plane.shape[0] // 2, 2, -1, 2).mean((1, 3))
-      for plane in chroma
-  )
-  codes = [16 + 219 * luma, *(128 + 224 * plane for plane in halves)]
-  return [np.rint(plane).astype(np.uint8) for plane in codes]
-
-
-def yuv420_bytes(pixels: np.ndarray) -> bytes:
-  """The frame as raw yuv420p, to be read by other programs."""
-  return b''.join(plane.tobytes() for plane in to_yuv420(pixels))
-
-
-def score(
-    image: UInt8[np.ndarray, 'h w 3'], original: Float[np.ndarray, 'h w 3']
-) -> dict[str, float | None]:
-  """The figures of a frame, by the names in METRICS; identical: no PSNR."""
-  planes = [
-      min(_MOST_DB, metrics.psnr_db(*pair))
-      for pair in zip(to_yuv420(image), to_yuv420(original))
-  ]
-  decibels = {
-      'psnr_db': metrics.psnr_db(image, original),
-      'y_psnr_db': planes[0],
-      'yuv_psnr_db': float(np.dot((6, 1, 1), planes) / 8),
-  }
-  # JSON has no infinity.
-  finite = {name: x if np.isfinite(x) else None for name, x in decibels.items()}
-  return finite | {'ms_ssim': metrics.ms_ssim(image, original)}
+  def without_pixels(self) -> 'Comparison':
+    """The rest, to be kept."""
+    return dataclasses.replace(
+        self, original=np.empty((0, 0, 3)), images=[], targets=[]
+    )
 
 
 def summary(rows: Sequence[dict]) -> dict:
@@ -200,13 +131,13 @@ def num_layers(reader: stream.StreamReader) -> int:
 class _Drawn(NamedTuple):
   """A frame of one prefix, and what it took."""
 
-  frame: playback.Frame
+  frame: playback.FrameSplats
   image: UInt8[np.ndarray, 'h w 3']
   entropy_ms: float
   render_ms: float
 
 
-def _draw(frames: Iterator[playback.Frame]) -> _Drawn:
+def _draw(frames: Iterator[playback.FrameSplats]) -> _Drawn:
   """Decodes and renders the next frame."""
   begin = time.perf_counter()
   frame = next(frames)

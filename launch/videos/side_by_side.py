@@ -8,6 +8,7 @@ from PIL import ImageDraw
 from PIL import ImageFont
 
 from pgsvc_jax import media
+from pgsvc_jax import metrics
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import stream_format
 
@@ -73,17 +74,13 @@ class Writer:
   def __exit__(self, *error: object) -> None:
     self._file.__exit__(*error)
 
-  def write(self, frame: video_quality.Comparison, rows: list[dict]) -> None:
-    """Writes a frame.
-
-    Args:
-      frame: what is shown.
-      rows: figures of its prefixes, with psnr_db.
-    """
+  def write(self, frame: video_quality.Comparison) -> None:
+    """Writes a frame: its prefixes, with their PSNR, and the original."""
+    figures = map(metrics.psnr_db, frame.images, frame.targets)
     texts = [
-        f'{k + 1} of {len(rows)} layers, {rate / 1000:.0f} kbit/s, '
-        + ('exact' if row['psnr_db'] is None else f'{row["psnr_db"]:.1f} dB')
-        for k, (row, rate) in enumerate(zip(rows, self._rates))
+        f'{k} of {len(self._rates)} layers, {rate / 1000:.0f} kbit/s, '
+        + ('exact' if np.isinf(figure) else f'{figure:.1f} dB')
+        for k, (figure, rate) in enumerate(zip(figures, self._rates), 1)
     ]
     images = [*frame.images, media.to_uint8(frame.original)]
     shape = frame.original.shape[:2]

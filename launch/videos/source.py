@@ -5,43 +5,53 @@ was encoded.
 """
 
 from collections.abc import Mapping
-import dataclasses
+import contextlib
 import fractions
+import pathlib
 from typing import Any
 
 from absl import flags
 
 from pgsvc_jax import profiles
 from pgsvc_jax.codec import syntax
+from pgsvc_jax.video import frame_source
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import stream_format
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Source:
-  """What is to be encoded.
-
-  Attributes:
-    path: of the video, or of a folder of pictures.
-    options: further arguments of `video_media.open_video`.
-  """
-
-  path: str
-  options: dict[str, Any]
-
-  def open(self, first_frame: int = 0) -> video_media.VideoReader:
-    """The video, or its frames from one of them on."""
-    options = dict(self.options)
-    options['start'] = options.get('start', 0) + first_frame
-    if options.get('frames') is not None:
-      options['frames'] -= first_frame
-    return video_media.open_video(self.path, **options)
+class Source(frame_source.VideoFile):
+  """A video file or a folder of pictures, with `options` of `open_video`."""
 
   def as_in(self, header: syntax.VideoHeader) -> 'Source':
     """With colors as a file has them: HDR is in its own curve there."""
     if header.transfer not in profiles.HDR_CURVES:
       return self
     return Source(path=self.path, options={**self.options, 'color': 'keep'})
+
+  def expected_frames(self) -> int | None:
+    """How many frames there should be, for progress.
+
+    What a container says of itself; None where it says nothing, or would have
+    to be read for it.
+    """
+    path = pathlib.Path(self.path)
+    most = self.options.get('frames')
+    count = None
+    if path.is_dir():
+      count = sum(x.suffix != '.json' for x in path.iterdir())
+    elif path.is_file() and not self.options.get('raw'):
+      import av  # An extra.
+
+      with contextlib.suppress(av.FFmpegError), av.open(self.path) as container:
+        for stream in container.streams.video[:1]:
+          count = stream.frames or None
+          if not count and container.duration and stream.average_rate:
+            seconds = container.duration / av.time_base
+            count = round(seconds * float(stream.average_rate))
+    if count is None:
+      return most
+    left = max(0, count - self.options.get('start', 0))
+    return left if most is None else min(left, most)
 
 
 class Flags:

@@ -21,6 +21,12 @@ _EXPORTED = re.compile(
     r'^export (?=(?:async )?(?:class|const|function\*?) (\w+))', re.M
 )
 _EXPORT_LIST = re.compile(r'^export \{([^}]*)\};\n', re.M)
+# The worker's text stands in the page, and is not run there.
+_START = (
+    'globalThis.pgsvcWorkerUrl = URL.createObjectURL(new Blob([document'
+    ".getElementById('pgsvc-worker').textContent], "
+    "{type: 'text/javascript'}));\n"
+)
 # What browsers show as it is.
 _SHOWN = {'AVIF', 'BMP', 'GIF', 'JPEG', 'PNG', 'WEBP'}
 
@@ -84,18 +90,12 @@ def write(files: Mapping[str, tuple[str, bytes]]) -> str:
       key: {'name': name, 'data': base64.b64encode(data).decode('ascii')}
       for key, (name, data) in files.items()
   }
-  start = (
-      'globalThis.pgsvcWorkerUrl = URL.createObjectURL(new Blob([document'
-      ".getElementById('pgsvc-worker').textContent], "
-      "{type: 'text/javascript'}));\n"
-  )
   text = (WEB / 'viewer.html').read_text(encoding='utf-8')
   style = (WEB / 'viewer.css').read_text(encoding='utf-8')
   scripts = [
       _script('application/json', json.dumps(held), 'pgsvc-files'),
-      # Not run here: the worker's.
       _script('text/plain', bundle('worker.js'), 'pgsvc-worker'),
-      _script('module', start + bundle('viewer.js')),
+      _script('module', _START + bundle('viewer.js')),
   ]
   replacements = {
       '<link rel="stylesheet" href="viewer.css">': f'<style>\n{style}</style>',
@@ -109,6 +109,16 @@ def write(files: Mapping[str, tuple[str, bytes]]) -> str:
       raise AssertionError(f'viewer.html has no {old}')
     text = text.replace(old, new)
   return text
+
+
+def elements() -> str:
+  """Scripts with which any page has `<pgsvc-image>` and `<pgsvc-video>`."""
+  return '\n'.join(
+      [
+          _script('text/plain', bundle('worker.js'), 'pgsvc-worker'),
+          _script('module', _START + bundle('elements.js')),
+      ]
+  )
 
 
 def _script(kind: str, text: str, name: str = '') -> str:

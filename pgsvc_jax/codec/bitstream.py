@@ -1,13 +1,14 @@
 """Layered splats to the bytes of a picture and back.
 
-A layer's packet needs no other packet to be decoded, and a file may be cut
-anywhere: what is left shows the layers that are whole. Everything else that is
-wrong with a file is a BitstreamError.
+A layer's packet needs at most those of the layers below to be decoded, and a
+file may be cut anywhere: what is left shows the layers that are whole.
+Everything else that is wrong with a file is a BitstreamError.
 """
 
 from collections.abc import Iterator, Sequence
 import contextlib
 import io
+from typing import TYPE_CHECKING
 import zlib
 
 import numpy as np
@@ -19,6 +20,9 @@ from pgsvc_jax.codec import splat_coding
 from pgsvc_jax.codec import stream
 from pgsvc_jax.codec import syntax
 from pgsvc_jax.codec.versions import version1
+
+if TYPE_CHECKING:
+  from pgsvc_jax.codec import layer_coding
 
 BitstreamError = syntax.BitstreamError
 read_header = syntax.read_header
@@ -77,7 +81,8 @@ def encode(
     layers: quantized.QuantizedLayers, metadata: bytes = b''
 ) -> tuple[syntax.Header, list[bytes]]:
   """The header and the packets of a picture."""
-  packets = list(map(splat_coding.encode, layers.symbols, layers.step_sizes))
+  coder = _layer_coder(layers)
+  packets = list(map(coder.write, layers.symbols, layers.step_sizes))
   is_ladder = set(layers.native_shapes) != {(layers.height, layers.width)}
   columns = (
       layers.layer_sizes,
@@ -100,20 +105,8 @@ def encode(
           for size, packet, steps, shape in zip(*columns, strict=True)
       ),
       metadata=metadata,
-      version=syntax.LADDER_VERSION if is_ladder else syntax.VERSION,
   )
   return header, packets
-
-
-def _decode_layer(
-    packet: bytes, entry: syntax.LayerEntry, channels: int
-) -> types.Splats:
-  steps = entry.step_sizes
-  if isinstance(steps, version1.StepSizes):
-    rows = version1.decode_packet(packet, entry.num_splats, channels)
-    return version1.dequantize(rows, steps)
-  symbols = splat_coding.decode(packet, entry.num_splats, channels, steps)
-  return quantize.dequantize(symbols, steps)
 
 
 def read_layers(
@@ -147,6 +140,50 @@ def read_layers(
   return decode_layers(*_packets(data, num_layers))
 
 
+def read_symbols(
+    data: bytes, num_layers: int | None = None
+) -> quantized.QuantizedLayers:
+  """The integers of the first layers of a file of version 2 or later.
+
+  Args:
+    data: the file or a beginning of it.
+    num_layers: how many layers; None for all that are whole.
+
+  Raises:
+    BitstreamError: as `read_layers`, or a file of version 1.
+    ValueError: num_layers is not positive.
+  """
+  return _decode_symbols(*_packets(data, num_layers))
+
+
+def _decode_symbols(
+    header: syntax.Header, packets: Sequence[bytes]
+) -> quantized.QuantizedLayers:
+  """The integers of the first packets of a picture."""
+  if header.version == version1.VERSION:
+    raise BitstreamError('version 1 has other symbols')
+  channels = header.channels
+  coder = _layer_coder(header)
+  entries = header.layers[: len(packets)]
+  symbols = []
+  for k, (packet, entry) in enumerate(zip(packets, entries)):
+    num_splats, steps = entry.num_splats, entry.step_sizes
+    with _damage(k):
+      if header.version == syntax.VERSION:
+        layer = coder.read(packet, num_splats, steps)
+      else:
+        layer = splat_coding.decode(packet, num_splats, channels, steps)
+      quantize.check(layer, steps)
+      symbols.append(layer)
+  return quantized.QuantizedLayers(
+      symbols=tuple(symbols),
+      step_sizes=tuple(entry.step_sizes for entry in entries),
+      height=header.height,
+      width=header.width,
+      layer_shapes=header.layer_shapes[: len(packets)],
+  )
+
+
 def decode_layers(
     header: syntax.Header, packets: Sequence[bytes]
 ) -> types.LayeredSplats:
@@ -155,16 +192,29 @@ def decode_layers(
   Raises:
     BitstreamError: a packet is damaged.
   """
+  if header.version != version1.VERSION:
+    return _decode_symbols(header, packets).dequantize()
   layers = []
   for k, (packet, entry) in enumerate(zip(packets, header.layers)):
     with _damage(k):
-      layers.append(_decode_layer(packet, entry, header.channels))
+      rows = version1.decode_packet(packet, entry.num_splats, header.channels)
+      layers.append(version1.dequantize(rows, entry.step_sizes))
   return types.LayeredSplats(
       splats=types.Splats(*map(np.concatenate, zip(*layers, strict=True))),
       layer_sizes=tuple(len(layer.means) for layer in layers),
       height=header.height,
       width=header.width,
-      layer_shapes=header.layer_shapes[: len(layers)],
+  )
+
+
+def _layer_coder(
+    picture: syntax.Header | quantized.QuantizedLayers,
+) -> 'layer_coding.LayerCoder':
+  """Codes the layers of a picture of the newest version."""
+  from pgsvc_jax.codec import layer_coding  # Numba: only where it is needed.
+
+  return layer_coding.LayerCoder(
+      picture.height, picture.width, picture.channels
   )
 
 
@@ -206,24 +256,22 @@ def attribute_bits(data: bytes) -> list[dict[str, float]]:
     data: the file or a beginning of it.
 
   Returns:
-    One entry a layer, as `splat_coding.attribute_bits`.
+    One entry a layer: what its splats take in this version, by position,
+    color, scale, aspect and shear; padding is left out.
 
   Raises:
     BitstreamError: as `read_layers`, or a file of version 1.
   """
-  header, packets = _packets(data, None)
-  if header.version != syntax.VERSION:
-    raise BitstreamError(
-        f'version {header.version} has no bits by attribute,'
-        f' {syntax.VERSION} has'
-    )
+  if syntax.read_version(data) == version1.VERSION:
+    raise BitstreamError('version 1 has no bits by attribute')
+  layers = read_symbols(data)
+  coder = _layer_coder(layers)
   result = []
-  for k, (packet, entry) in enumerate(zip(packets, header.layers)):
-    with _damage(k):
-      symbols = splat_coding.decode(
-          packet, entry.num_splats, header.channels, entry.step_sizes
-      )
-    result.append(splat_coding.attribute_bits(symbols, entry.step_sizes))
+  for pair in zip(layers.symbols, layers.step_sizes):
+    before = coder.attribute_bits()
+    coder.write(*pair)
+    now = coder.attribute_bits()
+    result.append({name: now[name] - before[name] for name in now})
   return result
 
 

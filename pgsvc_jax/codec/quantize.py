@@ -26,11 +26,13 @@ from typing import Any, NamedTuple
 from jaxtyping import Bool, Float, Int
 import numpy as np
 
+from pgsvc_jax import fields
 from pgsvc_jax import types
 
 STEP_UNIT = 2.0**-12
 MAX_STEP = 2**16 - 1
 MAX_CELL = 15
+_STEP = f'[1, {MAX_STEP}]'
 
 # Colors and shears: float32 has 24 bits, so that the nearest float32 of any
 # value is still within a quarter of a step.
@@ -68,32 +70,35 @@ class StepSizes:
   last bit; half an octave off in either costs 0.02 to 0.1 dB. `color` trades
   bytes for quality.
 
-  Attributes:
-    color: of the colors of a splat of sigma = 1 pixel.
-    shape: of log(l11 / l22) and l21 / l22, for a splat of S = 1.
-    position: of the means in standard deviations, for a splat of S = 1; the
-      step in pixels is the nearest power of two.
-    cell: log2 of the pixels across a cell of the Morton curve, 0 to 15; no
-      position step is larger, none is smaller than 1/256 of it.
-
   Example:
     >>> coarse = StepSizes(color=1024)  # Four times the default.
     >>> coarse.color * STEP_UNIT
     0.25
   """
 
-  color: int = 256
-  shape: int = 6889
-  position: int = 4871
-  cell: int = 2
+  color: int = fields.field(
+      256, 'Step of the colors of a splat of sigma = 1 pixel.', _STEP
+  )
+  shape: int = fields.field(
+      6889,
+      'Step of log(l11 / l22) and l21 / l22 of a splat of S = 1.',
+      _STEP,
+  )
+  position: int = fields.field(
+      4871,
+      'Step of the means of a splat of S = 1, in standard deviations; in '
+      'pixels, the nearest power of two.',
+      _STEP,
+  )
+  cell: int = fields.field(
+      2,
+      'log2 of the pixels across a cell of the Morton curve: no position step '
+      'is larger, none is smaller than 1/256 of it.',
+      f'[0, {MAX_CELL}]',
+  )
 
   def __post_init__(self):
-    for name in ('color', 'shape', 'position'):
-      value = getattr(self, name)
-      if not 1 <= value <= MAX_STEP:
-        raise ValueError(f'step size {name}={value} is not in 1..{MAX_STEP}')
-    if not 0 <= self.cell <= MAX_CELL:
-      raise ValueError(f'step size cell={self.cell} is not in 0..{MAX_CELL}')
+    fields.check(self, 'step size ')
 
 
 class Symbols(NamedTuple):

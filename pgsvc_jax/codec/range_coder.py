@@ -3,7 +3,7 @@
 A value is split into yes/no decisions; each decision has a context that learns
 how often it is a 1, and the coder spends -log2 p bits on it. Its arithmetic is
 on integers below 2**53, so Numba, plain Python and JavaScript agree bit for
-bit. `docs/format.md` is the specification.
+bit. `docs/format_v2.md` is the specification.
 
 With m = |value| + 1 and its size s = floor(log2 m), a value is
 
@@ -27,12 +27,18 @@ import numpy as np
 
 try:
   import numba
+
+  from pallas_kernels import jit
 except ImportError:  # The same functions as plain Python: correct but slow.
-  _compiled = lambda function: function
+  _compiled = _inner = lambda function: function
 else:
-  _compile = numba.njit(cache=True, nogil=True)
+  _compile = jit.njit(nogil=True)
+  # Only called by compiled code: not called from Python, nor cached on its own,
+  # which halves the time to compile it.
+  _compile_inner = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
   # Unwrapped, because jaxtyping's import hook, when tests use it, comes first.
   _compiled = lambda function: _compile(inspect.unwrap(function))
+  _inner = lambda function: _compile_inner(inspect.unwrap(function))
 
 # Largest size: |value| < 2**62 - 1. The zero that ends the prefix is not coded
 # there, so that no byte sequence has an endless prefix.
@@ -72,14 +78,14 @@ def _new_contexts(columns: int) -> Int[np.ndarray, 'columns contexts 3']:
   return contexts
 
 
-@_compiled
+@_inner
 def _chance(contexts, column, place):
   """The chance of a 0, of 2**16."""
   state = contexts[column, place]
   return (state[0] + state[1]) >> 5
 
 
-@_compiled
+@_inner
 def _learn(contexts, column, place, bit):
   state = contexts[column, place]
   memory = state[2] + 2
@@ -93,7 +99,7 @@ def _learn(contexts, column, place, bit):
     state[2] += 1
 
 
-@_compiled
+@_inner
 def _carry(out, end):
   """Adds one to the number that the bytes before `end` are."""
   end -= 1
@@ -103,7 +109,7 @@ def _carry(out, end):
   out[end] += 1
 
 
-@_compiled
+@_inner
 def _encode_bit(coder, out, chance, bit):
   low, width, position = coder[_LOW], coder[_WIDTH], coder[_NEXT]
   bound = width * chance >> 16
@@ -123,13 +129,13 @@ def _encode_bit(coder, out, chance, bit):
   coder[_LOW], coder[_WIDTH], coder[_NEXT] = low, width, position
 
 
-@_compiled
+@_inner
 def _encode_decision(coder, out, contexts, column, place, bit):
   _encode_bit(coder, out, _chance(contexts, column, place), bit)
   _learn(contexts, column, place, bit)
 
 
-@_compiled
+@_inner
 def _encode_value(coder, out, contexts, column, value):
   shifted = abs(value) + 1
   size = 0
@@ -202,7 +208,7 @@ def _next_byte(coder, data):
   return np.int64(data[position]) if position < len(data) else np.int64(0)
 
 
-@_compiled
+@_inner
 def _decode_bit(coder, data, chance):
   bound = coder[_WIDTH] * chance >> 16
   if coder[_LOW] < bound:
@@ -218,14 +224,14 @@ def _decode_bit(coder, data, chance):
   return bit
 
 
-@_compiled
+@_inner
 def _decode_decision(coder, data, contexts, column, place):
   bit = _decode_bit(coder, data, _chance(contexts, column, place))
   _learn(contexts, column, place, bit)
   return bit
 
 
-@_compiled
+@_inner
 def _decode_value(coder, data, contexts, column):
   size = 0
   while size < _MAX_SIZE and _decode_decision(

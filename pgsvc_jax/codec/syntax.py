@@ -11,7 +11,9 @@ Then come, in the header of
   a video    order of the packets, color tags, time base, frame rate, pixel
              aspect: version 3, or 5, which also has the sizes of the layers
 
-and metadata and a checksum. What follows is one packet a layer for every group
+and metadata and a checksum. The header of a picture of version 6 says the same
+in fewer bytes: numbers as long as need be, and of a layer only in what it
+differs from the one below. What follows is one packet a layer for every group
 of pictures (GOP): opaque bytes that hold all its frames of that layer. A GOP
 starts with an I-frame and needs no other GOP. In a video, an entry before its
 packets tells the times of its frames and the sizes of its packets; a picture
@@ -39,9 +41,11 @@ from pgsvc_jax.codec.versions import version1
 # As PNG's: not ASCII, a line end of either kind and an end-of-file character,
 # so that a transfer in text mode shows at once.
 MAGIC = b'\x89PGS\r\n\x1a\n'
-VERSION = 2
+VERSION = 6
+# Older ones, of layers of one size and of several.
+PLAIN_VERSION = 2
 LADDER_VERSION = 4
-PICTURE_VERSIONS = (version1.VERSION, VERSION, LADDER_VERSION)
+PICTURE_VERSIONS = (version1.VERSION, PLAIN_VERSION, LADDER_VERSION, VERSION)
 VIDEO_VERSION = 3
 VIDEO_LADDER_VERSION = 5
 VIDEO_VERSIONS = (VIDEO_VERSION, VIDEO_LADDER_VERSION)
@@ -150,7 +154,11 @@ class Header:
   @property
   def layer_shapes(self) -> tuple[tuple[int, int], ...]:
     """As `native_shapes`; empty where all are those of the picture."""
-    return self.native_shapes if self.version == LADDER_VERSION else ()
+    whole = {(self.height, self.width)}
+    has_shapes = self.version == LADDER_VERSION or (
+        self.version == VERSION and set(self.native_shapes) != whole
+    )
+    return self.native_shapes if has_shapes else ()
 
   def first_layers(self, num_layers: int) -> Self:
     """The header of the same picture with fewer layers."""
@@ -325,6 +333,8 @@ def _layout(version: int) -> tuple[int, int]:
 
 
 def _header_size(header: Header | VideoHeader) -> int:
+  if header.version == VERSION:
+    return len(_pack_compact(header))
   fixed, a_layer = _layout(header.version)
   layers = header.num_layers * a_layer
   return fixed + layers + len(header.metadata) + CHECKSUM.size
@@ -332,6 +342,8 @@ def _header_size(header: Header | VideoHeader) -> int:
 
 def pack_header(header: Header | VideoHeader) -> bytes:
   """The bytes of a header that breaks no rule."""
+  if isinstance(header, Header) and header.version == VERSION:
+    return _pack_compact(header)
   parts = [
       _COMMON.pack(
           *(MAGIC, header.version, 0, header.header_size),
@@ -347,6 +359,33 @@ def pack_header(header: Header | VideoHeader) -> bytes:
     if shape:
       parts.append(_SHAPE.pack(*shape[::-1]))
   body = b''.join(parts) + header.metadata
+  return body + CHECKSUM.pack(zlib.crc32(body))
+
+
+def _pack_compact(header: Header) -> bytes:
+  """The header of a picture of version 6."""
+  numbers = [header.width, header.height, header.channels, header.num_layers]
+  body = b''.join(map(pack_varint, numbers))
+  steps = dataclasses.astuple(quantize.StepSizes())
+  shape = header.height, header.width
+  for entry, native in zip(header.layers, header.native_shapes):
+    body += pack_varint(entry.num_splats) + pack_varint(entry.packet_size)
+    body += CHECKSUM.pack(entry.checksum)
+    below, steps = steps, dataclasses.astuple(entry.step_sizes)
+    differs = [a != b for a, b in zip(below, steps)] + [shape != native]
+    shape = native
+    news = itertools.compress(steps, differs)
+    body += bytes([sum(bit << k for k, bit in enumerate(differs))])
+    body += b''.join(map(pack_varint, news))
+    if differs[-1]:
+      body += pack_varint(native[1]) + pack_varint(native[0])
+  body += header.metadata
+  start = MAGIC + bytes([header.version])
+  rest = len(start) + len(body) + CHECKSUM.size
+  size = rest + 1
+  while rest + len(pack_varint(size)) != size:
+    size += 1
+  body = start + pack_varint(size) + body
   return body + CHECKSUM.pack(zlib.crc32(body))
 
 
@@ -466,6 +505,8 @@ def read_header(data: bytes) -> Header | VideoHeader:
   version = read_version(data)
   if version not in PICTURE_VERSIONS + VIDEO_VERSIONS:
     raise BitstreamError(f'version {version} is not supported')
+  if version == VERSION:
+    return _read_compact(data)
   fixed, a_layer = _layout(version)
   if len(data) < fixed:
     raise BitstreamError(f'file ends inside the header (has {len(data)} bytes)')
@@ -498,6 +539,79 @@ def read_header(data: bytes) -> Header | VideoHeader:
   except ValueError as error:
     raise BitstreamError(f'header is invalid ({error})') from None
   return header
+
+
+def _read_compact(data: bytes) -> Header:
+  """Reads and checks the header of a picture of version 6."""
+  file = io.BytesIO(data[:MAX_HEADER_SIZE])
+  file.seek(len(MAGIC) + 1)
+  try:
+    size = read_varint(file)
+  except ValueError:
+    if len(data) > len(MAGIC) + _MAX_VARINT_BYTES:
+      raise BitstreamError('header is damaged (size)') from None
+    size = MAX_HEADER_SIZE
+  if not file.tell() + CHECKSUM.size <= size <= MAX_HEADER_SIZE:
+    raise BitstreamError('header is damaged (size)')
+  if len(data) < size:
+    raise BitstreamError(
+        f'file ends inside the header (has {len(data)} of {size} bytes)'
+    )
+  end = size - CHECKSUM.size
+  if CHECKSUM.unpack_from(data, end) != (zlib.crc32(data[:end]),):
+    raise BitstreamError('header is damaged (checksum)')
+  # With a good checksum only a faulty or malicious writer fails here.
+  try:
+    header = _parse_compact(io.BytesIO(data[file.tell() : end]))
+    check_header(header)
+    if header.header_size != size:
+      raise ValueError('spelt longer than need be')
+  except ValueError as error:
+    raise BitstreamError(f'header is invalid ({error})') from None
+  return header
+
+
+def _parse_compact(file: BinaryIO) -> Header:
+  """Reads what stands between the size of a header and its checksum."""
+  width, height, channels, num_layers = (read_varint(file) for _ in range(4))
+  if num_layers > MAX_LAYERS:
+    raise ValueError(f'bad number of layers {num_layers}')
+  steps = dataclasses.asdict(quantize.StepSizes())
+  shape = height, width
+  entries = []
+  for _ in range(num_layers):
+    num_splats, packet_size = read_varint(file), read_varint(file)
+    fixed = file.read(CHECKSUM.size + 1)
+    if len(fixed) <= CHECKSUM.size:
+      raise ValueError('ends too early')
+    differs = fixed[-1]
+    if differs >> len(steps) + 1:
+      raise ValueError(f'unknown flags {differs:#04x}')
+    for k, name in enumerate(steps):
+      if differs >> k & 1:
+        steps[name] = read_varint(file)
+    if differs >> len(steps):
+      native_width = read_varint(file)
+      shape = read_varint(file), native_width
+    entries.append(
+        LayerEntry(
+            num_splats=num_splats,
+            packet_size=packet_size,
+            checksum=int.from_bytes(fixed[:-1], 'little'),
+            step_sizes=quantize.StepSizes(**steps),
+            shape=shape,
+        )
+    )
+  if all(entry.shape == (height, width) for entry in entries):
+    entries = [dataclasses.replace(entry, shape=None) for entry in entries]
+  return Header(
+      width=width,
+      height=height,
+      channels=channels,
+      layers=tuple(entries),
+      metadata=file.read(),
+      version=VERSION,
+  )
 
 
 def _parse_picture(

@@ -25,6 +25,7 @@ from pgsvc_jax.training import initialize
 from pgsvc_jax.training import loop as loop_lib
 from pgsvc_jax.training import losses
 from pgsvc_jax.training import schedule as schedule_lib
+from pgsvc_jax.training import strategies
 from pgsvc_jax.training import train
 from pgsvc_jax.training import warm_start
 
@@ -415,16 +416,11 @@ def finish_step_sizes(
 def _hand_out(
     layered: types.LayeredSplats, config: config_lib.FitConfig
 ) -> tuple[Int[np.ndarray, ' n'], tuple[int, ...], tuple[tuple[int, int], ...]]:
-  """Order, layer sizes and layer shapes of what the strategy hands out.
-
-  `prune` cuts a finished fit into layers, splats of largest contribution first.
-  This is the naive scheme that joint training replaces: splats that were fitted
-  together depend on one another, so low layers have holes.
-  """
+  """Order, layer sizes and layer shapes of what the strategy hands out."""
   sizes, shapes = schedule_lib.finished_layers(
       config, layered.height, layered.width
   )
-  if config.strategy != 'prune':
+  if not strategies.STRATEGIES[config.strategy].ranks:
     order = np.arange(sum(layered.layer_sizes))
     return order, layered.layer_sizes, shapes
   # Of the last layer are those that rounding has taken out.
@@ -479,9 +475,8 @@ def _start(
     )
   sizes = schedule_lib.fitted_sizes(config, height, width)
   layered = warm_start.resize(initial, height, width)
-  return warm_start.fill_layers(
-      layered, sizes, without_gaps=config.strategy == 'sequential'
-  )
+  one_by_one = strategies.STRATEGIES[config.strategy].one_by_one
+  return warm_start.fill_layers(layered, sizes, without_gaps=one_by_one)
 
 
 def _common_sizes(starts: list[list[types.Splats]]) -> list[int]:

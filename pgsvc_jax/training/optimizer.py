@@ -135,6 +135,18 @@ def splat_adam(
 
   Returns:
     An optax transformation whose updates are added to the parameters.
+
+  Example:
+    >>> import numpy as np
+    >>> splats = types.Splats(
+    ...     np.float32([[4, 4]]), np.float32([[2, 0, 2]]), np.float32([[0.5]]))
+    >>> bounds = Bounds(min_cholesky=0.3, height=8, width=8)
+    >>> tx = splat_adam(0.2, 0.14, 0.03, b1=0.9, b2=0.97, bounds=bounds)
+    >>> gradients = jax.tree.map(np.ones_like, splats)
+    >>> updates, _ = tx.update(
+    ...     gradients, tx.init(splats), splats, rates=np.ones(1, np.float32))
+    >>> np.round(updates.colors, 3)  # A first step is as long as the rate.
+    Array([[-0.03]], dtype=float32)
   """
   adam = scale_by_aged_adam(b1, b2)
   scales = types.Splats(-means_rate, -cholesky_rate, -colors_rate)

@@ -9,13 +9,13 @@ The loops are compiled: SciPy's filters took ten times as long, 27 % of a fit of
 not notice changes of functions imported from another.
 """
 
-import functools
 import math
 from typing import NamedTuple
 
 from jaxtyping import Float, Int
-import numba
 import numpy as np
+
+from pallas_kernels import jit
 
 # Standard deviations, pixels: half an octave apart.
 SIZES = (0.7, 1.0, 1.5, 2.2, 3.3, 5.0)
@@ -33,9 +33,7 @@ _CELL = 16
 if 2 * max(SIZES) > _CELL:
   raise AssertionError('a peak reaches past the cells around its own')
 
-_compiled = functools.partial(
-    numba.njit, cache=True, nogil=True, fastmath={'contract'}
-)
+_compiled = jit.njit(nogil=True, fastmath={'contract'})
 
 
 class Peaks(NamedTuple):

@@ -1,7 +1,7 @@
 """When which splats are born, and what each step optimises.
 
-A strategy is data: per step, the weight of every prefix in the loss and the
-learning rate of every layer. The train step knows nothing else of strategies.
+A step is data: the weight of every prefix in the loss and the learning rate of
+every layer. The train step knows nothing else of strategies (`strategies.py`).
 """
 
 from collections.abc import Sequence
@@ -9,11 +9,13 @@ import dataclasses
 import itertools
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 import numpy as np
 
 from pgsvc_jax import config as config_lib
 from pgsvc_jax import resolution
+from pgsvc_jax.codec import quantize
+from pgsvc_jax.training import strategies
 
 # Factor of the rates of a layer that begins with splats fitted before. With
 # factors of 1, 0.3, 0.1, 0.03, 100 steps from a rounded fit of 40.7 dB led to
@@ -55,11 +57,6 @@ class Birth:
   step: int
   first: int
   last: int
-
-
-# Colors first: they decide the steps of the others. Positions last, because
-# the steps of the shape decide theirs.
-ROUNDED = ('colors', 'cholesky', 'means')
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -214,9 +211,11 @@ def finished_layers(
     ((20, 10), ((8, 12), (16, 24)))
   """
   sizes = layer_sizes(config, height, width)
-  if config.strategy == 'single':
-    return (sum(sizes),), ()
-  return sizes, resolution.layer_shapes(config.layer_scales, height, width)
+  strategy = strategies.STRATEGIES[config.strategy]
+  if strategy.merges and not strategy.ranks:
+    return strategy.handed_out(sizes), ()
+  shapes = resolution.layer_shapes(config.layer_scales, height, width)
+  return strategy.handed_out(sizes), shapes
 
 
 def fitted_sizes(
@@ -230,7 +229,7 @@ def fitted_sizes(
     (30,)
   """
   sizes = layer_sizes(config, height, width)
-  return (sum(sizes),) if config.strategy in ('single', 'prune') else sizes
+  return strategies.STRATEGIES[config.strategy].fitted(sizes)
 
 
 def make_schedule(
@@ -264,51 +263,30 @@ def make_schedule(
 
   Raises:
     ValueError: settings out of range.
+
+  Example:
+    >>> config = config_lib.FitConfig(
+    ...     layer_splats=(4, 2), num_steps=40, num_births=2)
+    >>> schedule = make_schedule(config, 8, 8)
+    >>> [(birth.step, birth.first, birth.last) for birth in schedule.births]
+    [(0, 0, 4), (20, 4, 6)]
+    >>> schedule.inputs.level_weights.shape
+    (40, 2)
   """
   sizes = fitted_sizes(config, height, width)
   shapes = resolution.layer_shapes(config.layer_scales, height, width)
-  if config.strategy in ('single', 'prune'):
+  if strategies.STRATEGIES[config.strategy].merges:
     shapes = ()
   num_layers = len(sizes)
-  chunk = config.chunk_steps
-  num_chunks = max(1, round(config.num_steps / chunk))
+  num_chunks = max(1, round(config.num_steps / config.chunk_steps))
 
   filled = tuple(filled) or (0,) * num_layers
   turns = _turns(config, shapes, num_chunks, filled)
   births = _births(config, sizes, num_chunks, turns, filled)
-  begins = [chunk * turn for turn in turns]
-  num_steps = begins[-1] + num_chunks * chunk
-  weights = np.zeros((num_steps, num_layers), np.float32)
-  rates = np.zeros((num_steps, num_layers), np.float32)
-  ends = np.cumsum(sizes)
-  # The highest layer alive at each step, and when it came.
-  alive = np.full(num_steps, max((0, *np.flatnonzero(filled))))
-  start = np.zeros(num_layers + 1, np.int64)
-  start[num_layers] = num_steps
-  for birth in births:
-    layer = int(np.searchsorted(ends, birth.first, side='right'))
-    if layer > alive[birth.step]:
-      start[layer] = birth.step
-      alive[birth.step :] = layer
-
-  for step in range(num_steps):
-    top = alive[step]
-    weights[step, top] = 1
-    if config.strategy == 'sequential':
-      later = start[top + 1 :]
-      end = later[later > start[top]].min()
-      rates[step, top] = _falling(
-          (step - start[top]) / (end - start[top]), config.final_rate
-      )
-      continue
-    rates[step] = [
-        _falling(max(0, step - begin) / (num_steps - begin), config.final_rate)
-        for begin in begins
-    ]
-    if config.strategy == 'joint':
-      weights[step, _lower_prefixes(config, step, top)] = config.lower_weight
-    elif config.strategy == 'all_levels':
-      weights[step, :top] = config.lower_weight
+  begins = [config.chunk_steps * turn for turn in turns]
+  num_steps = begins[-1] + num_chunks * config.chunk_steps
+  alive, start = _arrivals(births, sizes, filled, num_steps)
+  weights, rates = _fit_inputs(config, alive, start, begins)
   rates *= np.float32(_WARM_RATE) ** (np.divide(filled, np.maximum(sizes, 1)))
   stages = _stages(config) if rounding else ()
   roundings, more = _roundings(config, stages, num_steps, num_layers)
@@ -330,11 +308,71 @@ def make_schedule(
   )
 
 
+def _arrivals(
+    births: Sequence[Birth],
+    sizes: Sequence[int],
+    filled: Sequence[int],
+    num_steps: int,
+) -> tuple[Int[np.ndarray, ' steps'], Int[np.ndarray, ' ends']]:
+  """The highest layer alive at each step; when each came, and the end."""
+  ends = np.cumsum(sizes)
+  alive = np.full(num_steps, max((0, *np.flatnonzero(filled))))
+  start = np.zeros(len(sizes) + 1, np.int64)
+  start[-1] = num_steps
+  for birth in births:
+    layer = int(np.searchsorted(ends, birth.first, side='right'))
+    if layer > alive[birth.step]:
+      start[layer] = birth.step
+      alive[birth.step :] = layer
+  return alive, start
+
+
+def _fit_inputs(
+    config: config_lib.FitConfig,
+    alive: Int[np.ndarray, ' steps'],
+    start: Int[np.ndarray, ' ends'],
+    begins: Sequence[int],
+) -> StepInputs:
+  """The steps before the rounding.
+
+  Args:
+    config: the settings.
+    alive: the highest layer alive at each step.
+    start: when each layer came, and the end.
+    begins: when the rates of each layer begin to fall.
+
+  Returns:
+    Weights, and rates that fall to `final_rate`.
+  """
+  strategy = strategies.STRATEGIES[config.strategy]
+  num_steps, num_layers = len(alive), len(begins)
+  weights = np.zeros((num_steps, num_layers), np.float32)
+  rates = np.zeros((num_steps, num_layers), np.float32)
+  for step, top in enumerate(alive):
+    turn = _lower_prefixes(config, step, top)
+    weights[step, strategy.lower_levels(turn, top)] = config.lower_weight
+    weights[step, top] = 1
+    if strategy.one_by_one:
+      later = start[top + 1 :]
+      end = later[later > start[top]].min()
+      rates[step, top] = _falling(
+          (step - start[top]) / (end - start[top]), config.final_rate
+      )
+      continue
+    rates[step] = [
+        _falling(max(0, step - begin) / (num_steps - begin), config.final_rate)
+        for begin in begins
+    ]
+  return StepInputs(weights, rates)
+
+
 def _stages(config: config_lib.FitConfig) -> tuple[tuple[str, int], ...]:
   """What is rounded one after the other: an attribute of a group each."""
   if not config.rounding_steps:
     return ()
-  return tuple(itertools.product(ROUNDED, range(config.rounding_groups)))
+  return tuple(
+      itertools.product(quantize.ATTRIBUTES, range(config.rounding_groups))
+  )
 
 
 def _roundings(
@@ -397,7 +435,7 @@ def _relocations(
   With `sequential`, in the middle of the time of each layer.
   """
   spans = [(0, num_steps)]
-  if config.strategy == 'sequential':
+  if strategies.STRATEGIES[config.strategy].one_by_one:
     spans = [(a, b) for a, b in itertools.pairwise(starts) if a < b]
   each = round(config.num_relocations / len(spans))
   shares = np.linspace(*_RELOCATED, each)
@@ -420,7 +458,8 @@ def _turns(
   What is there from the first step, on any grid, is fitted for `num_chunks`.
   """
   coarse = round(config.coarse_steps * num_chunks)
-  if config.strategy == 'sequential' or not config.incremental or any(filled):
+  one_by_one = strategies.STRATEGIES[config.strategy].one_by_one
+  if one_by_one or not config.incremental or any(filled):
     coarse = 0
   order = sorted(set(shapes))
   return [order.index(x) * coarse for x in shapes] or [0] * len(filled)
@@ -458,7 +497,7 @@ def _births(
   # Runs of births: when its turn begins and for how many chunks it lasts, which
   # share of it has gone by, and how many there are.
   growth = config.growth_fraction
-  if config.strategy == 'sequential':
+  if strategies.STRATEGIES[config.strategy].one_by_one:
     stages = [count for count in parts if count]
     growth /= max(1, len(stages))
     runs = [(0, num_chunks, k / len(stages), n) for k, n in enumerate(stages)]

@@ -35,6 +35,8 @@ from pgsvc_jax.training import schedule as schedule_lib
 
 AXIS = 'bands'
 
+types.register_pytrees()
+
 # (means, cholesky, colors, target, pixel_weights, level_weights, *,
 # layer_sizes) -> (loss, errors [L]), both sums over the pixels, of which some
 # have weight 0. Errors are squared errors, for progress and rate.
@@ -236,6 +238,20 @@ def make_train_step(
 
   Returns:
     The step.
+
+  Example:
+    >>> config = config_lib.FitConfig(layer_splats=(1,), num_steps=10)
+    >>> schedule = schedule_lib.make_schedule(config, 8, 8)
+    >>> one = types.Splats(
+    ...     np.float32([[4, 4]]), np.float32([[2, 0, 2]]), np.float32([[0.5]]))
+    >>> state = add_splats(create_train_state(1, 1), 0, one)
+    >>> (band,) = make_bands(np.full((8, 8, 1), 0.5, np.float32), [0, 8])
+    >>> row = jax.tree.map(lambda x: x[0], schedule.inputs)
+    >>> step = jax.vmap(make_train_step(config, schedule), axis_name=AXIS)
+    >>> one_device = lambda tree: jax.tree.map(lambda x: x[np.newaxis], tree)
+    >>> state, errors = step(*map(one_device, (state, row, band)))
+    >>> errors.shape
+    (1, 1)
   """
   tx = make_optimizer(config, layout.height, layout.width)
   layer_sizes = layout.layer_sizes

@@ -1,129 +1,128 @@
-"""A video to a file: its groups of pictures, one after the other."""
+"""A video to a file: its groups of pictures, one a device at a time.
 
-import collections
-from collections.abc import Callable, Iterable, Iterator
-import fractions
+Groups need nothing from one another, so the file is the same however many
+devices and processes there are.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
 import io
-import itertools
+from typing import Any, BinaryIO
 
 import jax
-from jaxtyping import Float, UInt8
-import numpy as np
 
 import pallas_kernels
 from pgsvc_jax import config as config_lib
-from pgsvc_jax import encoder
 from pgsvc_jax.codec import stream
 from pgsvc_jax.codec import syntax
 from pgsvc_jax.training import schedule
-from pgsvc_jax.video import gop_fit
-from pgsvc_jax.video import groups
-from pgsvc_jax.video import rate_control
+from pgsvc_jax.video import frame_source
 from pgsvc_jax.video import stream_format
+from pgsvc_jax.video import workers as workers_lib
 
 
-def encode_video(
-    frames: Iterable[Float[np.ndarray, 'h w c'] | UInt8[np.ndarray, 'h w c']],
-    config: config_lib.VideoConfig | None = None,
-    *,
-    frame_rate: fractions.Fraction | float = 24,
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resumed:
+  """A file is gone on with.
+
+  Attributes:
+    num_groups: that it has.
+    num_frames: in these.
+  """
+
+  num_groups: int
+  num_frames: int
+
+
+def make_header(
+    source: frame_source.FrameSource,
+    config: config_lib.VideoConfig,
     metadata: bytes = b'',
-    device: jax.Device | None = None,
-    implementation: pallas_kernels.Implementation | None = None,
-    report: Callable[[gop_fit.FrameStats], None] | None = None,
-) -> bytes:
-  """Fits layered splats to the frames of a video, as `pgsvc encode` does.
-
-  The command has more to offer: many devices and processes, stopping and going
-  on, times and color tags of a file.
+) -> syntax.VideoHeader:
+  """The header of the file that a video is encoded to.
 
   Args:
-    frames: [t, h, w, c] or whatever gives frames, of the kinds that `encode`
-      takes. A group of pictures is held at a time; with `target_kbps`, all.
-    config: the settings, which decide rate and quality; None: the defaults.
-    frame_rate: frames a second, the same all the time.
+    source: the video.
+    config: the settings.
     metadata: stored in the header as it is.
-    device: to fit on; None: the first there is.
-    implementation: of the operator; None: the best.
-    report: called after every frame.
 
   Returns:
-    The bytes of the file.
-
-  Raises:
-    ValueError: settings out of range, or not frames of one size.
-    DivergenceError: the loss is not finite any more.
-
-  Example:
-    >>> frames = np.full((2, 16, 16, 3), 0.5, np.float32)
-    >>> settings = config_lib.VideoConfig(
-    ...     image=config_lib.EncodeConfig(fit=config_lib.FitConfig(
-    ...         layer_splats=(3, 2), num_steps=20, rounding_steps=20)),
-    ...     update_steps=10, update_rounding_steps=10)
-    >>> data = encode_video(frames, settings)
-    >>> reader = stream.StreamReader(io.BytesIO(data))
-    >>> [(gop.num_frames, reader.header.num_layers) for gop in reader]
-    [(2, 2)]
+    The header, with all that there is to say of the source.
   """
-  config = config or config_lib.VideoConfig()
-  rate = fractions.Fraction(frame_rate).limit_denominator(1001)
-  if rate <= 0:
-    raise ValueError(f'{frame_rate=} is not positive')
-  held = collections.deque()
-  found = groups.find_groups(_watch(frames, held), config)
-  first = next(found, None)
-  if first is None:
-    raise ValueError('a video has at least a frame')
-  height, width, channels = held[0].shape
-  sizes, shapes = schedule.finished_layers(config.image.fit, height, width)
-  header = syntax.VideoHeader(
-      width=width,
-      height=height,
-      channels=channels,
+  form = source.format
+  names = [x.name for x in dataclasses.fields(stream_format.VideoFormat)]
+  sizes, shapes = schedule.finished_layers(
+      config.image.fit, form.height, form.width
+  )
+  return syntax.VideoHeader(
+      **{name: getattr(form, name) for name in names},
+      channels=source.channels,
       num_layers=len(sizes),
       layer_shapes=shapes,
-      time_base=1 / rate,
-      frame_rate=rate,
       metadata=metadata,
   )
-  every = itertools.chain([first], found)
-  if config.target_kbps:
-    config, every = rate_control.plan(
-        config, list(every), height=height, width=width, time_base=1 / rate
-    )
-  fitter = gop_fit.GopFitter(
-      config,
-      height,
-      width,
-      device=device or jax.local_devices()[0],
-      implementation=implementation,
-  )
-  file = io.BytesIO()
-  with stream.StreamWriter(file, header) as writer:
-    for group in every:
-      own = [held.popleft() for _ in group.times]
-      for stats in fitter.encode(
-          own, group.first_frame, rate_control.budget(group)
-      ):
-        if report:
-          report(stats)
+
+
+def encode_to(
+    file: BinaryIO,
+    source: frame_source.FrameSource,
+    config: config_lib.VideoConfig,
+    *,
+    metadata: bytes = b'',
+    devices: Sequence[jax.Device] | None = None,
+    implementation: pallas_kernels.Implementation | None = None,
+    report: Callable[[Any], None] | None = None,
+    share: workers_lib.Share | None = None,
+) -> None:
+  """Encodes a video group by group; any decoder plays the file as it grows.
+
+  Args:
+    file: to write to, seekable and readable; groups that it has already, of the
+      same video and settings, are kept.
+    source: the video.
+    config: the settings.
+    metadata: stored in the header as it is.
+    devices: each encodes a group at a time; None: one of them.
+    implementation: of the operator; None: the best.
+    report: called with `Resumed` where there are groups already, with
+      `FrameDone` after every frame, by several threads, and with `GroupDone`
+      before a group is written.
+    share: of this process among several, of which only process 0 writes to
+      `file`.
+
+  Raises:
+    ValueError: the file is of another video or other settings; as `encode`.
+    DivergenceError: the loss is not finite any more.
+  """
+  devices = devices or jax.local_devices()[:1]
+  report = report or (lambda event: None)
+  share = share or workers_lib.Share()
+  header = make_header(source, config, metadata)
+  workers = workers_lib.Workers(source, config, devices, implementation, report)
+  if share.process_id:
+    with workers:
+      for done in workers.encode(header, share):
+        if not share.leave(done, header):  # Process 0 has not waited.
+          return
+    return
+  with workers, _writer(file, header) as writer:
+    if writer.num_gops:
+      report(Resumed(num_groups=writer.num_gops, num_frames=writer.num_frames))
+    for done in workers.encode(
+        header, share, writer.num_gops, writer.num_frames
+    ):
+      report(done)
+      group = done.group
       writer.add_gop(
-          group.times, fitter.packets(), last_duration=group.last_duration
+          group.times, done.packets, last_duration=group.last_duration
       )
-  return file.getvalue()
 
 
-def _watch(
-    frames: Iterable[np.ndarray], held: collections.deque[np.ndarray]
-) -> Iterator[stream_format.Frame]:
-  """The frames, which are kept until their group is encoded."""
-  shape = None
-  for index, frame in enumerate(frames):
-    pixels = np.asarray(encoder.in_unit_range(frame), np.float32)
-    shape = shape or pixels.shape
-    if len(shape) != 3 or pixels.shape != shape:
-      raise ValueError(
-          f'frames are [h, w, c], all of one size: {shape}, {pixels.shape}'
-      )
-    held.append(pixels)
-    yield stream_format.Frame(pixels=pixels, time=index, duration=1)
+def _writer(file: BinaryIO, header: syntax.VideoHeader) -> stream.StreamWriter:
+  """Begins a file, or goes on with it."""
+  if not file.seek(0, io.SEEK_END):
+    return stream.StreamWriter(file, header)
+  writer = stream.StreamWriter.resume(file)
+  if writer.header != header:
+    raise ValueError('the file is of another video, or of other settings')
+  return writer

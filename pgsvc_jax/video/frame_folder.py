@@ -40,6 +40,14 @@ class FolderReader:
     )
     if not self._paths:
       raise ValueError('the folder has no pictures')
+    by_stem: dict[str, pathlib.Path] = {}
+    for path in self._paths:
+      other = by_stem.setdefault(path.stem, path)
+      if other is not path:
+        raise ValueError(
+            f'{other.name} and {path.name} would be two frames: leave one of'
+            ' them in the folder'
+        )
     first = media.read_picture(self._paths[0])
     height, width, channels = first.pixels.shape
     self.notes = [*first.notes]

@@ -37,6 +37,7 @@ from pgsvc_jax.training import initialize
 from pgsvc_jax.training import loop
 from pgsvc_jax.training import losses
 from pgsvc_jax.training import schedule as schedule_lib
+from pgsvc_jax.training import strategies
 from pgsvc_jax.training import train
 from pgsvc_jax.video import flow
 from pgsvc_jax.video import frame_coding
@@ -79,7 +80,7 @@ class FrameStats:
 def update_config(config: config_lib.VideoConfig) -> config_lib.FitConfig:
   """The settings of the fit of a predicted frame."""
   fit_config = config.image.fit
-  if fit_config.strategy == 'prune':
+  if strategies.STRATEGIES[fit_config.strategy].ranks:
     # Ranked once; then each layer follows its splats, and the top alone counts.
     fit_config = dataclasses.replace(
         fit_config, strategy='joint', lower_weight=0.0

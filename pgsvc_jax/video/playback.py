@@ -18,7 +18,7 @@ from pgsvc_jax.video import stream_format
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Frame:
+class FrameSplats:
   """A decoded frame.
 
   Attributes:
@@ -126,7 +126,7 @@ def frames(
     num_layers: int | None = None,
     first_frame: int = 0,
     num_frames: int | None = None,
-) -> Iterator[Frame]:
+) -> Iterator[FrameSplats]:
   """Decodes frames in order.
 
   Decoding starts at the I-frame before the first frame.
@@ -159,12 +159,12 @@ def frames(
 
 def _gop_frames(
     reader: stream.StreamReader, index: int, num_layers: int
-) -> Iterator[Frame]:
+) -> Iterator[FrameSplats]:
   gop, header = reader.gop(index), reader.header
   packets = reader.packets(index, num_layers)
   if not reader.is_video:
     layered = bitstream.decode_layers(header, packets)
-    yield Frame(index=0, time=0, duration=1, layered=layered)
+    yield FrameSplats(index=0, time=0, duration=1, layered=layered)
     return
   from pgsvc_jax.video import frame_coding  # Numba: only where it is needed.
 
@@ -181,6 +181,8 @@ def _gop_frames(
       layered = dataclasses.replace(
           layered, layer_shapes=header.layer_shapes[:num_layers]
       )
-      yield Frame(index=frame, time=time, duration=duration, layered=layered)
+      yield FrameSplats(
+          index=frame, time=time, duration=duration, layered=layered
+      )
   except bitstream.BitstreamError as error:
     raise bitstream.BitstreamError(f'GOP {index}, {error}') from None

@@ -193,10 +193,14 @@ export class ContainerReader {
     const start = yield 12;
     if (MAGIC.some((byte, i) => start[i] !== byte)) refuse('no .pgsvc file');
     const [version, flags] = [start[8], start[9]];
-    if (version < 1 || version > 5) {
+    if (version < 1 || version > 6) {
       refuse(
-        `version ${version} is newer than this decoder, which reads 1 to 5`,
+        `version ${version} is newer than this decoder, which reads 1 to 6`,
       );
+    }
+    if (version === 6) {
+      yield* this.#readCompact(start);
+      return;
     }
     if (flags) refuse(`flags ${flags} are unknown`);
     const size = start[10] + 256 * start[11];
@@ -211,7 +215,27 @@ export class ContainerReader {
       version,
       bytes,
     );
-    const {width, height} = header;
+    yield* this.#readRest(header);
+  }
+
+  /** @param {Uint8Array} start of a picture of version 6 */
+  *#readCompact(start) {
+    // The size takes three bytes at most, and those are here.
+    const fields = new Fields(start);
+    fields.skip(9);
+    const size = fields.varint();
+    if (size > 65535 || size < 24) refuse('the size of the header is wrong');
+    const rest = yield size - 12;
+    const bytes = new Uint8Array(size);
+    bytes.set(start);
+    bytes.set(rest, 12);
+    checkSum(bytes, 'the header');
+    yield* this.#readRest(readCompactHeader(bytes, fields.at));
+  }
+
+  /** @param {Header} header */
+  *#readRest(header) {
+    const {width, height, isVideo} = header;
     if (width * height > this.maxPixels) {
       refuse(`${width} x ${height} pixels are more than is allowed here`);
     }
@@ -322,8 +346,13 @@ export class ContainerReader {
 /** What pictures and videos have in common. */
 function readSize(fields) {
   fields.skip(12);
-  const [width, height] = [fields.uint(4), fields.uint(4)];
-  const [channels, numLayers] = [fields.uint(1), fields.uint(1)];
+  return checkedSize(...[4, 4, 1, 1].map((n) => fields.uint(n)));
+}
+
+/**
+ * @param {...number} numbers width, height, channels and layers
+ */
+function checkedSize(...[width, height, channels, numLayers]) {
   if (!width || !height || width * height > MAX_PIXELS_OF_FORMAT) {
     refuse(`${width} x ${height} pixels are no size of a picture`);
   }
@@ -370,9 +399,67 @@ function readPictureHeader(version, bytes) {
   return {...form, nativeSizes, metadata, layers};
 }
 
+/**
+ * @param {Uint8Array} bytes of a header of version 6
+ * @param {number} start of what follows its size
+ * @returns {Header}
+ */
+function readCompactHeader(bytes, start) {
+  const fields = new Fields(bytes.subarray(0, -4));
+  fields.skip(start);
+  const {width, height, channels, numLayers} = checkedSize(
+    ...[0, 1, 2, 3].map(() => fields.varint()),
+  );
+  if (numLayers > 255) refuse(`${numLayers} layers`);
+  /** @type {LayerEntry[]} */
+  const layers = [];
+  /** @type {[number, number][]} */
+  const nativeSizes = [];
+  let [end, steps] = [bytes.length, [256, 6889, 4871, 2]];
+  /** @type {[number, number]} */
+  let native = [width, height];
+  for (let k = 0; k < numLayers; k++) {
+    const [count, size] = [fields.varint(), fields.varint()];
+    const [checksum, flags] = [fields.uint(4), fields.uint(1)];
+    if (count > size || (count === 0) !== (size === 0)) {
+      refuse(`layer ${k} has ${count} splats in ${size} bytes`);
+    }
+    if (flags > 31) refuse('a layer has unknown flags');
+    steps = steps.map((below, i) => {
+      if (!(flags & (1 << i))) return below;
+      const step = fields.varint();
+      if (step === below) refuse('a step size is told twice');
+      return step;
+    });
+    if (steps.some((step, i) => (i < 3 ? !step || step > 65535 : step > 15))) {
+      refuse('a step size is out of range');
+    }
+    if (flags & 16) {
+      /** @type {[number, number]} */
+      const found = [fields.varint(), fields.varint()];
+      if (found[0] === native[0] && found[1] === native[1]) {
+        refuse('the size of a layer is told twice');
+      }
+      native = found;
+    }
+    nativeSizes.push(checkedNative(native, nativeSizes[k - 1], width, height));
+    end += size;
+    layers.push({count, bytes: size, end, checksum, steps});
+  }
+  const metadata = bytes.slice(fields.at, -4);
+  const form = {version: 6, isVideo: false, width, height, channels, numLayers};
+  return {...form, size: bytes.length, nativeSizes, metadata, layers};
+}
+
 /** @returns {[number, number]} */
-function readNativeSize(fields, below = [1, 1], width, height) {
-  const [w, h] = [fields.uint(4), fields.uint(4)];
+function readNativeSize(fields, below, width, height) {
+  /** @type {[number, number]} */
+  const size = [fields.uint(4), fields.uint(4)];
+  return checkedNative(size, below, width, height);
+}
+
+/** @returns {[number, number]} */
+function checkedNative([w, h], below = [1, 1], width, height) {
   if (w < below[0] || w > width || h < below[1] || h > height) {
     refuse(`${w} x ${h} pixels are no size of a layer`);
   }

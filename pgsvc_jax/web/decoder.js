@@ -14,7 +14,8 @@
  */
 
 import {ContainerReader} from './container.js';
-import {readLayer} from './splat_coding.js';
+import {MixedPicture} from './mixed_coding.js';
+import {readLayer, readMixedLayer} from './splat_coding.js';
 import {decodeGop, openPacket} from './video_coding.js';
 import {FormatError} from './range_coder.js';
 
@@ -55,6 +56,8 @@ export class Decoder {
     this.gops = [];
     /** @type {Uint8Array[][]} */
     this.packets = [];
+    /** @type {MixedPicture | null} */
+    this.mixed = null;
   }
 
   /** @returns {Header | null} */
@@ -103,6 +106,13 @@ export class Decoder {
     return events;
   }
 
+  /** What the layers of a picture of version 6 know of each other. */
+  #picture() {
+    const {width, height, channels} = /** @type {Header} */ (this.header);
+    this.mixed ??= new MixedPicture(width, height, channels);
+    return this.mixed;
+  }
+
   /**
    * A picture ends below a layer that is damaged.
    *
@@ -125,7 +135,10 @@ export class Decoder {
     if (event.type === 'layer') {
       const {version, channels, layers} = /** @type {Header} */ (this.header);
       const {count, steps} = layers[event.layer];
-      const decoded = readLayer(version, event.data, count, channels, steps);
+      const decoded =
+        version === 6
+          ? readMixedLayer(this.#picture(), event.data, count, steps)
+          : readLayer(version, event.data, count, channels, steps);
       return {type: 'layer', layer: event.layer, ...decoded};
     }
     if (event.type === 'gop') {

@@ -1,5 +1,5 @@
 /**
- * Bytes to integers: the binary range coder of docs/format.md, its contexts and
+ * Bytes to integers: the binary range coder of docs/format_v2.md, its contexts and
  * its binarisation. All arithmetic is on whole numbers below 2^53, which
  * JavaScript's numbers hold exactly; values from 2^53 on are refused or only
  * compared with 0 by whoever asked for them, so they may lose their last bits.

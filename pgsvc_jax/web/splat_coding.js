@@ -1,5 +1,5 @@
 /**
- * Packets of pictures: the columns of docs/format.md and the rows of
+ * Packets of pictures: the columns of docs/format_v2.md and the rows of
  * docs/format_v1.md, to integers and on to splats. Names are those of the pages.
  */
 
@@ -315,6 +315,31 @@ export function readLayer(version, packet, count, channels, steps) {
   );
   if (count) coder.finish();
   return {count, splats, bits: columns.bits(), symbols};
+}
+
+/**
+ * A packet of a picture of version 6.
+ *
+ * @param {import('./mixed_coding.js').MixedPicture} picture
+ * @param {Uint8Array} packet
+ * @param {number} count splats
+ * @param {number[]} fields the four step sizes
+ * @returns {Layer}
+ */
+export function readMixedLayer(picture, packet, count, fields) {
+  const [color, shape, position, log2Cell] = fields;
+  const steps = {color, shape, position, log2Cell};
+  const {channels} = picture;
+  if (!count) {
+    const empty = new Uint8Array(4);
+    const coder = new RangeDecoder(empty, 0, empty.length);
+    const columns = new Columns();
+    const symbols = readSymbols(coder, columns, 0, channels, [0, 0], steps);
+    return {count, splats: new Float32Array(0), bits: {}, symbols};
+  }
+  const symbols = picture.read(packet, count, steps);
+  const splats = reconstruct(symbols, channels, steps);
+  return {count, splats, bits: picture.bits, symbols};
 }
 
 function readVersionTwo(coder, columns, count, channels, origin, fields) {

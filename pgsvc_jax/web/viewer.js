@@ -6,16 +6,9 @@
 
 import {Client} from './client.js';
 import './elements.js';
-import {wholeGrid} from './grid.js';
-import {makeRenderer} from './element.js';
+import {Comparison} from './viewer_compare.js';
 import {
-  difference,
-  downsampled,
-  jpegOf,
-  psnr,
-  readImage,
-} from './viewer_compare.js';
-import {
+  byId as $,
   drawTimeline,
   fillAttributes,
   fillLayers,
@@ -23,11 +16,6 @@ import {
   make,
 } from './viewer_panels.js';
 import {layerColor, Stage} from './viewer_stage.js';
-
-const FLICKER_MS = 500;
-
-/** @param {string} id @returns {any} */
-const $ = (id) => document.getElementById(id);
 
 const stage = new Stage($('stage'), $('picture'), {
   splats: $('splats'),
@@ -38,13 +26,15 @@ const stage = new Stage($('stage'), $('picture'), {
 
 /** All that is about the file on show; a new one starts afresh. */
 let file = emptyFile();
-/** @type {{image: ImageData, name: string} | null} */
-let original = null;
-/** A third picture, such as a JPEG: its own bytes are said. */
-let other =
-  /** @type {{image: ImageData, name: string, bytes: number} | null} */ (null);
 /** @type {any} */
 let client = null;
+
+const comparison = new Comparison(stage, {
+  subject: () => file,
+  shownLayers,
+  update,
+  fail,
+});
 
 function emptyFile() {
   return {
@@ -66,10 +56,6 @@ function emptyFile() {
     frames: [],
     /** @type {any[]} */
     gops: [],
-    // For measuring, on its own grid.
-    renderer: /** @type {any} */ (null),
-    /** @type {Map<string, any>} */
-    jpegs: new Map(),
   };
 }
 
@@ -79,8 +65,8 @@ function emptyFile() {
 function open(where, name) {
   client?.close();
   file.video?.remove();
-  file.renderer?.dispose();
   file = emptyFile();
+  comparison.forget();
   file.name = name;
   stage.guest = null;
   stopReplay();
@@ -103,7 +89,7 @@ function receive(message, where) {
   } else if (message.type === 'loaded') {
     file.total = Math.max(message.total ?? 0, file.here);
     update();
-    measureAll();
+    comparison.measure();
   } else if (message.type === 'error' || message.type === 'damage') {
     fail(message.message);
   }
@@ -144,8 +130,7 @@ function begin(header, where) {
     makeSegments(header.layers.map((layer) => layer.bytes));
     $('replay').setAttribute('aria-label', 'Replay the download');
   }
-  setMode(original ? mode : 'splats');
-  updateCompare();
+  comparison.setMode(comparison.original ? comparison.mode : 'splats');
   update();
 }
 
@@ -207,7 +192,7 @@ function update() {
     })),
     toggleLayer,
   );
-  scheduleCompare();
+  comparison.schedule();
 }
 
 /** @param {number} cut @param {number[]} layers */
@@ -374,189 +359,6 @@ function updateVideo() {
   if (stage.outlined) stage.redraw(true);
 }
 
-// Comparing
-
-let mode = 'splats';
-let flickering = 0;
-let compareTimer = 0;
-
-/** @param {string} next */
-function setMode(next) {
-  const input = document.querySelector(`#modes input[value=${next}]`);
-  if (!(input instanceof HTMLInputElement) || input.disabled) return;
-  input.checked = true;
-  mode = next;
-  clearInterval(flickering);
-  flickering = 0;
-  if (mode === 'flicker') {
-    flickering = setInterval(() => {
-      $('overlay').style.visibility =
-        $('overlay').style.visibility === 'hidden' ? '' : 'hidden';
-    }, FLICKER_MS);
-  }
-  $('overlay').style.visibility = '';
-  updateCompare();
-}
-
-function updateCompare() {
-  $('drop-hint').hidden = original !== null;
-  document.body.classList.toggle('no-psnr', original === null);
-  for (const input of document.querySelectorAll('#modes input')) {
-    const needs = !['splats', 'pixels'].includes(
-      /** @type {any} */ (input).value,
-    );
-    /** @type {any} */ (input).disabled = needs && !original;
-  }
-  $('against').disabled = !original;
-  $('divider-row').hidden = mode !== 'split';
-  scheduleCompare();
-}
-
-function scheduleCompare() {
-  clearTimeout(compareTimer);
-  compareTimer = setTimeout(
-    () => compare().catch((error) => fail(error.message)),
-    60,
-  );
-}
-
-/** Pixels of some layers, on the grid that they were made for. */
-async function pixelsOf(layers) {
-  const {header} = file;
-  const [width, height] = header.nativeSizes[layers.at(-1)];
-  file.renderer ??= makeRenderer(
-    document.createElement('canvas'),
-    header.channels,
-  );
-  layers.forEach((k) => {
-    const splats = stage.renderer?.layers[k];
-    if (splats && file.renderer.layers[k] !== splats)
-      file.renderer.setLayer(k, splats);
-  });
-  await file.renderer.draw(wholeGrid(header, width, height), layers);
-  return file.renderer.pixels();
-}
-
-/** The original, in the size of what it is compared with. */
-function originalAt(size) {
-  if (!original) throw new Error('there is no original');
-  return fitted(original.image, original.name, size);
-}
-
-/** @param {ImageData} image @param {string} name */
-function fitted(image, name, {width, height}) {
-  const same =
-    Math.abs(image.width / image.height / (width / height) - 1) < 0.05;
-  if (!same || image.width < width || image.height < height) {
-    throw new Error(
-      `${name} has another shape: ${image.width} × ${image.height}`,
-    );
-  }
-  return downsampled(image, width, height);
-}
-
-async function referenceFor(pixels, layers) {
-  const source = originalAt(pixels);
-  if ($('against').value === 'original')
-    return {image: source, words: original?.name ?? ''};
-  if ($('against').value === 'other' && other) {
-    const {image, name, bytes} = other;
-    const same = fitted(image, name, pixels);
-    const dB = psnr(same, source, file.header.channels).toFixed(2);
-    return {image: same, words: `${name}: ${formatBytes(bytes)}, ${dB} dB`};
-  }
-  const bytes = file.layers[layers.at(-1)].end;
-  const key = `${bytes} ${pixels.width}`;
-  if (!file.jpegs.has(key)) file.jpegs.set(key, await jpegOf(source, bytes));
-  const jpeg = file.jpegs.get(key);
-  if (!jpeg) throw new Error(`no JPEG has as few as ${formatBytes(bytes)}`);
-  const dB = psnr(jpeg.image, source, file.header.channels);
-  return {
-    image: jpeg.image,
-    words: `JPEG of quality ${jpeg.quality}: ${formatBytes(jpeg.bytes)}, ${dB.toFixed(2)} dB`,
-  };
-}
-
-async function compare() {
-  const {header, video} = file;
-  const layers = shownLayers();
-  const overlay = $('overlay');
-  const caption = $('caption');
-  overlay.hidden = true;
-  caption.hidden = true;
-  stage.divided = 0;
-  stage.place();
-  if (!header || video || !layers.length || (mode === 'splats' && !original)) {
-    $('verdict').textContent = '';
-    return;
-  }
-  const asked = file;
-  const pixels = await pixelsOf(layers);
-  let words = '';
-  /** @type {ImageData | null} */
-  let shown = mode === 'pixels' ? pixels : null;
-  if (original) {
-    const source = originalAt(pixels);
-    const dB = psnr(pixels, source, header.channels);
-    const reference = await referenceFor(pixels, layers);
-    if (asked !== file) return;
-    words = `These layers: ${dB.toFixed(2)} dB. ${$('against').value === 'original' ? '' : reference.words}`;
-    if (mode === 'difference') shown = difference(pixels, reference.image);
-    else if (!['splats', 'pixels'].includes(mode)) shown = reference.image;
-    const captions = {
-      reference: reference.words,
-      split: `left splats, right ${reference.words}`,
-      difference: `difference × 4 to ${reference.words}`,
-      flicker: `splats and ${reference.words}`,
-    };
-    caption.textContent = captions[mode] ?? '';
-  }
-  $('verdict').textContent = words;
-  if (mode === 'pixels') {
-    caption.textContent = `the same splats on ${pixels.width} × ${pixels.height} pixels`;
-  }
-  caption.hidden = !shown;
-  overlay.hidden = !shown;
-  if (!shown) return;
-  overlay.width = shown.width;
-  overlay.height = shown.height;
-  overlay.getContext('2d').putImageData(shown, 0, 0);
-  stage.divided = mode === 'split' ? Number($('divider').value) / 100 : 0;
-  stage.place();
-}
-
-/** PSNR of every prefix, one after the other. */
-async function measureAll() {
-  if (!original || !file.header || file.video) return;
-  const asked = file;
-  try {
-    for (let k = 0; k < asked.layers.length; k++) {
-      const pixels = await pixelsOf([...Array(k + 1).keys()]);
-      if (asked !== file) return;
-      file.psnrs[k] = psnr(pixels, originalAt(pixels), file.header.channels);
-    }
-  } catch (error) {
-    fail(/** @type {Error} */ (error).message);
-    original = null;
-    setMode('splats');
-  }
-  update();
-}
-
-/** @param {Blob} blob @param {string} name */
-async function setOriginal(blob, name) {
-  try {
-    original = {image: await readImage(blob), name};
-  } catch (error) {
-    fail(`${name} cannot be shown: ${/** @type {Error} */ (error).message}`);
-    return;
-  }
-  file.psnrs = [];
-  file.jpegs = new Map();
-  updateCompare();
-  await measureAll();
-}
-
 // Files that come: dropped, chosen, named
 
 /** @param {Iterable<File>} files */
@@ -575,31 +377,16 @@ async function take(files) {
   const first = isSplats.findIndex(Boolean);
   const rest = all.filter((_, i) => i !== first);
   if (first >= 0) {
-    original = null;
+    comparison.original = null;
     open({blob: all[first]}, all[first].name);
   } else if (!file.header && all.length) {
     fail(`${all[0].name}: no .pgsvc file`);
     return;
   }
   if (!rest.length) return;
-  if (original) await setOther(rest[0]);
-  else await setOriginal(rest[0], rest[0].name);
-  if (rest.length > 1) await setOther(rest[1]);
-}
-
-/** @param {File} picture to compare with, beside the original */
-async function setOther(picture) {
-  const {name, size} = picture;
-  try {
-    other = {image: await readImage(picture), name, bytes: size};
-  } catch (error) {
-    fail(`${name} cannot be shown: ${/** @type {Error} */ (error).message}`);
-    return;
-  }
-  $('other').hidden = false;
-  $('other').textContent = name;
-  $('against').value = 'other';
-  scheduleCompare();
+  if (comparison.original) await comparison.setOther(rest[0]);
+  else await comparison.setOriginal(rest[0], rest[0].name);
+  if (rest.length > 1) await comparison.setOther(rest[1]);
 }
 
 function listen() {
@@ -639,13 +426,6 @@ function listen() {
     file.video?.seekTo(Math.floor(share * file.frames.length));
   });
   $('outline').addEventListener('change', () => outline($('outline').checked));
-  for (const input of document.querySelectorAll('#modes input')) {
-    input.addEventListener('change', () =>
-      setMode(/** @type {any} */ (input).value),
-    );
-  }
-  $('against').addEventListener('change', scheduleCompare);
-  $('divider').addEventListener('input', scheduleCompare);
   $('zoom-in').addEventListener('click', () => stage.zoom(1.5));
   $('zoom-out').addEventListener('click', () => stage.zoom(1 / 1.5));
   $('zoom-fit').addEventListener('click', () => stage.fit());
@@ -705,7 +485,7 @@ function key(event) {
   if (moves[pressed]) {
     if (target !== $('stage')) return;
     stage.pan(...moves[pressed]);
-  } else if (modes[pressed]) setMode(modes[pressed]);
+  } else if (modes[pressed]) comparison.setMode(modes[pressed]);
   else if (pressed === '[') stepLayers(-1);
   else if (pressed === ']') stepLayers(1);
   else if (/^[1-9]$/.test(pressed)) toggleLayer(Number(pressed) - 1);
@@ -726,7 +506,7 @@ async function openFirst() {
     const {file: main, original: other} = JSON.parse(held.textContent);
     const blob = async ({data}) => (await fetch(`data:;base64,${data}`)).blob();
     open({blob: await blob(main)}, main.name);
-    if (other) await setOriginal(await blob(other), other.name);
+    if (other) await comparison.setOriginal(await blob(other), other.name);
     return;
   }
   const nameOf = (url) =>
@@ -740,8 +520,8 @@ async function openFirst() {
   const response = await fetch(other);
   if (!response.ok)
     fail(`${nameOf(other)}: the server answers ${response.status}`);
-  else await setOriginal(await response.blob(), nameOf(other));
-  if (query.get('mode')) setMode(query.get('mode') ?? '');
+  else await comparison.setOriginal(await response.blob(), nameOf(other));
+  comparison.setMode(query.get('mode') ?? '');
 }
 
 listen();

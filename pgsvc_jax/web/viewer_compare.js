@@ -1,176 +1,305 @@
-/** Pictures to compare with: an original, a JPEG of as many bytes; how far off. */
+/** The viewer's comparing: with an original, with a JPEG, with anything else. */
 
 import {makeRenderer} from './element.js';
-import {Client} from './client.js';
 import {wholeGrid} from './grid.js';
+import {
+  difference,
+  downsampled,
+  jpegOf,
+  psnr,
+  readImage,
+} from './viewer_images.js';
+import {byId, formatBytes} from './viewer_panels.js';
 
-// What a difference is multiplied by, to be seen.
-const DIFFERENCE_GAIN = 4;
+const FLICKER_MS = 500;
+// So that a slider that is moved does not measure at every step.
+const REST_MS = 60;
+// Modes that need no original.
+const ALONE = ['splats', 'pixels'];
 
 /**
- * Reads a picture of any kind, a .pgsvc file too.
+ * What is compared.
  *
- * @param {Blob} blob
- * @returns {Promise<ImageData>}
+ * @typedef {object} Subject
+ * @property {any} header
+ * @property {any} video of a video nothing is compared
+ * @property {{end: number}[]} layers that are here
+ * @property {(number | null)[]} psnrs of all prefixes; filled here
  */
-export async function readImage(blob) {
-  const magic = new Uint8Array(await blob.slice(0, 4).arrayBuffer());
-  if (String.fromCharCode(...magic) === '\x89PGS') return readSplats(blob);
-  const bitmap = await createImageBitmap(blob);
-  const {width, height} = bitmap;
-  const canvas = new OffscreenCanvas(width, height);
-  const context = /** @type {OffscreenCanvasRenderingContext2D} */ (
-    canvas.getContext('2d', {willReadFrequently: true})
-  );
-  context.drawImage(bitmap, 0, 0);
-  return context.getImageData(0, 0, width, height);
-}
 
-/** @param {Blob} blob @returns {Promise<ImageData>} */
-function readSplats(blob) {
-  return new Promise((resolve, reject) => {
-    /** @type {any} */
-    let renderer = null;
-    let header;
-    let count = 0;
-    const client = new Client({type: 'open', blob}, async (message) => {
-      if (message.type === 'header') {
-        ({header} = message);
-        const canvas = document.createElement('canvas');
-        renderer = makeRenderer(canvas, header.channels);
-      } else if (message.type === 'layer') {
-        renderer.setLayer(message.layer, message.splats);
-        count = message.layer + 1;
-      } else if (message.type === 'error' && !count) {
-        reject(new Error(message.message));
-      } else if (message.type === 'loaded') {
-        if (!count) return reject(new Error('a video cannot be a reference'));
-        const {width, height} = header;
-        const layers = [...Array(count).keys()];
-        await renderer.draw(wholeGrid(header, width, height), layers);
-        resolve(renderer.pixels());
-        renderer.dispose();
-        client.close();
+/** One comparison: the subject changes, the original may stay. */
+export class Comparison {
+  /**
+   * @param {import('./viewer_stage.js').Stage} stage
+   * @param {object} page
+   * @param {() => Subject} page.subject
+   * @param {() => number[]} page.shownLayers
+   * @param {() => void} page.update shows new figures
+   * @param {(message: string) => void} page.fail
+   */
+  constructor(stage, page) {
+    this.stage = stage;
+    this.page = page;
+    this.mode = 'splats';
+    /** @type {{image: ImageData, name: string} | null} */
+    this.original = null;
+    /** Any other picture. @type {{image: ImageData, name: string, bytes: number} | null} */
+    this.other = null;
+    this.flickering = 0;
+    this.timer = 0;
+    this.forget();
+    for (const input of this.#inputs()) {
+      input.addEventListener('change', () => this.setMode(input.value));
+    }
+    for (const [id, type] of [
+      ['against', 'change'],
+      ['divider', 'input'],
+    ]) {
+      byId(id).addEventListener(type, () => this.schedule());
+    }
+  }
+
+  /** The subject is another one. */
+  forget() {
+    this.renderer?.dispose();
+    /** For measuring, on grids of its own. @type {any} */
+    this.renderer = null;
+    /** @type {Map<string, any>} */
+    this.jpegs = new Map();
+    /** One at a time uses the renderer. @type {Promise<unknown>} */
+    this.turn = Promise.resolve();
+  }
+
+  /** @returns {HTMLInputElement[]} */
+  #inputs() {
+    return [...document.querySelectorAll('#modes input')].map(
+      (input) => /** @type {HTMLInputElement} */ (input),
+    );
+  }
+
+  /** @param {string} mode */
+  setMode(mode) {
+    const input = this.#inputs().find(({value}) => value === mode);
+    if (!input || input.disabled) return;
+    input.checked = true;
+    this.mode = mode;
+    clearInterval(this.flickering);
+    const {style} = byId('overlay');
+    style.visibility = '';
+    if (mode === 'flicker') {
+      this.flickering = setInterval(() => {
+        style.visibility = style.visibility ? '' : 'hidden';
+      }, FLICKER_MS);
+    }
+    this.enable();
+  }
+
+  /** Offers what there is something for. */
+  enable() {
+    const none = this.original === null;
+    byId('drop-hint').hidden = !none;
+    document.body.classList.toggle('no-psnr', none);
+    for (const input of this.#inputs()) {
+      input.disabled = none && !ALONE.includes(input.value);
+    }
+    byId('against').disabled = none;
+    byId('divider-row').hidden = this.mode !== 'split';
+    this.schedule();
+  }
+
+  /** @param {Blob} blob @param {string} name */
+  async setOriginal(blob, name) {
+    const image = await this.#read(blob, name);
+    if (!image) return;
+    this.original = {image, name};
+    this.jpegs = new Map();
+    this.page.subject().psnrs.length = 0;
+    this.enable();
+    await this.measure();
+  }
+
+  /** @param {File} picture to compare with, beside the original */
+  async setOther(picture) {
+    const {name, size} = picture;
+    const image = await this.#read(picture, name);
+    if (!image) return;
+    this.other = {image, name, bytes: size};
+    byId('other').hidden = false;
+    byId('other').textContent = name;
+    byId('against').value = 'other';
+    this.schedule();
+  }
+
+  async #read(blob, name) {
+    try {
+      return await readImage(blob);
+    } catch (error) {
+      const {message} = /** @type {Error} */ (error);
+      this.page.fail(`${name} cannot be shown: ${message}`);
+      return null;
+    }
+  }
+
+  /** PSNR of every prefix, one after the other. */
+  async measure() {
+    const subject = this.page.subject();
+    const {header, layers, psnrs} = subject;
+    if (!this.original || !header || subject.video) return;
+    try {
+      for (let k = 0; k < layers.length; k++) {
+        const pixels = await this.#pixels([...Array(k + 1).keys()]);
+        if (subject !== this.page.subject()) return;
+        psnrs[k] = psnr(pixels, this.#originalAt(pixels), header.channels);
       }
-    });
-  });
-}
+    } catch (error) {
+      this.page.fail(/** @type {Error} */ (error).message);
+      this.original = null;
+      this.setMode('splats');
+    }
+    this.page.update();
+  }
 
-/**
- * The mean over the area of each pixel of a smaller grid.
- *
- * @param {ImageData} image
- * @param {number} width
- * @param {number} height
- * @returns {ImageData}
- */
-export function downsampled(image, width, height) {
-  if (image.width === width && image.height === height) return image;
-  const rows = means(
-    image.data,
-    image.width,
-    image.height,
-    height,
-    4 * image.width,
-    4,
-  );
-  const both = means(rows, height, image.width, width, 4, 4 * image.width);
-  const result = new ImageData(width, height);
-  for (let row = 0; row < height; row++) {
-    for (let k = 0; k < 4 * width; k++) {
-      result.data[4 * width * row + k] = Math.round(
-        both[4 * image.width * row + k],
+  /**
+   * Pixels of some layers, on the grid that they were made for.
+   *
+   * @param {number[]} layers
+   * @returns {Promise<ImageData>}
+   */
+  #pixels(layers) {
+    const {header} = this.page.subject();
+    const draw = async () => {
+      const [width, height] = header.nativeSizes[layers.at(-1) ?? 0];
+      this.renderer ??= makeRenderer(
+        document.createElement('canvas'),
+        header.channels,
       );
-    }
+      const {renderer} = this;
+      for (const k of layers) {
+        const splats = this.stage.splatsOf(k);
+        if (renderer.layers[k] !== splats) renderer.setLayer(k, splats);
+      }
+      await renderer.draw(wholeGrid(header, width, height), layers);
+      return renderer.pixels();
+    };
+    const result = this.turn.then(draw);
+    this.turn = result.catch(() => {});
+    return result;
   }
-  return result;
-}
 
-/** Means along one axis; `step` goes along it, `stride` across. */
-function means(values, across, count, size, step, stride) {
-  const out = new Float64Array(values.length);
-  for (let line = 0; line < across; line++) {
-    for (let channel = 0; channel < 4; channel++) {
-      const base = line * stride + channel;
-      for (let i = 0; i < size; i++) {
-        const [begin, end] = [(i * count) / size, ((i + 1) * count) / size];
-        let sum = 0;
-        for (
-          let k = Math.floor(begin);
-          k < Math.min(Math.ceil(end), count);
-          k++
-        ) {
-          const part = Math.min(k + 1, end) - Math.max(k, begin);
-          sum += part * values[base + k * step];
-        }
-        out[base + i * step] = sum / (end - begin);
+  /** The original, in the size of what it is compared with. */
+  #originalAt(size) {
+    if (!this.original) throw new Error('there is no original');
+    return fitted(this.original.image, this.original.name, size);
+  }
+
+  /**
+   * @param {ImageData} pixels
+   * @param {number[]} layers
+   * @returns {Promise<{image: ImageData, words: string}>}
+   */
+  async #reference(pixels, layers) {
+    const subject = this.page.subject();
+    const {channels} = subject.header;
+    const source = this.#originalAt(pixels);
+    const kind = byId('against').value;
+    if (kind === 'original') {
+      return {image: source, words: this.original?.name ?? ''};
+    }
+    if (kind === 'other' && this.other) {
+      const {name, bytes} = this.other;
+      const image = fitted(this.other.image, name, pixels);
+      const dB = psnr(image, source, channels).toFixed(2);
+      return {image, words: `${name}: ${formatBytes(bytes)}, ${dB} dB`};
+    }
+    const {end} = subject.layers[layers.at(-1) ?? 0];
+    const key = `${end} ${pixels.width}`;
+    if (!this.jpegs.has(key)) this.jpegs.set(key, await jpegOf(source, end));
+    const jpeg = this.jpegs.get(key);
+    if (!jpeg) throw new Error(`no JPEG has as few as ${formatBytes(end)}`);
+    const {image, bytes, quality} = jpeg;
+    const dB = psnr(image, source, channels).toFixed(2);
+    const size = formatBytes(bytes);
+    return {image, words: `JPEG of quality ${quality}: ${size}, ${dB} dB`};
+  }
+
+  /** Compares soon. */
+  schedule() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.#compare().catch((error) => this.page.fail(error.message));
+    }, REST_MS);
+  }
+
+  async #compare() {
+    const subject = this.page.subject();
+    const {header, video} = subject;
+    const layers = this.page.shownLayers();
+    const {mode} = this;
+    const nothing = mode === 'splats' && !this.original;
+    if (!header || video || !layers.length || nothing) {
+      byId('verdict').textContent = '';
+      this.#show(null, '');
+      return;
+    }
+    const pixels = await this.#pixels(layers);
+    /** @type {ImageData | null} */
+    let shown = null;
+    let caption = '';
+    let verdict = '';
+    if (mode === 'pixels') {
+      shown = pixels;
+      caption = `the same splats on ${pixels.width} × ${pixels.height} pixels`;
+    }
+    if (this.original) {
+      const {image, words} = await this.#reference(pixels, layers);
+      const dB = psnr(pixels, this.#originalAt(pixels), header.channels);
+      const isOriginal = byId('against').value === 'original';
+      verdict = `These layers: ${dB.toFixed(2)} dB. ${isOriginal ? '' : words}`;
+      const captions = {
+        reference: words,
+        split: `left splats, right ${words}`,
+        difference: `difference × 4 to ${words}`,
+        flicker: `splats and ${words}`,
+      };
+      if (captions[mode]) {
+        shown = mode === 'difference' ? difference(pixels, image) : image;
+        caption = captions[mode];
       }
     }
+    if (subject !== this.page.subject() || mode !== this.mode) return;
+    byId('verdict').textContent = verdict;
+    this.#show(shown, caption);
   }
-  return out;
-}
 
-/**
- * @param {ImageData} a
- * @param {ImageData} b of the same size
- * @param {number} channels that count
- * @returns {number} PSNR, dB
- */
-export function psnr(a, b, channels) {
-  const used = channels < 3 ? [0] : [0, 1, 2];
-  if (channels % 2 === 0) used.push(3);
-  let sum = 0;
-  for (let at = 0; at < a.data.length; at += 4) {
-    for (const k of used) sum += (a.data[at + k] - b.data[at + k]) ** 2;
-  }
-  const count = (a.data.length / 4) * used.length;
-  return 10 * Math.log10((255 * 255 * count) / sum);
-}
-
-/**
- * @param {ImageData} a
- * @param {ImageData} b of the same size
- * @returns {ImageData} gray where they are equal
- */
-export function difference(a, b) {
-  const result = new ImageData(a.width, a.height);
-  for (let at = 0; at < a.data.length; at += 4) {
-    for (let k = 0; k < 3; k++) {
-      result.data[at + k] =
-        128 + DIFFERENCE_GAIN * (a.data[at + k] - b.data[at + k]);
+  /** @param {ImageData | null} image over the splats @param {string} words */
+  #show(image, words) {
+    const {overlay} = this.stage.canvases;
+    overlay.hidden = !image;
+    byId('caption').hidden = !image;
+    byId('caption').textContent = words;
+    const isSplit = image && this.mode === 'split';
+    this.stage.divided = isSplit ? Number(byId('divider').value) / 100 : 0;
+    if (image) {
+      overlay.width = image.width;
+      overlay.height = image.height;
+      overlay.getContext('2d')?.putImageData(image, 0, 0);
     }
-    result.data[at + 3] = 255;
+    this.stage.place();
   }
-  return result;
 }
 
 /**
- * The best JPEG of this browser that takes no more bytes.
- *
  * @param {ImageData} image
- * @param {number} bytes
- * @returns {Promise<{image: ImageData, bytes: number, quality: number} | null>}
- *   null where even the worst takes more
+ * @param {string} name
+ * @param {{width: number, height: number}} size
+ * @returns {ImageData} in this size
  */
-export async function jpegOf(image, bytes) {
-  const canvas = new OffscreenCanvas(image.width, image.height);
-  canvas.getContext('2d')?.putImageData(image, 0, 0);
-  const encode = (quality) =>
-    canvas.convertToBlob({type: 'image/jpeg', quality: quality / 100});
-  let [low, high] = [0, 100];
-  /** @type {{blob: Blob, quality: number} | null} */
-  let best = null;
-  while (low <= high) {
-    const quality = (low + high) >> 1;
-    const blob = await encode(quality);
-    if (blob.size <= bytes) {
-      best = {blob, quality};
-      low = quality + 1;
-    } else {
-      high = quality - 1;
-    }
+function fitted(image, name, {width, height}) {
+  const turn = image.width / image.height / (width / height);
+  const isLarge = image.width >= width && image.height >= height;
+  if (!isLarge || Math.abs(turn - 1) > 0.05) {
+    const size = `${image.width} × ${image.height}`;
+    throw new Error(`${name} has another shape: ${size}`);
   }
-  if (!best) return null;
-  const {blob, quality} = best;
-  return {image: await readImage(blob), bytes: blob.size, quality};
+  return downsampled(image, width, height);
 }

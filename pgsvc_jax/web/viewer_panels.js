@@ -18,6 +18,11 @@ const ATTRIBUTE_COLORS = [
   '#e69f00',
 ];
 
+/** @param {string} id @returns {any} the element */
+export function byId(id) {
+  return document.getElementById(id);
+}
+
 /** @param {number} bytes */
 export function formatBytes(bytes) {
   if (bytes < 1000) return `${bytes} B`;

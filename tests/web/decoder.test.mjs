@@ -11,7 +11,7 @@ import {FormatError} from '../../pgsvc_jax/web/range_coder.js';
 
 const golden = (name) =>
   new Uint8Array(readFileSync(new URL(`../golden/${name}`, import.meta.url)));
-const PICTURES = [1, 2, 4].map((v) => golden(`v${v}_three_layers.pgsvc`));
+const PICTURES = [1, 2, 4, 6].map((v) => golden(`v${v}_three_layers.pgsvc`));
 const VIDEOS = [golden('v3_video.pgsvc'), golden('v5_video.pgsvc')];
 
 /** All that decoding in parts of these sizes gives, or the error. */
@@ -190,7 +190,7 @@ test('what is no file of ours is refused in a sentence', () => {
   flags[9] = 1;
   const cases = [
     [new TextEncoder().encode('<!DOCTYPE html><html>'), /no \.pgsvc file/],
-    [version(6), /version 6 is newer/],
+    [version(7), /version 7 is newer/],
     [version(0), /version 0/],
     [resealed(flags), /flags 1/],
     [new Uint8Array([...PICTURES[1], 0]), /bytes after its end/],

@@ -56,12 +56,16 @@ export async function openBrowser(options = {}) {
  * @param {object} [options]
  * @param {Record<string, string>} [options.pages] HTML by path
  * @param {boolean} [options.ranges] whether it knows them
- * @param {number} [options.bytesPerSecond] of all bodies, in slices of 20 ms
+ * @param {number} [options.bytesPerSecond] of bodies, in slices of 20 ms
+ * @param {number} [options.latency] milliseconds before an answer
+ * @param {RegExp} [options.slow] paths that these two are for
  */
 export async function openSite({
   pages = {},
   ranges = true,
   bytesPerSecond,
+  latency = 0,
+  slow = /./,
 } = {}) {
   const requests = [];
   const server = http.createServer(async (request, response) => {
@@ -80,6 +84,10 @@ export async function openSite({
     const whole = pages[path] ? Buffer.from(pages[path]) : readFileSync(file);
     const part = /^bytes=(\d+)-(\d*)$/.exec(range ?? '');
     let body = whole;
+    const isSlow = slow.test(path);
+    if (isSlow && latency) {
+      await new Promise((done) => setTimeout(done, latency));
+    }
     const headers = {
       'Content-Type': pages[path]
         ? TYPES['.html']
@@ -96,11 +104,16 @@ export async function openSite({
     }
     headers['Content-Length'] = body.length;
     response.writeHead(part && ranges ? 206 : 200, headers);
-    const slice = bytesPerSecond ? Math.ceil(bytesPerSecond / 50) : 2 ** 14;
+    const rate = isSlow ? bytesPerSecond : 0;
+    const slice = rate ? Math.ceil(rate / 50) : 2 ** 14;
+    const begun = performance.now();
     for (let at = 0; at < body.length && !response.destroyed; at += slice) {
       response.write(body.subarray(at, at + slice));
       log.sent = Math.min(at + slice, body.length);
-      if (bytesPerSecond) await new Promise((done) => setTimeout(done, 20));
+      // By the clock, so that a busy machine does not slow the line down.
+      const due = rate ? (1000 * log.sent) / rate : 0;
+      const wait = begun + due - performance.now();
+      if (wait > 0) await new Promise((done) => setTimeout(done, wait));
     }
     response.end();
   });

@@ -28,6 +28,7 @@ class Row:
     psnr_db: of the prefix as decoded.
     seconds: of encoding.
     shift: pixels between each prefix and the picture; empty: not measured.
+    frames: (bytes, PSNR) of each frame of a video, all layers.
   """
 
   variant: str
@@ -38,6 +39,7 @@ class Row:
   psnr_db: tuple[float, ...]
   seconds: float
   shift: tuple[float, ...] = ()
+  frames: tuple[tuple[int, float], ...] = ()
 
 
 class Figures:
@@ -119,6 +121,28 @@ class Figures:
     found = [bd_rate.bd_rate(*pair).percent for pair in pairs]
     return [math.nan if x is None else x for x in found]
 
+  def frames_percent(
+      self, variant: str, intra: Mapping[float, Sequence[str]]
+  ) -> list[float]:
+    """Bytes of predicted frames, in percent of I-frames of their PSNR.
+
+    Args:
+      variant: files of one group of pictures.
+      intra: by the place of a frame in the group, as a share of it, variants
+        that have this frame alone.
+
+    Returns:
+      One a source and frame, but for those that the I-frames do not reach.
+    """
+    shares = []
+    for place, names in intra.items():
+      for group, *alone in zip(*map(self.of, (variant, *names))):
+        size, psnr_db = group.frames[frame_at(place, len(group.frames))]
+        equal = intra_bytes([row.frames[0] for row in alone], psnr_db)
+        if equal:
+          shares.append(100 * size / equal)
+    return shares
+
   def published(self, codec: str) -> dict | None:
     """The entry of published.json at the splats of the first variant."""
     totals = self.splats(self.variants[0])
@@ -161,6 +185,38 @@ class Figures:
         raise ValueError(f'{lower.name}, {upper.name}: no rates in common')
       gaps.append(statistics.fmean(db for _, db in gap))
     return gaps
+
+
+def frame_at(place: float, num_frames: int) -> int:
+  """The predicted frame at a share of a group."""
+  return max(1, int(place * num_frames))
+
+
+def intra_bytes(
+    points: Sequence[tuple[int, float]], psnr_db: float
+) -> float | None:
+  """Bytes of an I-frame of that PSNR.
+
+  Args:
+    points: (bytes, PSNR) of I-frames; those that another one beats in both
+      are left out.
+    psnr_db: dB.
+
+  Returns:
+    Straight lines of PSNR over log(bytes); None beyond what there is.
+
+  Example:
+    >>> round(intra_bytes([(100, 30.0), (400, 34.0)], 32.0))
+    200
+  """
+  best = []
+  for size, level in sorted(points, key=lambda x: (x[0], -x[1])):
+    if not best or level > best[-1][1]:
+      best.append((size, level))
+  if not best or not best[0][1] <= psnr_db <= best[-1][1]:
+    return None
+  sizes, levels = zip(*best)
+  return math.exp(np.interp(psnr_db, levels, np.log(sizes)))
 
 
 def published_set(names: Sequence[str], published: Mapping) -> str:

@@ -35,6 +35,7 @@ from pgsvc_jax.codec import stream
 from ... import children
 from ... import command
 from ... import host
+from ... import progress
 from ... import table
 from ...videos import info as video_info
 from ...videos import quality as video_quality
@@ -45,7 +46,7 @@ _LOG = 'log.txt'
 _FILE = 'file.pgsvc'
 
 # The command that makes the file of a unit; that of GSVC holds only figures.
-CODERS = {'pgsvc': 'encode', 'gsvc': 'gsvc'}
+CODERS = {'pgsvc': 'encode', 'gsvc': 'lab.experiments.code_gsvc'}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,28 +195,26 @@ def run(
   stop = threading.Event()
   pool = concurrent.futures.ThreadPoolExecutor(num_workers)
   try:
-    futures = {
-        pool.submit(_run, by_name[name], folder, num_devices, stop): by_name[
-            name
-        ]
-        for name in missing
-    }
-    done = concurrent.futures.as_completed(futures)
-    for count, future in enumerate(done, 1):
-      # Here, not in the threads: not all that decodes bears several of them.
-      unit = futures[future]
-      result = future.result() | {
-          'levels': _measure(unit, file_of(unit, folder))
+    with progress.Display('encode', len(missing), 'files') as display:
+      futures = {
+          pool.submit(_run, by_name[name], folder, num_devices, stop): name
+          for name in missing
       }
-      text = json.dumps(result, indent=1)
-      command.write_bytes(str(folder / unit.name / _RESULT), text.encode())
-      levels = ' / '.join(f'{row["psnr_db"]:.2f}' for row in result['levels'])
-      print(
-          f'{count}/{len(missing)} {unit.source.name}: {levels} dB,'
-          f' {result["seconds"]:.1f} s',
-          file=sys.stderr,
-          flush=True,
-      )
+      done = concurrent.futures.as_completed(futures)
+      for count, future in enumerate(done, 1):
+        # Here, not in the threads: not all that decodes bears several of them.
+        name = futures[future]
+        result = future.result()
+        file = file_of(by_name[name], folder)
+        result['levels'] = _measure(by_name[name], file)
+        text = json.dumps(result, indent=1)
+        command.write_bytes(str(folder / name / _RESULT), text.encode())
+        quality = progress.levels([x['psnr_db'] for x in result['levels']])
+        display.update(count)
+        display.say(
+            f'{count}/{len(missing)} {by_name[name].source.name}: {quality} dB,'
+            f' {result["seconds"]:.1f} s'
+        )
   finally:
     # After a failure, and Ctrl-C: the others end too.
     stop.set()
@@ -312,14 +311,16 @@ def measure_video(file: pathlib.Path, unit: Unit) -> list[dict]:
   with open(file, 'rb') as opened:
     reader = stream.StreamReader(opened)
     info = video_info.describe(reader, file.stat().st_size)
+    sizes = video_quality.prefix_bytes(reader)
   return [
       {
           'splats': None,
           'bytes': row['bytes'],
           'bpp': row['bpp'],
           'psnr_db': statistics.fmean(level),
+          'frames': list(zip(sizes[k], level)),
       }
-      for row, level in zip(info['layers'], zip(*figures))
+      for k, (row, level) in enumerate(zip(info['layers'], zip(*figures)))
   ]
 
 

@@ -1,12 +1,11 @@
 """Rate-distortion curves out of results.json, and their comparison.
 
-A curve's points are (bits per pixel or kbit/s, quality); quality is PSNR in dB,
-VMAF, or MS-SSIM in dB, -10 log10(1 - x), which spreads the values near 1.
+A curve's points are (bits per pixel or kbit/s, quality), where a quality is the
+place that a metric gives its figure on an axis: MS-SSIM is in decibels.
 """
 
 import dataclasses
 import json
-import math
 import re
 import statistics
 from typing import Literal
@@ -14,18 +13,13 @@ from typing import Literal
 import numpy as np
 from scipy import interpolate
 
+from pgsvc_jax import metrics
+
 from ... import command
 from ...evaluation import results
 from . import bd_rate
 
 PUBLISHED = command.CONFIGS / 'published.json'
-METRICS = {'psnr_db': 'PSNR', 'ms_ssim': 'MS-SSIM'}
-_VIDEO_METRICS = {
-    'psnr_db': 'PSNR of RGB',
-    'yuv_psnr_db': 'PSNR of 4:2:0',
-    'ms_ssim': 'MS-SSIM',
-}
-
 # Of the rates in rows, the unit of the points and how many of theirs it is.
 RATES = {'bpp': ('bits per pixel', 1), 'bits_per_second': ('kbit/s', 1000)}
 
@@ -52,7 +46,7 @@ class Curve:
     kind: one file's prefixes, one prefix of all files, the best prefixes of
       all files, a codec run here, or published figures.
     key: `kind` and what tells it from others of the kind; picks its color.
-    rows: with bpp, psnr_db, ms_ssim; missing figures are None.
+    rows: with bpp and figures; missing ones are None.
     note: what must be said beside it.
   """
 
@@ -65,30 +59,25 @@ class Curve:
   def points(self, metric: str, rate: str = 'bpp') -> Pairs:
     """(rate, quality) of the rows that have both; of a front, the best."""
     _, unit = RATES[rate]
+    place = metrics.ALL[metric].place
     pairs = [
-        (row[rate] / unit, row.get(metric))
+        (row[rate] / unit, place(row.get(metric)))
         for row in self.rows
         if row.get(rate)
     ]
-    if metric == 'ms_ssim':
-      pairs = [(x, to_db(y)) for x, y in pairs if y is not None and y < 1]
     pairs = sorted((x, y) for x, y in pairs if y is not None)
     return _front(pairs) if self.kind == 'front' else pairs
 
 
-def to_db(ms_ssim: float) -> float:
-  """MS-SSIM below 1 in decibels."""
-  return -10 * math.log10(1 - ms_ssim)
-
-
-def metrics(document: dict) -> dict[str, str]:
-  """Titles of the qualities that results have."""
-  if not results.is_video(document):
-    return METRICS
+def compared(document: dict) -> list[metrics.Metric]:
+  """The metrics with a curve that results have."""
   rows = [row for file in document['files'] for row in file['layers']]
-  if all(row.get('vmaf') is None for row in rows):
-    return _VIDEO_METRICS
-  return _VIDEO_METRICS | {'vmaf': 'VMAF'}
+  rows += document['anchors']
+  return [
+      metric
+      for name, metric in metrics.ALL.items()
+      if metric.has_curve and any(row.get(name) is not None for row in rows)
+  ]
 
 
 def _with_front(curves: list[Curve]) -> list[Curve]:
@@ -147,19 +136,6 @@ def of_picture(document: dict, picture: str) -> list[Curve]:
   return _with_front(own) + anchors
 
 
-def mean_row(rows: list[dict]) -> dict:
-  """Means of rows; of a figure that one of them lacks, None."""
-  names = [
-      name for name, x in rows[0].items() if not isinstance(x, (str, dict))
-  ]
-  return {
-      name: None
-      if any(row.get(name) is None for row in rows)
-      else statistics.fmean(row[name] for row in rows)
-      for name in names
-  }
-
-
 def means(document: dict) -> list[Curve]:
   """Means over the pictures, at equal setting and equal prefix.
 
@@ -175,7 +151,7 @@ def means(document: dict) -> list[Curve]:
     if first.kind == 'front' or not all(key in x for x in per_picture):
       continue
     columns = zip(*(x[key].rows for x in per_picture))
-    rows = [mean_row(list(column)) for column in columns]
+    rows = [results.mean_row(list(column)) for column in columns]
     curve = dataclasses.replace(first, rows=rows)
     (own if curve.kind == 'point' else anchors).append(curve)
   return _with_front(own) + anchors
@@ -275,11 +251,7 @@ def published_set(document: dict, published: dict) -> dict:
   curves = []
   for entry in published['curves']:
     if entry['set'] == title:
-      names = [
-          name
-          for name in ('bpp', 'psnr_db', 'ms_ssim', 'vmaf')
-          if name in entry
-      ]
+      names = [name for name in ('bpp', *metrics.ALL) if name in entry]
       rows = [
           dict(zip(names, values))
           for values in zip(*(entry[name] for name in names))
@@ -317,7 +289,7 @@ def compare_means(
     document: the results.
     anchor: key of the curve compared with.
     test: key of the curve in question.
-    metric: of METRICS.
+    metric: its name.
 
   Returns:
     The mean of the pictures that have one; if none has, the commonest reason.

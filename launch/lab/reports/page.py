@@ -7,27 +7,15 @@ import pathlib
 
 import jinja2
 
+from pgsvc_jax import metrics
+
+from ... import table
 from ...evaluation import results
 from . import bd_rate
 from . import curves
 from . import plots
 
 _FOLDER = pathlib.Path(__file__).parent
-# Of the table of means: title, format, and how many of the figure are one.
-_COLUMNS = {
-    'splats': ('splats', ',.0f', 1),
-    'bytes': ('bytes', ',.0f', 1),
-    'bits_per_second': ('kbit/s', '.1f', 1000),
-    'bpp': ('bpp', '.4f', 1),
-    'psnr_db': ('PSNR, dB', '.2f', 1),
-    'y_psnr_db': ('Y, dB', '.2f', 1),
-    'yuv_psnr_db': ('4:2:0, dB', '.2f', 1),
-    'ms_ssim': ('MS-SSIM', '.4f', 1),
-    'vmaf': ('VMAF', '.2f', 1),
-    'entropy_ms': ('entropy, ms', '.1f', 1),
-    'render_ms': ('render, ms', '.1f', 1),
-    'write_ms': ('write, ms', '.1f', 1),
-}
 
 
 def template(name: str) -> jinja2.Template:
@@ -38,11 +26,6 @@ def template(name: str) -> jinja2.Template:
       undefined=jinja2.StrictUndefined,
       trim_blocks=True,
   ).get_template(name)
-
-
-def number(value: float | None, form: str) -> str:
-  """A figure, or `-` where there is none."""
-  return '-' if value is None else format(value, form)
 
 
 def published_set(document: dict) -> dict:
@@ -70,7 +53,7 @@ def fields(document: dict, published: dict, rate: str) -> dict:
     Values by name.
   """
   is_video = results.is_video(document)
-  metrics = curves.metrics(document)
+  compared = curves.compared(document)
   points = curves.points(document)
   mean = curves.means(document)
   own = [curve for curve in mean if curve.kind == 'point']
@@ -78,29 +61,33 @@ def fields(document: dict, published: dict, rate: str) -> dict:
   names = [f'pgsvc {point}' for point in points]
   names += [codec['title'] for codec in document['codecs'].values()]
   most = max(len(file['layers']) for file in document['files'])
-  columns = [x for x in _COLUMNS if own and x in own[0].rows[0]]
+  columns = table.columns([row for curve in own for row in curve.rows])
   return {
       'document': document,
       'kind': 'clip' if is_video else 'picture',
       'shown': 'frame' if is_video else 'picture',
-      'metrics': metrics,
+      'metrics': {x.name: x.title for x in compared},
       'left_out': [x for x in names if x not in {curve.name for curve in mean}],
       'mean_plot': plots.rate_distortion(
           mean + published['curves'],
           order(document),
           'mean',
-          metrics=metrics,
-          rate=rate,
+          compared,
+          rate,
       ),
-      'mean_names': [_COLUMNS[name][0] for name in columns],
-      'means': _means_table(own, columns),
+      'mean_names': [table.COLUMNS[name].title for name in columns],
+      'means': [
+          [curve.name, str(i), *table.cells(row, columns)]
+          for curve in own
+          for i, row in enumerate(curve.rows, 1)
+      ],
       'has_sizes': any(
           results.is_smaller(row, file)
           for file in document['files']
           for row in file['layers']
       ),
       'levels_plot': len(levels) > 1 and plots.levels(levels, 'levels'),
-      'bd_tables': [_bd_table(document, mean, published, x) for x in metrics],
+      'bd_tables': [_bd_table(document, mean, published, x) for x in compared],
       'published': published,
       'layer_plots': [
           (
@@ -127,26 +114,18 @@ def fields(document: dict, published: dict, rate: str) -> dict:
 
 
 def order(document: dict) -> list[str]:
-  """Keys of the points, which give them their colors."""
-  return [f'point {point}' for point in curves.points(document)]
-
-
-def _means_table(
-    own: list[curves.Curve], columns: list[str]
-) -> list[list[str]]:
-  rows = []
-  for curve in own:
-    for i, row in enumerate(curve.rows):
-      figures = []
-      for name in columns:
-        _, form, unit = _COLUMNS[name]
-        figures.append(number(row[name] and row[name] / unit, form))
-      rows.append([curve.name, str(i + 1), *figures])
-  return rows
+  """Keys of points and anchors, which give them their colors."""
+  return [
+      *(f'point {point}' for point in curves.points(document)),
+      *(f'anchor {codec}' for codec in document['codecs']),
+  ]
 
 
 def _bd_table(
-    document: dict, mean: list[curves.Curve], published: dict, metric: str
+    document: dict,
+    mean: list[curves.Curve],
+    published: dict,
+    metric: metrics.Metric,
 ) -> dict:
   """A table of BD-rates: title, columns, and rows of (name, cells).
 
@@ -168,17 +147,17 @@ def _bd_table(
       if test.key == anchor.key:
         cells.append({'text': '', 'remark': '', 'better': None})
       elif anchor.kind == 'published':
-        result = curves.compare(anchor, test, metric)
+        result = curves.compare(anchor, test, metric.name)
         cells.append(_cell(result, anchor.note))
       else:
         result, found = curves.compare_means(
-            document, anchor.key, test.key, metric
+            document, anchor.key, test.key, metric.name
         )
         remark = '' if found == total else f'{found} of {total} {kind}'
         cells.append(_cell(result, remark))
     rows.append((anchor.name, cells))
   return {
-      'title': curves.metrics(document)[metric],
+      'title': metric.title,
       'columns': [x.name for x in own],
       'rows': rows,
   }
@@ -213,16 +192,16 @@ def picture_fields(document: dict, picture: dict, name: str, rate: str) -> dict:
   Returns:
     Values by name.
   """
-  metrics = curves.metrics(document)
+  compared = curves.compared(document)
   lines = curves.of_picture(document, picture['name'])
   main = lines[0]
   return {
       'plot': plots.rate_distortion(
-          lines, order(document), name, metrics=metrics, rate=rate
+          lines, order(document), name, compared, rate
       ),
       'main': main.name,
       'bd': [
-          (x.name, [_cell(curves.compare(x, main, m)) for m in metrics])
+          (x.name, [_cell(curves.compare(x, main, m.name)) for m in compared])
           for x in lines
           if x.kind == 'anchor'
       ],

@@ -1,7 +1,9 @@
 """The page of a report on pictures: what stands in picture_page.html."""
 
+import base64
 import pathlib
 
+from ...viewer import page as viewer_page
 from . import curves
 from . import page
 from . import plots
@@ -15,15 +17,18 @@ def _picture(
 ) -> dict:
   """The section of one picture."""
   file = page.largest_file(document, picture)
-  strip, missing = [], ''
+  strip, missing, data = [], '', b''
   try:
     strip = strips.make(folder, file, picture)
+    data = (folder / file['path']).read_bytes()
   except (OSError, ValueError) as error:
     missing = str(error)
   return page.picture_fields(document, picture, name, _RATE) | {
       'title': f'{picture["name"]}, {picture["width"]} x {picture["height"]}',
       'strip': strip,
       'missing': missing,
+      # Of the page's own element, which decodes and draws it.
+      'data': base64.b64encode(data).decode('ascii'),
   }
 
 
@@ -41,6 +46,11 @@ def make(document: dict, folder: pathlib.Path) -> str:
   own = [curve for curve in mean if curve.kind == 'point']
   published = page.published_set(document)
   by_splats = published['by_splats']
+  pictures = [
+      _picture(document, picture, folder, f'picture{i}')
+      for i, picture in enumerate(document['pictures'])
+  ]
+  has_files = any(picture['data'] for picture in pictures)
   return page.template('picture_page.html').render(
       **page.fields(document, published, _RATE),
       splats_plot=by_splats
@@ -50,13 +60,11 @@ def make(document: dict, folder: pathlib.Path) -> str:
       anchor_times=[
           (
               curve.name,
-              [page.number(x['decode_ms'], '.1f') for x in curve.rows],
+              [f'{row["decode_ms"]:.1f}' for row in curve.rows],
           )
           for curve in mean
           if curve.kind == 'anchor'
       ],
-      pictures=[
-          _picture(document, picture, folder, f'picture{i}')
-          for i, picture in enumerate(document['pictures'])
-      ],
+      pictures=pictures,
+      elements=viewer_page.elements() if has_files else '',
   )

@@ -3,7 +3,9 @@
 A codec, an operating point or a layer has one color in all plots of a report.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+import functools
+import itertools
 
 import matplotlib as mpl
 from matplotlib import axes as mpl_axes
@@ -11,24 +13,13 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 import numpy as np
 
+from pgsvc_jax import metrics
+
 from .. import plotting
 from . import curves
 
-_ANCHORS = {
-    'anchor jpeg': '#7f7f7f',
-    'anchor jpeg2000': '#8c564b',
-    'anchor webp': '#2ca02c',
-    'anchor avif': '#9467bd',
-    'anchor x264': '#7f7f7f',
-    'anchor x265': '#2ca02c',
-    'anchor svt_av1': '#9467bd',
-    'anchor vvenc': '#8c564b',
-    'published GSVC': '#17a2b8',
-    'published GaussianImage': '#17a2b8',
-    'published GaussianImage++': '#b5a300',
-    'published P-GSVC': '#e377c2',
-    'published LIG': '#a0522d',
-}
+_ANCHORS = ('#7f7f7f', '#2ca02c', '#9467bd', '#8c564b', '#555555', '#bcbd22')
+_PUBLISHED = ('#17a2b8', '#b5a300', '#e377c2', '#a0522d')
 _POINTS = ('#1f77b4', '#ff7f0e', '#d62728', '#4c4cff', '#c71585', '#008b8b')
 _PARTS = {
     'entropy_ms': ('entropy decoding', '#4c78a8'),
@@ -36,9 +27,6 @@ _PARTS = {
     'write_ms': ('writing PNG', '#d9d9d9'),
 }
 _HEADER = '#222222'
-_MS_SSIM_TICKS = (
-    0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995, 0.998, 0.999
-)  # fmt: skip
 _RATE_TICKS = (
     0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 20
 )  # fmt: skip
@@ -52,18 +40,37 @@ def _figure(width: float, height: float) -> mpl_figure.Figure:
 
 
 def _line(curve: curves.Curve, order: Sequence[str]) -> dict:
-  """How a curve is drawn; `order` are the points' keys in order."""
+  """How a curve is drawn; `order` are the keys of points and anchors."""
   if curve.kind == 'front':
     return {'color': '#c9d3dd', 'lw': 7, 'solid_capstyle': 'round', 'zorder': 1}
-  if curve.kind == 'point':
-    color = _POINTS[order.index(curve.key) % len(_POINTS)]
-    return {'color': color, 'lw': 1.6, 'marker': 'o', 'ms': 4, 'zorder': 4}
-  color = _ANCHORS.get(curve.key.removesuffix('_gop'), '#555555')
-  if curve.key.endswith('_gop'):
-    return {'color': color, 'lw': 1.3, 'ls': ':', 'marker': '.', 'ms': 4}
   if curve.kind == 'published':
-    return {'color': color, 'lw': 1.3, 'ls': '--', 'marker': 'D', 'ms': 3.5}
-  return {'color': color, 'lw': 1.3, 'marker': '.', 'ms': 4}
+    return _published_line(curve.name)
+  # With a limit of its groups, a codec has the color that it has without.
+  key = curve.key.removesuffix('_gop')
+  colors = _POINTS if curve.kind == 'point' else _ANCHORS
+  alike = [x for x in order if x.partition(' ')[0] == key.partition(' ')[0]]
+  color = colors[alike.index(key) % len(colors)]
+  if curve.kind == 'point':
+    return {'color': color, 'lw': 1.6, 'marker': 'o', 'ms': 4, 'zorder': 4}
+  style = ':' if curve.key != key else '-'
+  return {'color': color, 'lw': 1.3, 'ls': style, 'marker': '.', 'ms': 4}
+
+
+@functools.cache
+def _published_colors() -> dict[str, str]:
+  """Of the published codecs, all that are known."""
+  known = curves.load_published()
+  names = dict.fromkeys(
+      entry['codec']
+      for kind in ('curves', 'by_splats')
+      for entry in known[kind]
+  )
+  return dict(zip(names, itertools.cycle(_PUBLISHED)))
+
+
+def _published_line(codec: str) -> dict:
+  color = _published_colors()[codec]
+  return {'color': color, 'lw': 1.3, 'ls': '--', 'marker': 'D', 'ms': 3.5}
 
 
 def _rate_axis(axis: mpl_axes.Axes, rate: str) -> None:
@@ -78,44 +85,46 @@ def _rate_axis(axis: mpl_axes.Axes, rate: str) -> None:
   axis.set_xlabel(unit)
 
 
-def _ms_ssim_axis(axis: mpl_axes.Axes) -> None:
-  """Values at their places in decibels."""
-  low, high = axis.get_ylim()
-  ticks = [x for x in _MS_SSIM_TICKS if low <= curves.to_db(x) <= high]
-  axis.set_yticks([curves.to_db(x) for x in ticks], [f'{x:g}' for x in ticks])
+def _quality_axis(axis: mpl_axes.Axes, metric: metrics.Metric) -> None:
+  """Figures at their places."""
+  if metric.ticks:
+    low, high = axis.get_ylim()
+    places = {x: metric.place(x) for x in metric.ticks}
+    shown = {x: place for x, place in places.items() if low <= place <= high}
+    axis.set_yticks(list(shown.values()), [f'{x:g}' for x in shown])
 
 
 def rate_distortion(
     lines: Sequence[curves.Curve],
     order: Sequence[str],
     name: str,
-    *,
-    metrics: Mapping[str, str] = curves.METRICS,
-    rate: str = 'bpp',
+    compared: Sequence[metrics.Metric],
+    rate: str,
 ) -> str:
   """Qualities over the rate, two in a row, one legend.
 
   Args:
     lines: what to draw.
-    order: keys of all points of the report, which give them their colors.
+    order: keys of all points and anchors of the report, which give them their
+      colors.
     name: of the figure, for its ids.
-    metrics: titles of the qualities, by their names in rows.
+    compared: the qualities.
     rate: of `curves.RATES`.
 
   Returns:
     SVG.
   """
   with mpl.rc_context(plotting.STYLE):
-    height = (len(metrics) + 1) // 2
+    height = (len(compared) + 1) // 2
     figure = _figure(10.6, 4.0 * height)
-    axes = figure.subplots(height, 2).ravel()
-    for axis in axes[len(metrics) :]:
+    axes = figure.subplots(height, 2, squeeze=False).ravel()
+    for axis in axes[len(compared) :]:
       axis.set_axis_off()
     handles = {}
-    for axis, (metric, title) in zip(axes, metrics.items()):
+    for axis, metric in zip(axes, compared):
       drawn = False
       for curve in lines:
-        points = curve.points(metric, rate)
+        points = curve.points(metric.name, rate)
         if points:
           label = plotting.plain(curve.name)
           if curve.kind == 'published':
@@ -126,12 +135,9 @@ def rate_distortion(
         axis.text(0.5, 0.5, 'no figures', ha='center')
         axis.set_axis_off()
         continue
-      axis.set_title(
-          title + (', dB' if metric.endswith('_db') else ''), loc='left'
-      )
+      axis.set_title(metric.label, loc='left')
       _rate_axis(axis, rate)
-      if metric == 'ms_ssim':
-        _ms_ssim_axis(axis)
+      _quality_axis(axis, metric)
     figure.legend(handles.values(), handles.keys(), loc='outside right center')
     return plotting.svg(figure, name)
 
@@ -190,16 +196,11 @@ def quality_by_splats(
       label = plotting.plain(curve.name)
       axis.plot(*zip(*points), label=label, **_line(curve, order))
     for entry in published:
-      color = _ANCHORS.get(f'published {entry["codec"]}', '#555555')
       axis.plot(
           entry['splats'],
           entry['psnr_db'],
           label=f'{entry["codec"]} (published)',
-          color=color,
-          ls='--',
-          lw=1.3,
-          marker='D',
-          ms=3.5,
+          **_published_line(entry['codec']),
       )
     axis.set_title('PSNR, dB', loc='left')
     axis.set_xlabel('splats')

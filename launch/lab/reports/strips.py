@@ -14,7 +14,7 @@ from pgsvc_jax.codec import bitstream
 from pgsvc_jax.codec import stream
 from pgsvc_jax.video import playback
 
-from ...evaluation import operating_points
+from ...evaluation import folders
 from ...evaluation import results
 from ...videos import quality as video_quality
 from ...videos import source as video_source
@@ -86,7 +86,7 @@ def _checked(
   for path, row in zip(paths, (file, picture)):
     if not path.is_file():
       raise ValueError(f'{row["path"]} is not there')
-    if operating_points.sha256(path) != row['sha256']:
+    if folders.sha256(path) != row['sha256']:
       raise ValueError(f'{row["path"]} has changed since it was measured')
   return paths
 

@@ -14,14 +14,6 @@ from . import summary
 
 _FRONT = '#d62728'
 _OTHERS = '#9aa5b1'
-_TITLES = {
-    'bytes': 'bytes',
-    'bpp': 'bits per pixel',
-    'psnr': 'PSNR, dB',
-    'base_psnr': 'base PSNR, dB',
-    'ms_ssim': 'MS-SSIM',
-    'seconds': 'seconds to encode',
-}
 # Above it, the numbers of the trials would cover each other.
 _MOST_NUMBERS = 12
 
@@ -154,4 +146,4 @@ def _scatter(
 
 def _title(name: str, objectives: Mapping[str, bool]) -> str:
   better = 'higher' if objectives[name] else 'lower'
-  return f'{_TITLES[name]}\n({better} is better)'
+  return f'{summary.FIGURES[name].title}\n({better} is better)'

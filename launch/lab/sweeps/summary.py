@@ -2,33 +2,62 @@
 
 from collections.abc import Mapping, Sequence
 import csv
+import dataclasses
 import io
 import json
 import pathlib
 from typing import Any
 
+from pgsvc_jax import metrics
+
 from ... import command
 from ... import table
 
 VERSION = 1
-_FORMATS = {
-    'bytes': ',.0f',
-    'bpp': '.3f',
-    'psnr': '.2f',
-    'base_psnr': '.2f',
-    'ms_ssim': '.4f',
-    'seconds': '.1f',
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+  """What is measured of a trial.
+
+  Attributes:
+    title: of an axis.
+    form: of a value.
+    unit: behind a value.
+    key: of the row of a layer that has it; none of seconds.
+    layer: which row.
+    is_maximized: whether more is better.
+  """
+
+  title: str
+  form: str
+  unit: str
+  key: str = ''
+  layer: int = -1
+  is_maximized: bool = False
+
+
+def _of(metric: metrics.Metric, layer: int = -1, where: str = '') -> Figure:
+  return Figure(
+      title=where + metric.label,
+      form=f'.{metric.digits}f',
+      unit=f' {metric.unit or metric.title}'
+      + (f' {where.rstrip()}' if where else ''),
+      key=metric.name,
+      layer=layer,
+      is_maximized=metric.higher_is_better,
+  )
+
+
+_METRICS = metrics.choose(is_video=False)
+# In the order of columns; PSNR, the first metric, is of the base layer too.
+FIGURES = {
+    'bytes': Figure(title='bytes', form=',.0f', unit=' bytes', key='bytes'),
+    'bpp': Figure(title='bits per pixel', form='.3f', unit=' bpp', key='bpp'),
+    **{x.name.removesuffix('_db'): _of(x) for x in _METRICS},
+    'base_psnr': _of(_METRICS[0], layer=0, where='base '),
+    'seconds': Figure(title='seconds to encode', form='.1f', unit=' s'),
 }
-_UNITS = {
-    'bytes': ' bytes',
-    'bpp': ' bpp',
-    'psnr': ' dB',
-    'base_psnr': ' dB base',
-    'ms_ssim': ' MS-SSIM',
-    'seconds': ' s',
-}
-FIGURES = tuple(_FORMATS)
-MAXIMIZED = ('psnr', 'base_psnr', 'ms_ssim')
 _COLUMNS = ('trial', 'state', *FIGURES, 'tries', 'front', 'reason')
 
 
@@ -39,7 +68,7 @@ def directions(objectives: Sequence[str]) -> dict[str, bool]:
     >>> directions(['bytes', 'psnr'])
     {'bytes': False, 'psnr': True}
   """
-  return {name: name in MAXIMIZED for name in objectives}
+  return {name: FIGURES[name].is_maximized for name in objectives}
 
 
 def say(name: str, value: float | None) -> str:
@@ -51,7 +80,7 @@ def say(name: str, value: float | None) -> str:
   """
   if value is None:
     return f'no {name}'
-  return format(value, _FORMATS[name]) + _UNITS[name]
+  return format(value, FIGURES[name].form) + FIGURES[name].unit
 
 
 def say_param(value: float | str) -> str:
@@ -199,8 +228,8 @@ def make_table(
   lines = []
   for row in finished:
     figures = [
-        '-' if row[name] is None else format(row[name], form)
-        for name, form in _FORMATS.items()
+        '-' if row[name] is None else format(row[name], figure.form)
+        for name, figure in FIGURES.items()
     ]
     params = [say_param(row['params'][name]) for name in fields]
     mark = '*' if row['front'] else ''

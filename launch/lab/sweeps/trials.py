@@ -9,7 +9,11 @@ parameters.
 Workers need no clock in common and no connection but the storage: a running
 trial counts its seconds there, and where the count stands still for as long as
 the *lease*, whoever looks on takes its worker for dead. Optuna's own heartbeat
-does this only inside `Study.optimize`, and not in a journal.
+does this only inside `Study.optimize`, and not in a journal; and its
+GridSampler takes a point whose worker died for done, unless
+RetryFailedTrialCallback queues it again (5.0.0). Best trials and plots are made
+of the rows of results.json, in summary.py and plots.py, since `report` needs
+neither Optuna nor the storage.
 
 Every worker queues what is open, without asking the others. What two queue at
 the same time is settled when it is claimed: of the trials of a slot that are
@@ -20,6 +24,7 @@ from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import json
+import os
 import time
 from typing import Any
 
@@ -83,8 +88,8 @@ def open_study(storage: str, name: str, definition: Definition) -> optuna.Study:
   """
   optuna.logging.set_verbosity(optuna.logging.ERROR)
   directions = [
-      'maximize' if name in summary.MAXIMIZED else 'minimize'
-      for name in definition.objectives
+      'maximize' if is_maximized else 'minimize'
+      for is_maximized in summary.directions(definition.objectives).values()
   ]
   for i in range(_NUM_OPENINGS):
     try:
@@ -155,9 +160,34 @@ def _public(storage: str) -> str:
   return f'{scheme}{slashes}{rest.rpartition("@")[2]}' if slashes else storage
 
 
+class _MendingLock(optuna.storages.journal.JournalFileSymlinkLock):
+  """Drops what a writer that was cut short left of a record.
+
+  Optuna does not read it, but appends the next record to it, and can then read
+  neither of them nor anything behind (5.0.0).
+  """
+
+  def __init__(self, path: str):
+    super().__init__(path)
+    self._path = path
+
+  def acquire(self) -> bool:
+    """Takes the lock, as every writer does before it appends."""
+    acquired = super().acquire()
+    with open(self._path, 'rb+') as file:
+      size = file.seek(0, os.SEEK_END)
+      file.seek(max(0, size - 1))
+      if file.read() not in (b'', b'\n'):
+        file.seek(0)
+        file.truncate(file.read().rfind(b'\n') + 1)
+    return acquired
+
+
 def _open_storage(storage: str) -> optuna.storages.BaseStorage:
   if '://' not in storage:
-    backend = optuna.storages.journal.JournalFileBackend(storage)
+    backend = optuna.storages.journal.JournalFileBackend(
+        storage, _MendingLock(storage)
+    )
     return optuna.storages.JournalStorage(backend)
   if not storage.startswith('sqlite'):
     # No connection is held through a trial: a server has few, and closes those

@@ -6,14 +6,15 @@ import dataclasses
 import json
 import pathlib
 import shlex
-import statistics
 import time
 
 import optuna
 
 from ... import children
 from ... import command
+from ...evaluation import results
 from . import space
+from . import summary
 
 # Every lease, so often: the count of one that lives is never taken for still.
 _BEATS_PER_LEASE = 6
@@ -153,23 +154,16 @@ def measure(documents: Sequence[dict]) -> dict[str, float | None]:
     documents: what `evaluate --json` says of each.
 
   Returns:
-    Of whole files, `bytes`, `bpp`, `psnr`, `ms_ssim`, and `base_psnr` of the
-    base layer, decibels; None where a picture has no such figure.
+    Those of `summary.FIGURES` but seconds; None where a picture has none.
 
   Example:
     >>> layer = {'bytes': 9, 'bpp': 0.1, 'psnr_db': 30.0, 'ms_ssim': None}
     >>> measure([{'layers': [layer]}])['psnr']
     30.0
   """
-  columns = {
-      'bytes': (-1, 'bytes'),
-      'bpp': (-1, 'bpp'),
-      'psnr': (-1, 'psnr_db'),
-      'ms_ssim': (-1, 'ms_ssim'),
-      'base_psnr': (0, 'psnr_db'),
-  }
   measured = {}
-  for name, (layer, key) in columns.items():
-    values = [document['layers'][layer][key] for document in documents]
-    measured[name] = None if None in values else statistics.fmean(values)
+  for name, figure in summary.FIGURES.items():
+    if figure.key:
+      rows = [document['layers'][figure.layer] for document in documents]
+      measured[name] = results.mean_row(rows)[figure.key]
   return measured

@@ -1,17 +1,18 @@
-"""The ffmpeg program that imageio-ffmpeg installs: anchors and VMAF.
+"""The ffmpeg program that imageio-ffmpeg installs, for anchors and VMAF.
 
 It is a build of its own, with encoders and filters that PyAV lacks; what it
-writes is read through `video_media` like any other video.
+writes is read like any other video.
 """
 
 from fractions import Fraction
-import json
+import importlib.util
 import pathlib
 import subprocess
-import tempfile
 
-# Of a side, pixels: with fewer, libvmaf crashes.
-_LEAST_SIDE = 18
+
+def is_installed() -> bool:
+  """Whether there is such a program."""
+  return importlib.util.find_spec('imageio_ffmpeg') is not None
 
 
 def _program() -> str:
@@ -65,34 +66,3 @@ def raw_input(
       *('-color_range', 'tv', '-colorspace', 'bt709'),
       *('-i', str(path)),
   ]
-
-
-def vmaf(
-    distorted: pathlib.Path, reference: pathlib.Path, width: int, height: int
-) -> list[float | None]:
-  """VMAF of each frame, by the model vmaf_v0.6.1.
-
-  Args:
-    distorted: raw 4:2:0 frames.
-    reference: as many.
-    width: even.
-    height: even.
-
-  Returns:
-    From 0 to 100; None of frames that are too small for it.
-
-  Raises:
-    ChildProcessError: it cannot be computed.
-  """
-  if min(width, height) < _LEAST_SIDE:
-    return [None] * (reference.stat().st_size // (width * height * 3 // 2))
-  with tempfile.TemporaryDirectory() as folder:
-    run(
-        *raw_input(distorted.resolve(), width, height, Fraction(25)),
-        *raw_input(reference.resolve(), width, height, Fraction(25)),
-        *('-lavfi', 'libvmaf=log_fmt=json:log_path=vmaf.json'),
-        *('-f', 'null', '-'),
-        folder=folder,
-    )
-    log = json.loads((pathlib.Path(folder) / 'vmaf.json').read_text())
-  return [frame['metrics']['vmaf'] for frame in log['frames']]

@@ -1,8 +1,11 @@
-"""How close a picture is to its reference."""
+"""Multi-scale structural similarity."""
+
+import math
 
 from jaxtyping import Float
 import numpy as np
-from scipy import ndimage
+
+from pgsvc_jax.metrics import metric
 
 _RADIUS = 5
 _WINDOW = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / 1.5) ** 2)
@@ -12,31 +15,6 @@ _C2 = 0.03**2
 _SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 # The window must fit into the fifth scale: 161 -> 81 -> 41 -> 21 -> 11.
 _SMALLEST_SIDE = 161
-
-
-def psnr_db(image: np.ndarray, reference: np.ndarray) -> float:
-  """Peak signal-to-noise ratio for values in [0, 1].
-
-  Args:
-    image: any shape; uint8 is divided by 255.
-    reference: the same shape; uint8 is divided by 255.
-
-  Returns:
-    Decibels; infinity for equal pictures.
-
-  Raises:
-    ValueError: the shapes differ.
-
-  Example:
-    >>> psnr_db(np.full((4, 4, 1), 0.6), np.full((4, 4, 1), 0.5))
-    20.0
-  """
-  _require_same_shape(image, reference)
-  # Row by row: in float64, the pictures of a fit would take all its memory.
-  rows = zip(np.atleast_1d(image), np.atleast_1d(reference))
-  error = sum(np.sum(np.square(np.subtract(*_comparable(*x)))) for x in rows)
-  error /= np.size(image)
-  return float(-10 * np.log10(error)) if error else float('inf')
 
 
 def ms_ssim(image: np.ndarray, reference: np.ndarray) -> float | None:
@@ -63,8 +41,7 @@ def ms_ssim(image: np.ndarray, reference: np.ndarray) -> float | None:
     >>> ms_ssim(np.ones((160, 200, 3)), np.ones((160, 200, 3))) is None
     True
   """
-  _require_same_shape(image, reference)
-  image, reference = _comparable(image, reference)
+  image, reference = metric.comparable(image, reference)
   if min(image.shape[:2]) < _SMALLEST_SIDE:
     return None
   channels = [
@@ -72,25 +49,6 @@ def ms_ssim(image: np.ndarray, reference: np.ndarray) -> float | None:
       for c in range(image.shape[2])
   ]
   return float(np.mean(channels))
-
-
-def _require_same_shape(image: np.ndarray, reference: np.ndarray) -> None:
-  if np.shape(image) != np.shape(reference):
-    raise ValueError(
-        f'shapes differ: {np.shape(image)} and {np.shape(reference)}'
-    )
-
-
-def _comparable(
-    image: np.ndarray, reference: np.ndarray
-) -> tuple[Float[np.ndarray, '...'], Float[np.ndarray, '...']]:
-  """Returns both as float64 in [0, 1], which E[x^2] - E[x]^2 needs."""
-  pair = (np.asarray(image), np.asarray(reference))
-  x, y = (
-      np.divide(v, 255 if v.dtype == np.uint8 else 1, dtype=np.float64)
-      for v in pair
-  )
-  return x, y
 
 
 def _ms_ssim_channel(
@@ -122,6 +80,8 @@ def _ssim(
 
 def _blurred(x: Float[np.ndarray, 'h w']) -> Float[np.ndarray, 'i j']:
   """Gaussian means over the windows that lie inside the picture."""
+  from scipy import ndimage  # Slow to import.
+
   inside = slice(_RADIUS, -_RADIUS)
   x = ndimage.correlate1d(x, _WINDOW, axis=0)[inside]
   return ndimage.correlate1d(x, _WINDOW, axis=1)[:, inside]
@@ -132,3 +92,24 @@ def _halved(x: Float[np.ndarray, 'h w']) -> Float[np.ndarray, 'i j']:
   x = np.pad(x, [(side % 2, 0) for side in x.shape])
   height, width = x.shape
   return x.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
+
+
+def in_db(value: float) -> float:
+  """MS-SSIM in decibels, -10 log10(1 - x), which spreads the values near 1."""
+  return -10 * math.log10(1 - value) if value < 1 else math.inf
+
+
+METRICS = (
+    metric.Metric(
+        name='ms_ssim',
+        title='MS-SSIM',
+        digits=4,
+        function=ms_ssim,
+        spread=in_db,
+        ticks=(
+            0.5, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98, 0.99, 0.995,
+            0.998, 0.999,
+        ),
+        order=3,
+    ),
+)  # fmt: skip
