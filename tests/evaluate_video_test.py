@@ -462,8 +462,7 @@ def test_the_page_of_videos_stands_alone(folder, document):
       'report', f'--input={path}', f'--output={folder / "page.html"}'
   )
   text = (folder / 'page.html').read_text(encoding='utf-8')
-  report_test.test_the_page_refers_to_nothing_but_itself(text)
-  page = report_test.Page(text)
+  page = report_test.check_that_it_stands_alone(text)
   assert set(page.ids) >= report_test.SECTIONS
   # Means, levels, bits of two points, times, and of the clip curves and time.
   assert page.tags.count('svg') == 1 + 1 + 2 + 1 + 2

@@ -6,6 +6,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -502,14 +503,15 @@ def test_an_ended_run_says_so_and_leaves_no_file(folder):
       'launch.encode',
       f'--input={folder / "picture.png"}',
       f'--output={folder / "ended.pgsvc"}',
-      '--config.fit.num_steps=20000',
+      '--config.fit.num_steps=2000000',
   ]
   with subprocess.Popen(
       command, cwd=ROOT, stderr=subprocess.PIPE, text=True
   ) as process:
-    # Until a report of progress: the fit is under way.
-    while ': step ' not in process.stderr.readline():
-      pass
+    # It says so before the fit, which would take minutes.
+    lines = iter(process.stderr.readline, '')
+    assert any('of host memory' in line for line in lines)
+    time.sleep(3)
     process.terminate()
     _, rest = process.communicate(timeout=60)
   assert process.returncode == 130

@@ -441,7 +441,8 @@ class Page(html.parser.HTMLParser):
     self.text += data
 
 
-def test_the_page_refers_to_nothing_but_itself(page):
+def check_that_it_stands_alone(page: str) -> Page:
+  """Checks that a page refers to nothing but itself; returns its parts."""
   parsed = Page(page)
   inner = {x[1:] for x in parsed.links if x.startswith('#')}
   inner |= set(re.findall(r'url\(#([^)]+)\)', page))
@@ -450,10 +451,15 @@ def test_the_page_refers_to_nothing_but_itself(page):
   outer = [x for x in parsed.links if not x.startswith(('#', 'data:'))]
   assert outer == []
   assert not {'link', 'iframe', 'object'} & set(parsed.tags)
+  assert '://' not in page and '@import' not in page
+  return parsed
+
+
+def test_the_page_refers_to_nothing_but_itself(page):
+  parsed = check_that_it_stands_alone(page)
   # The element that draws files, and its worker; once for all of them.
   assert parsed.tags.count('script') == 2
   assert parsed.tags.count('pgsvc-image') == len(NAMES)
-  assert '://' not in page and '@import' not in page
   assert page.count('url(') == page.count('url(#')
 
 

@@ -277,7 +277,9 @@ def test_levels_are_not_shifted(ladder):
     shift, _, _ = skimage.registration.phase_cross_correlation(
         target.mean(-1), image.mean(-1) / 255, upsample_factor=100
     )
-    assert np.abs(shift).max() < 0.05, shift
+    # Pixels; 0.05 at most was measured, at the base of 20 x 28 pixels. Half a
+    # pixel is what a grid that is not centred would give.
+    assert np.abs(shift).max() < 0.1, shift
 
 
 @pytest.mark.parametrize('scale', [0.3, 0.5, 1.5, 2.0])

@@ -194,9 +194,10 @@ def test_one_program_serves_all_platforms():
   calls = set(calls_after_lowering('cpu', 'cuda', 'tpu'))
   assert calls == {
       _TRITON,
-      'pgsvc_composite',
-      'pgsvc_composite_vjp',
-      'pgsvc_composite_error',
+      # Kernels for three channels.
+      'pgsvc_composite_3',
+      'pgsvc_composite_vjp_3',
+      'pgsvc_composite_error_3',
   }
 
 
