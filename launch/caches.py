@@ -62,13 +62,14 @@ def set_up() -> None:
   os.environ[_VARIABLES['numba']] = str(path)
 
 
-def prepare(channels: int = 3, fits: bool = False) -> None:
+def prepare(channels: int = 3, fits: bool = False, mixes: bool = False) -> None:
   """Has kernels compiled, or loaded, so that no other time contains it.
 
   Args:
     channels: of the pictures.
     fits: compile what a fit on CPU needs before its first step; else what
       decodes and renders.
+    mixes: compile what reads version 6, too.
   """
   with compiling():
     if fits:
@@ -83,6 +84,25 @@ def prepare(channels: int = 3, fits: bool = False) -> None:
       range_coder.Decoder(b'').column(nothing)
       range_coder.Decoder(b'').bits(nothing)
       render.prepare(channels)
+      if mixes:
+        _read_one_splat(channels)
+
+
+def _read_one_splat(channels: int) -> None:
+  """Runs the coder of version 6, which reads and writes by the same code."""
+  from pgsvc_jax import types
+  from pgsvc_jax.codec import bitstream
+  from pgsvc_jax.codec import quantize
+
+  splats = types.Splats(
+      means=np.ones((1, 2), np.float32),
+      cholesky=np.float32([[1, 0, 1]]),
+      colors=np.ones((1, channels), np.float32),
+  )
+  layered = types.LayeredSplats(
+      splats=splats, layer_sizes=(1,), height=2, width=2
+  )
+  bitstream.write(layered, quantize.StepSizes())
 
 
 @contextlib.contextmanager

@@ -25,6 +25,7 @@ from PIL import Image
 from pgsvc_jax import decoder
 from pgsvc_jax import media
 from pgsvc_jax.codec import stream
+from pgsvc_jax.codec import syntax
 from pgsvc_jax.video import av_writer
 from pgsvc_jax.video import media as video_media
 from pgsvc_jax.video import playback
@@ -96,7 +97,8 @@ def main() -> None:
           depth=int(_DEPTH.value),
           side_by_side=not (is_one or _TIMES.value),
       )
-    caches.prepare(reader.header.channels)
+    mixes = reader.header.version == syntax.VERSION
+    caches.prepare(reader.header.channels, mixes=mixes)
     with contextlib.closing(_about_input(frames)) as frames:
       (_write_picture if is_one else _write_video)(reader, frames)
 

@@ -177,7 +177,7 @@ ARROWS = {
     'pgsvc_jax.codec.stream': {
         'pgsvc_jax.codec.syntax',
     },
-    'pgsvc_jax.codec.mixing': set(),
+    'pgsvc_jax.codec.mixing': {'pallas_kernels.jit'},
     'pgsvc_jax.codec.models': {
         'pgsvc_jax.codec.mixing',
     },

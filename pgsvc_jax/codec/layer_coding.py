@@ -308,7 +308,9 @@ def _code_cells(coder, rows, width, height, cells):
           if cells[order[i], axis] >= middle:
             spare[rest] = order[i]
             rest += 1
-        order[start : start + count] = spare[:count]
+        # Not as slices: Numba would compile formatting of strings for them.
+        for i in range(count):
+          order[start + i] = spare[i]
       if low == middle:
         first = 0
       elif middle == high:

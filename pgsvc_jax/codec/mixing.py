@@ -25,10 +25,12 @@ import numpy as np
 
 try:
   import numba
+
+  from pallas_kernels import jit
 except ImportError:  # The same functions as plain Python: correct but slow.
   compiled = inlined = lambda function: function
 else:
-  _compile = numba.njit(cache=True, nogil=True)
+  _compile = jit.njit(nogil=True)
   _inline = numba.njit(forceinline=True, nogil=True)
   # Unwrapped, because jaxtyping's import hook, when tests use it, comes first.
   compiled = lambda function: _compile(inspect.unwrap(function))
