@@ -2,7 +2,7 @@
 
 python -m launch.evaluate --input=FILE.pgsvc --reference=PICTURE [--json]
 python -m launch.evaluate --input=FOLDER[,FOLDER] --reference=FOLDER \
-    --output=results.json [--anchors=jpeg,jpeg2000,webp,avif]
+    --output=results.json [--anchors=jpeg,jpeg2000,webp,avif,avif_default]
 
 Pictures are compared as decoded, at 8 bits: PSNR over all channels, and the
 five-scale MS-SSIM (none for pictures under 161 pixels). Layers of several sizes

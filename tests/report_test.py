@@ -175,6 +175,7 @@ def test_anchors_are_real_files_that_decode(folder, document):
       'jpeg2000': 'JPEG2000',
       'webp': 'WEBP',
       'avif': 'AVIF',
+      'avif_default': 'AVIF',
   }
   assert set(document['codecs']) | set(document['missing']) == set(formats)
   for codec in document['codecs']:

@@ -41,6 +41,25 @@ class Codec:
   note: str
 
 
+def _avif(title: str, more: dict) -> Codec:
+  """AVIF with further options; files depend on threads, so there is one."""
+  return Codec(
+      title=title,
+      format='AVIF',
+      feature='avif',
+      varies='quality',
+      settings=(5, 15, 25, 35, 50, 65, 75, 85),
+      options=lambda setting, channels: {
+          'quality': setting,
+          'subsampling': '4:4:4' if channels == 3 else '4:0:0',
+          'speed': 2,
+          'max_threads': 1,
+          **more,
+      },
+      note='speed 2, 4:4:4, one thread',
+  )
+
+
 # Each at the options that are best in PSNR over RGB, as far as encoding stays
 # quick. JPEG 2000 without `mct` keeps no luma and chroma apart: 4 dB less.
 CODECS = {
@@ -81,19 +100,10 @@ CODECS = {
         options=lambda setting, channels: {'quality': setting, 'method': 6},
         note='lossy, method 6 (the slowest), 4:2:0',
     ),
-    'avif': Codec(
-        title='AVIF',
-        format='AVIF',
-        feature='avif',
-        varies='quality',
-        settings=(5, 15, 25, 35, 50, 65, 75, 85),
-        options=lambda setting, channels: {
-            'quality': setting,
-            'subsampling': '4:4:4' if channels == 3 else '4:0:0',
-            'speed': 6,
-        },
-        note='speed 6, 4:4:4',
-    ),
+    # Speed 2 takes a tenth fewer bytes than speed 6. The default tuning, `iq`
+    # since libavif 1.4, is for the eye, and takes 6 to 18 % more at equal PSNR.
+    'avif': _avif('AVIF, tune=psnr', {'advanced': {'tune': 'psnr'}}),
+    'avif_default': _avif('AVIF', {}),
 }
 
 
