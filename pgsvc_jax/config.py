@@ -142,7 +142,7 @@ class FitConfig:
       'Step size of Adam for the colors, in units of the picture.',
       '(0, inf)',
   )
-  # 0.08 dB at equal bytes, and 0.05 dB lost before the rounding (kodim05 and
+  # 0.08 dB at equal bytes, and 0.08 dB lost before the rounding (kodim05 and
   # 23, 0.3 and 0.6 bits a pixel).
   colors_decay: float = fields.field(
       0.005,
