@@ -777,7 +777,7 @@ class LayerCoder:
       return symbols
     coder = mixing.reader(self._model, packet)
     symbols = self._code(coder, symbols, None, step_sizes)
-    if mixing.is_spent(coder):
+    if mixing.plain(mixing.is_spent)(coder):
       raise ValueError('coded symbols end too early')
     mixing.finish_reading(coder)
     return splat_coding.sort(symbols, step_sizes)[0]
@@ -841,12 +841,13 @@ class LayerCoder:
     if cells is not None:
       sides = np.concatenate([cells.min(axis=0), cells.max(axis=0) + 1])
     above = 1 if len(self._around.splats) else 0
+    set_row = mixing.plain(set_model)
     found = []
     for k, value in enumerate((sides - usual).tolist()):
       rows = FIRST_ROWS[mixing.BOX]
-      mixing.set_model(coder.state, 0, rows[0] + above * _BOX_SIDES + k, -1)
+      set_row(coder.state, 0, rows[0] + above * _BOX_SIDES + k, -1)
       for model in range(1, mixing.NUM_MODELS):
-        mixing.set_model(coder.state, model, rows[model], -1)
+        set_row(coder.state, model, rows[model], -1)
       value = code_value(coder, mixing.BOX, mixing.ANY, value)
       found.append(int(value + usual[k]))
     left, top, right, bottom = found

@@ -36,6 +36,10 @@ else:
   compiled = lambda function: _compile(inspect.unwrap(function))
   inlined = lambda function: _inline(inspect.unwrap(function))
 
+# For calls from Python: what is inlined is not cached, so that every process
+# would compile it again.
+plain = lambda function: getattr(function, 'py_func', function)
+
 # Columns, each with models of its own.
 BOX, CELL, CLASS, COLOR0, COLOR1, COLOR2, SHEAR, ASPECT = range(8)
 NUM_COLUMNS = 8
