@@ -517,8 +517,8 @@ def test_an_ended_run_says_so_and_leaves_no_file(folder):
     _, rest = process.communicate(timeout=60)
   assert process.returncode == 130
   assert rest.splitlines()[-1] == (
-      'encode: interrupted; nothing was written; with --workdir=FOLDER, one can'
-      ' go on'
+      'encode: interrupted; nothing was written; with --workdir=FOLDER, a run'
+      ' resumes'
   )
   assert 'Traceback' not in rest
   assert not (folder / 'ended.pgsvc').exists()

@@ -103,7 +103,7 @@ def _how_to_go_on(jobs: jobs_lib.Jobs) -> str:
   if jobs.is_batch:
     count = len(jobs.sizes)
     return f'{count} files are written; --skip_existing does the others'
-  return 'nothing was written; with --workdir=FOLDER, one can go on'
+  return 'nothing was written; with --workdir=FOLDER, a run resumes'
 
 
 def encode(run: Run, jobs: list[jobs_lib.Job]) -> None:
