@@ -345,7 +345,7 @@ def write_bytes(path: str, data: bytes) -> None:
     file.write(data)
 
 
-def is_video(path: str) -> bool:
+def holds_video(path: str) -> bool:
   """Whether a .pgsvc file is a video, not a picture.
 
   Raises:

@@ -23,7 +23,7 @@ _NO_OPEN = flags.DEFINE_bool('no_open', False, 'print the address, no browser')
 
 def main() -> None:
   """Serves the page."""
-  command.is_video(_INPUT.value)  # Refuses what is no .pgsvc file.
+  command.holds_video(_INPUT.value)  # Refuses what is no .pgsvc file.
   app = server.make_app([_INPUT.value, _OTHER.value], mode='split')
   server.serve(app, _PORT.value, not _NO_OPEN.value)
 

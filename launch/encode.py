@@ -365,7 +365,7 @@ def _default_config(inputs: list[str]) -> str:
   if len(inputs) == 1 and not inputs[0].lower().endswith(inputs_lib.ANIMATIONS):
     # A cut video, or one where PyAV is missing, is refused as what it is.
     named = inputs[0].lower().endswith(video_media.SUFFIXES)
-    if named or video_source.is_video(inputs[0]):
+    if named or video_source.is_clip(inputs[0]):
       return 'video.py'
   return 'image.py'
 

@@ -194,7 +194,7 @@ def _machine() -> dict:
 def _evaluate_folders(output: pathlib.Path) -> dict:
   """Measures all files and anchors."""
   entries = folders.find(_INPUT.value.split(','), _REFERENCE.value)
-  kinds = {command.is_video(str(entry.file)) for entry in entries}
+  kinds = {command.holds_video(str(entry.file)) for entry in entries}
   if len(kinds) > 1:
     raise ValueError('pictures and videos: evaluate them apart')
   caches.prepare()
@@ -219,7 +219,7 @@ def _print_means(document: dict) -> None:
   names = table.columns(
       sum(groups.values(), []), ['width', 'height', 'splats', *table.TIMES]
   )
-  kind = 'videos' if results.is_video(document) else 'pictures'
+  kind = 'videos' if results.are_of_videos(document) else 'pictures'
   table.print_table(
       ['point', 'layer', kind, *(table.COLUMNS[x].title for x in names)],
       [
@@ -269,7 +269,7 @@ def _evaluate_one() -> dict:
     raise ValueError('folders need --output=results.json')
   if flags.FLAGS['anchors'].present:
     raise ValueError('--anchors needs folders and --output=results.json')
-  if command.is_video(_INPUT.value):
+  if command.holds_video(_INPUT.value):
     return _evaluate_video(_INPUT.value)
   _refuse_video_flags()
   return _evaluate_file(_INPUT.value)

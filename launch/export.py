@@ -32,7 +32,7 @@ _FRAME = flags.DEFINE_string(
 
 def main() -> None:
   """Decodes, and writes."""
-  is_video = command.is_video(_INPUT.value)
+  is_video = command.holds_video(_INPUT.value)
   if is_video != (_FRAME.value is not None):
     hint = (
         'a video: --frame=N says which' if is_video else 'a picture: no --frame'

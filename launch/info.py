@@ -25,7 +25,7 @@ _ATTRIBUTES = flags.DEFINE_bool(
 
 def main() -> None:
   """Prints the description."""
-  if command.is_video(_INPUT.value):
+  if command.holds_video(_INPUT.value):
     if _ATTRIBUTES.value:
       raise ValueError(f'{_INPUT.value}: --attributes is for pictures')
     with open(_INPUT.value, 'rb') as file, command.about(_INPUT.value):

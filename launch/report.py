@@ -51,7 +51,7 @@ def main() -> None:
     ) from error
   if is_sweep:
     text = sweep_page.make(document)
-  elif results.is_video(document):
+  elif results.are_of_videos(document):
     text = video_page.make(document, path.parent)
   else:
     text = picture_page.make(document, path.parent)

@@ -278,7 +278,7 @@ def main() -> None:
     return
   from .lab.sweeps import worker
 
-  job = worker.Job(
+  job = worker.Task(
       study=folder,
       pictures=pictures,
       encode_flags=_encode_flags(),

@@ -29,7 +29,7 @@ _EXPORT = flags.DEFINE_string(
 
 def main() -> None:
   """Serves or writes the page."""
-  command.is_video(_INPUT.value)  # Refuses what is no .pgsvc file.
+  command.holds_video(_INPUT.value)  # Refuses what is no .pgsvc file.
   paths = [x for x in (_INPUT.value, _ORIGINAL.value) if x is not None]
   if _EXPORT.value is None:
     app = server.make_app(paths)

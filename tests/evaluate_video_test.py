@@ -418,7 +418,7 @@ FIGURES = (
 
 
 def test_a_folder_gives_the_same_rows(document, single):
-  assert results.is_video(document)
+  assert results.are_of_videos(document)
   (picture,) = document['pictures']
   assert (picture['name'], picture['frames']) == ('clip', 5)
   assert picture['frames_per_second'] == pytest.approx(5 / 0.8)

@@ -113,9 +113,8 @@ ARROWS = {
     'pgsvc_jax.resolution': {
         'pgsvc_jax.types',
     },
-    'pgsvc_jax.codec.range_coder': {
-        'pallas_kernels.jit',
-    },
+    'pgsvc_jax.codec.compiling': {'pallas_kernels.jit'},
+    'pgsvc_jax.codec.range_coder': {'pgsvc_jax.codec.compiling'},
     'pgsvc_jax.video.stream_format': set(),
     'pgsvc_jax.video.color': {
         'pgsvc_jax.video.stream_format',
@@ -177,11 +176,12 @@ ARROWS = {
     'pgsvc_jax.codec.stream': {
         'pgsvc_jax.codec.syntax',
     },
-    'pgsvc_jax.codec.mixing': {'pallas_kernels.jit'},
+    'pgsvc_jax.codec.mixing': {'pgsvc_jax.codec.compiling'},
     'pgsvc_jax.codec.models': {
         'pgsvc_jax.codec.mixing',
     },
     'pgsvc_jax.codec.layer_coding': {
+        'pgsvc_jax.codec.compiling',
         'pgsvc_jax.codec.mixing',
         'pgsvc_jax.codec.models',
         'pgsvc_jax.codec.quantize',

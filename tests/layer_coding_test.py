@@ -41,6 +41,14 @@ def test_tables_are_as_the_page_says():
   assert mixing._SEEN[[0, 1, 2, 3, 64, 255]].tolist() == [0, 1, 1, 2, 5, 5]
 
 
+def test_code_in_the_cache_is_that_of_both_files():
+  source = pathlib.Path(mixing.__file__).read_bytes()
+  assert layer_coding.MIXING == zlib.crc32(source), (
+      'mixing.py has changed: put its new CRC-32 into layer_coding.py, whose'
+      ' compiled code would not follow otherwise'
+  )
+
+
 def test_models_are_those_of_the_coder_and_of_the_page():
   model = models.load()
   assert len(model.states) == layer_coding.NUM_ROWS * 2 * mixing.NUM_NODES

@@ -7,6 +7,8 @@ from hypothesis.extra import numpy as hnp
 import numpy as np
 import pytest
 
+from pgsvc_jax import codec
+from pgsvc_jax.codec import compiling
 from pgsvc_jax.codec import range_coder
 
 SETTINGS = hypothesis.settings(
@@ -25,16 +27,21 @@ def symbol_arrays(max_rows):
   return hnp.arrays(np.int64, shapes, elements=VALUES)
 
 
+def load(module):
+  """A module once more, for what is in sys.modules now."""
+  spec = importlib.util.spec_from_file_location('plain', module.__file__)
+  loaded = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(loaded)
+  return loaded
+
+
 @pytest.fixture(scope='module', name='plain')
 def plain_fixture():
   """The module as it is where Numba is not installed."""
-  spec = importlib.util.spec_from_file_location(
-      'plain_range_coder', range_coder.__file__
-  )
-  module = importlib.util.module_from_spec(spec)
   with pytest.MonkeyPatch.context() as patch:
     patch.setitem(sys.modules, 'numba', None)
-    spec.loader.exec_module(module)
+    patch.setattr(codec, 'compiling', load(compiling))
+    module = load(range_coder)
   assert not hasattr(module._encode_value, 'py_func')
   return module
 

@@ -19,7 +19,7 @@ _DECODES = 3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Codec:
+class PictureCodec:
   """A codec and the points of its curve.
 
   Attributes:
@@ -41,9 +41,9 @@ class Codec:
   note: str
 
 
-def _avif(title: str, more: dict) -> Codec:
+def _avif(title: str, more: dict) -> PictureCodec:
   """AVIF with further options; files depend on threads, so there is one."""
-  return Codec(
+  return PictureCodec(
       title=title,
       format='AVIF',
       feature='avif',
@@ -63,7 +63,7 @@ def _avif(title: str, more: dict) -> Codec:
 # Each at the options that are best in PSNR over RGB, as far as encoding stays
 # quick. JPEG 2000 without `mct` keeps no luma and chroma apart: 4 dB less.
 CODECS = {
-    'jpeg': Codec(
+    'jpeg': PictureCodec(
         title='JPEG',
         format='JPEG',
         feature='jpg',
@@ -77,7 +77,7 @@ CODECS = {
         },
         note='progressive, optimized tables, 4:2:0',
     ),
-    'jpeg2000': Codec(
+    'jpeg2000': PictureCodec(
         title='JPEG 2000',
         format='JPEG2000',
         feature='jpg_2000',
@@ -91,7 +91,7 @@ CODECS = {
         },
         note='9/7 wavelet, color transform',
     ),
-    'webp': Codec(
+    'webp': PictureCodec(
         title='WebP',
         format='WEBP',
         feature='webp',

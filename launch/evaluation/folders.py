@@ -153,7 +153,7 @@ def _known_anchors(path: pathlib.Path, kind: Kind) -> dict:
   if not path.exists():
     return {}
   old = results.load(str(path))
-  if results.is_video(old) != kind.is_video:
+  if results.are_of_videos(old) != kind.is_video:
     raise ValueError(
         f'{path} holds results of {"pictures" if kind.is_video else "videos"}'
     )

@@ -83,7 +83,7 @@ def check(document: dict, path: str) -> None:
   for name, kind in _FIELDS.items():
     if not isinstance(document.get(name), kind):
       raise ValueError(f'{path}: not results of `evaluate` (no {name!r})')
-  more = _VIDEO_FIELDS if is_video(document) else _PICTURE_FIELDS
+  more = _VIDEO_FIELDS if are_of_videos(document) else _PICTURE_FIELDS
   for name, fields in _ROW_FIELDS.items():
     for row in document[name]:
       if lacking := (fields | more.get(name, set())) - set(row):
@@ -93,7 +93,7 @@ def check(document: dict, path: str) -> None:
         )
 
 
-def is_video(document: dict) -> bool:
+def are_of_videos(document: dict) -> bool:
   """Whether the results are of videos."""
   return any('frames' in picture for picture in document['pictures'])
 

@@ -35,7 +35,7 @@ _NO_GOP = 9999
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Codec:
+class VideoCodec:
   """An encoder and the points of its curve.
 
   Attributes:
@@ -88,7 +88,7 @@ def _vvenc(qp: int, gop: int) -> list[str]:
 
 
 CODECS = {
-    'x264': Codec(
+    'x264': VideoCodec(
         title='x264',
         varies='CRF',
         settings=(50, 44, 38, 33, 28, 23, 18),
@@ -96,7 +96,7 @@ CODECS = {
         note='H.264, preset medium, tune psnr',
         sets_apart=True,
     ),
-    'x265': Codec(
+    'x265': VideoCodec(
         title='x265',
         varies='CRF',
         settings=(50, 44, 38, 33, 28, 23, 18),
@@ -104,7 +104,7 @@ CODECS = {
         note='HEVC, preset medium, tune psnr',
         sets_apart=True,
     ),
-    'svt_av1': Codec(
+    'svt_av1': VideoCodec(
         title='SVT-AV1',
         varies='CRF',
         settings=(63, 57, 50, 42, 35, 27, 18),
@@ -112,7 +112,7 @@ CODECS = {
         note='AV1, preset 6, tune 1 (PSNR)',
         sets_apart=False,
     ),
-    'vvenc': Codec(
+    'vvenc': VideoCodec(
         title='VVenC',
         varies='QP',
         settings=(50, 45, 40, 35, 30, 25),

@@ -82,7 +82,7 @@ def encode(run: Run, num_devices: int, use_cache: bool) -> None:
   command.leave_at_once_on_failure()
   title = pathlib.Path(run.source.path).name
   total = run.source.expected_frames() if run.num_processes == 1 else None
-  shown = progress.Progress(title, begin, total)
+  shown = progress.FrameProgress(title, begin, total)
   parts = pathlib.Path(f'{run.output}.parts')
   with _interruptible(shown):
     if run.process_id:
@@ -125,7 +125,7 @@ def _encode_to(
 
 
 def _encode_and_log(
-    run: Run, devices: list, parts: pathlib.Path, shown: progress.Progress
+    run: Run, devices: list, parts: pathlib.Path, shown: progress.FrameProgress
 ) -> None:
   """Encodes into OUTPUT.part, keeps the log of the run, and renames."""
   from pgsvc_jax.video import encoder
@@ -167,7 +167,7 @@ def _encode_and_log(
     run_log.note_finished(run.workdir, run.output, progress.mean_levels(rows))
 
 
-def _show(event: Any, shown: progress.Progress) -> None:
+def _show(event: Any, shown: progress.FrameProgress) -> None:
   from pgsvc_jax.video import workers
 
   if isinstance(event, workers.FrameDone):
@@ -188,7 +188,7 @@ def _row(event: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _interruptible(shown: progress.Progress) -> Iterator[None]:
+def _interruptible(shown: progress.FrameProgress) -> Iterator[None]:
   """Ends the line of the progress, and says what an interrupted run leaves."""
   try:
     yield
@@ -267,7 +267,7 @@ def _frames_done(part: pathlib.Path, header: syntax.VideoHeader) -> int | None:
   return None
 
 
-def _say(run: Run, shown: progress.Progress, begin: float) -> None:
+def _say(run: Run, shown: progress.FrameProgress, begin: float) -> None:
   """Says what was written, and how far it is from what was asked for."""
   with open(run.output, 'rb') as file:
     reader = stream.StreamReader(file)

@@ -9,7 +9,7 @@ from typing import Any
 from .. import progress
 
 
-class Progress:
+class FrameProgress:
   """Says how it goes, on standard error; called from several threads.
 
   Attributes:

@@ -107,7 +107,7 @@ def parse_options(values: Mapping[str, str]) -> dict[str, Any]:
   return {'start': 0, 'frames': None} | options
 
 
-def is_video(path: str) -> bool:
+def is_clip(path: str) -> bool:
   """As `video_media.is_video`; where PyAV is missing, nothing is."""
   try:
     return video_media.is_video(path)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pgsvc_jax.codec import compiling
 from pgsvc_jax.codec import mixing
 from pgsvc_jax.codec import models
 from pgsvc_jax.codec import quantize
@@ -29,6 +30,11 @@ from pgsvc_jax.codec import splat_coding
 
 bit_length, clamp, log4 = mixing.bit_length, mixing.clamp, mixing.log4
 code_value, set_model = mixing.code_value, mixing.set_model
+
+# CRC-32 of mixing.py, which is compiled into the functions here. Numba's cache
+# only notices changes of this file, so each change there has to change it, too;
+# a test compares.
+MIXING = 0xD88D7DF1
 
 # The box of every layer is told in four numbers, with contexts of their own.
 _BOX_SIDES = 4
@@ -94,20 +100,20 @@ class _Steps(NamedTuple):
   position_level: int
 
 
-@mixing.inlined
+@compiling.inlined
 def _slot(table, level, column, row):
   number = column * 73856093 + row * 19349663 + level * 83492791
   return (number & 0xFFFFFFFF) >> 7 & (len(table) - 1)
 
 
-@mixing.inlined
+@compiling.inlined
 def _insert(table, x, y, splat):
   for level in range(_LEAST_BLOCK, _LARGEST_BLOCK + 1):
     shift = _EIGHTHS + level
     table[_slot(table, level, x >> shift, y >> shift)] = splat
 
 
-@mixing.inlined
+@compiling.inlined
 def _search(table, x, y, level, near):
   """The last splats of the block and of the eight around it."""
   shift = _EIGHTHS + level
@@ -123,19 +129,19 @@ def _search(table, x, y, level, near):
   return count
 
 
-@mixing.inlined
+@compiling.inlined
 def _squared_distance(around, splat, x, y):
   dx = min(abs(np.int64(around.splats[splat, _X]) - x), _MAX_DISTANCE)
   dy = min(abs(np.int64(around.splats[splat, _Y]) - y), _MAX_DISTANCE)
   return dx * dx + dy * dy
 
 
-@mixing.inlined
+@compiling.inlined
 def _is_less(a, b):
   return 1 if a < b else 0
 
 
-@mixing.compiled
+@compiling.compiled
 def _code_split(coder, count, first):
   """How many of `count` > 0 splats are in the first half of their box."""
   excess = 2 * first - count
@@ -152,7 +158,7 @@ def _code_split(coder, count, first):
   return count + excess >> 1 if value > 0 else count - excess >> 1
 
 
-@mixing.compiled
+@compiling.compiled
 def _set_split_models(state, rows, count, around, uneven, left):
   """Contexts of a split.
 
@@ -193,7 +199,7 @@ def _set_split_models(state, rows, count, around, uneven, left):
   set_model(state, 4, rows[4] + row, sum_flip)
 
 
-@mixing.inlined
+@compiling.inlined
 def _grid_at(grid, row, column):
   """A count of a level; 0 beyond it and where it is not kept."""
   if 0 <= row < grid.shape[0] and 0 <= column < grid.shape[1]:
@@ -201,7 +207,7 @@ def _grid_at(grid, row, column):
   return np.int64(0)
 
 
-@mixing.compiled
+@compiling.compiled
 def _look_around(before, after, row, column, axis):
   """Counts around a box that is split, as `_set_split_models` takes them.
 
@@ -242,7 +248,7 @@ def _look_around(before, after, row, column, axis):
   return near, far, side0, side1
 
 
-@mixing.compiled
+@compiling.compiled
 def _code_cells(coder, rows, width, height, cells):
   """The cells of a layer, level by level of halved boxes.
 
@@ -349,7 +355,7 @@ def _code_cells(coder, rows, width, height, cells):
   return order, grid
 
 
-@mixing.compiled
+@compiling.compiled
 def _sums_of(grid):
   """Sums of a grid over all that is above and left of a corner."""
   sums = np.zeros((grid.shape[0] + 1, grid.shape[1] + 1), np.int64)
@@ -364,7 +370,7 @@ def _sums_of(grid):
   return sums
 
 
-@mixing.inlined
+@compiling.inlined
 def _window(sums, row, column, reach):
   """How many splats, in how many boxes, are up to `reach` boxes away."""
   top, bottom = max(row - reach, 0), min(row + reach + 1, len(sums) - 1)
@@ -375,7 +381,7 @@ def _window(sums, row, column, reach):
   return count, (bottom - top) * (right - left)
 
 
-@mixing.compiled
+@compiling.compiled
 def _code_classes(coder, rows, around, first, cells, box, grid, cell, classes):
   """The size class of each splat, in the order of the cells."""
   state = coder.state
@@ -440,13 +446,13 @@ def _code_classes(coder, rows, around, first, cells, box, grid, cell, classes):
   return _DONE
 
 
-@mixing.inlined
+@compiling.inlined
 def _sign_and_size(value, most):
   """Whether a prediction is below 0, and how many bits it has."""
   return _is_less(value, 0), min(bit_length(abs(value)), most)
 
 
-@mixing.compiled
+@compiling.compiled
 def _gather(around, sums, splat, size_class, channels):
   """Sums over the near splats, each weighted by how near it is.
 
@@ -496,7 +502,7 @@ def _gather(around, sums, splat, size_class, channels):
   return (16 * nearest // reach if nearest >= 0 else -1), like
 
 
-@mixing.compiled
+@compiling.compiled
 def _code_colors(coder, rows, sums, place, like, size_class, step, colors):
   """The colors of one splat; the bits of their squared norm, or -1."""
   state = coder.state
@@ -564,7 +570,7 @@ def _code_colors(coder, rows, sums, place, like, size_class, step, colors):
   return clamp(bit_length(norm), 1, 32)
 
 
-@mixing.compiled
+@compiling.compiled
 def _code_shape(coder, rows, sums, place, size_class, precision, step, shape):
   """Shear and aspect of one splat: [shear, aspect] is read or written."""
   state = coder.state
@@ -613,7 +619,7 @@ def _code_shape(coder, rows, sums, place, size_class, precision, step, shape):
   return _DONE
 
 
-@mixing.compiled
+@compiling.compiled
 def _code_splats(coder, rows, around, first, order, cells, steps, symbols):
   """All that is not told yet, the largest splats first.
 
@@ -777,7 +783,7 @@ class LayerCoder:
       return symbols
     coder = mixing.reader(self._model, packet)
     symbols = self._code(coder, symbols, None, step_sizes)
-    if mixing.plain(mixing.is_spent)(coder):
+    if compiling.plain(mixing.is_spent)(coder):
       raise ValueError('coded symbols end too early')
     mixing.finish_reading(coder)
     return splat_coding.sort(symbols, step_sizes)[0]
@@ -841,7 +847,7 @@ class LayerCoder:
     if cells is not None:
       sides = np.concatenate([cells.min(axis=0), cells.max(axis=0) + 1])
     above = 1 if len(self._around.splats) else 0
-    set_row = mixing.plain(set_model)
+    set_row = compiling.plain(set_model)
     found = []
     for k, value in enumerate((sides - usual).tolist()):
       rows = FIRST_ROWS[mixing.BOX]

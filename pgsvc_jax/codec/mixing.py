@@ -18,27 +18,13 @@ integers below 2**53, so Numba, plain Python and JavaScript agree bit for bit.
 `docs/format.md` is the specification.
 """
 
-import inspect
 from typing import NamedTuple
 
 import numpy as np
 
-try:
-  import numba
+from pgsvc_jax.codec import compiling
 
-  from pallas_kernels import jit
-except ImportError:  # The same functions as plain Python: correct but slow.
-  compiled = inlined = lambda function: function
-else:
-  _compile = jit.njit(nogil=True)
-  _inline = numba.njit(forceinline=True, nogil=True)
-  # Unwrapped, because jaxtyping's import hook, when tests use it, comes first.
-  compiled = lambda function: _compile(inspect.unwrap(function))
-  inlined = lambda function: _inline(inspect.unwrap(function))
-
-# For calls from Python: what is inlined is not cached, so that every process
-# would compile it again.
-plain = lambda function: getattr(function, 'py_func', function)
+compiled, inlined = compiling.compiled, compiling.inlined
 
 # Columns, each with models of its own.
 BOX, CELL, CLASS, COLOR0, COLOR1, COLOR2, SHEAR, ASPECT = range(8)

@@ -19,26 +19,12 @@ All compiled code stands in this one file because Numba's cache does not notice
 changes of functions imported from another.
 """
 
-import inspect
 import math
 
 from jaxtyping import Int
 import numpy as np
 
-try:
-  import numba
-
-  from pallas_kernels import jit
-except ImportError:  # The same functions as plain Python: correct but slow.
-  _compiled = _inner = lambda function: function
-else:
-  _compile = jit.njit(nogil=True)
-  # Only called by compiled code: not called from Python, nor cached on its own,
-  # which halves the time to compile it.
-  _compile_inner = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)
-  # Unwrapped, because jaxtyping's import hook, when tests use it, comes first.
-  _compiled = lambda function: _compile(inspect.unwrap(function))
-  _inner = lambda function: _compile_inner(inspect.unwrap(function))
+from pgsvc_jax.codec import compiling
 
 # Largest size: |value| < 2**62 - 1. The zero that ends the prefix is not coded
 # there, so that no byte sequence has an endless prefix.
@@ -78,14 +64,14 @@ def _new_contexts(columns: int) -> Int[np.ndarray, 'columns contexts 3']:
   return contexts
 
 
-@_inner
+@compiling.inner
 def _chance(contexts, column, place):
   """The chance of a 0, of 2**16."""
   state = contexts[column, place]
   return (state[0] + state[1]) >> 5
 
 
-@_inner
+@compiling.inner
 def _learn(contexts, column, place, bit):
   state = contexts[column, place]
   memory = state[2] + 2
@@ -99,7 +85,7 @@ def _learn(contexts, column, place, bit):
     state[2] += 1
 
 
-@_inner
+@compiling.inner
 def _carry(out, end):
   """Adds one to the number that the bytes before `end` are."""
   end -= 1
@@ -109,7 +95,7 @@ def _carry(out, end):
   out[end] += 1
 
 
-@_inner
+@compiling.inner
 def _encode_bit(coder, out, chance, bit):
   low, width, position = coder[_LOW], coder[_WIDTH], coder[_NEXT]
   bound = width * chance >> 16
@@ -129,13 +115,13 @@ def _encode_bit(coder, out, chance, bit):
   coder[_LOW], coder[_WIDTH], coder[_NEXT] = low, width, position
 
 
-@_inner
+@compiling.inner
 def _encode_decision(coder, out, contexts, column, place, bit):
   _encode_bit(coder, out, _chance(contexts, column, place), bit)
   _learn(contexts, column, place, bit)
 
 
-@_inner
+@compiling.inner
 def _encode_value(coder, out, contexts, column, value):
   shifted = abs(value) + 1
   size = 0
@@ -158,7 +144,7 @@ def _encode_value(coder, out, contexts, column, value):
     _encode_decision(coder, out, contexts, column, _SIGN, sign)
 
 
-@_compiled
+@compiling.compiled
 def _encode_column(coder, out, contexts, values, which):
   """Returns `out` or what replaces it: there must be room for all values."""
   for row in range(len(values)):
@@ -170,7 +156,7 @@ def _encode_column(coder, out, contexts, values, which):
   return out
 
 
-@_compiled
+@compiling.compiled
 def _encode_bits(coder, out, values, widths):
   for row in range(len(values)):
     if len(out) - coder[_NEXT] < 2 * _MAX_VALUE_BYTES:
@@ -182,7 +168,7 @@ def _encode_bits(coder, out, values, widths):
   return out
 
 
-@_compiled
+@compiling.compiled
 def _flush(coder, out):
   """Ends with the fewest bytes that, zeros following, lie in the interval."""
   low, width, position = coder[_LOW], coder[_WIDTH], coder[_NEXT]
@@ -200,7 +186,7 @@ def _flush(coder, out):
   return position + count
 
 
-@_compiled
+@compiling.compiled
 def _next_byte(coder, data):
   """The next byte of the data, zeros after its end."""
   position = coder[_NEXT]
@@ -208,7 +194,7 @@ def _next_byte(coder, data):
   return np.int64(data[position]) if position < len(data) else np.int64(0)
 
 
-@_inner
+@compiling.inner
 def _decode_bit(coder, data, chance):
   bound = coder[_WIDTH] * chance >> 16
   if coder[_LOW] < bound:
@@ -224,14 +210,14 @@ def _decode_bit(coder, data, chance):
   return bit
 
 
-@_inner
+@compiling.inner
 def _decode_decision(coder, data, contexts, column, place):
   bit = _decode_bit(coder, data, _chance(contexts, column, place))
   _learn(contexts, column, place, bit)
   return bit
 
 
-@_inner
+@compiling.inner
 def _decode_value(coder, data, contexts, column):
   size = 0
   while size < _MAX_SIZE and _decode_decision(
@@ -254,7 +240,7 @@ def _decode_value(coder, data, contexts, column):
   return value
 
 
-@_compiled
+@compiling.compiled
 def _decode_column(coder, data, contexts, which, values):
   for row in range(len(values)):
     # Garbage would go on for as many values as were promised.
@@ -263,7 +249,7 @@ def _decode_column(coder, data, contexts, which, values):
     values[row] = _decode_value(coder, data, contexts, which[row])
 
 
-@_compiled
+@compiling.compiled
 def _decode_bits(coder, data, widths, values):
   for row in range(len(values)):
     if coder[_NEXT] > len(data) + _LOOKAHEAD:

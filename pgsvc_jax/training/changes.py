@@ -48,7 +48,7 @@ def _give_birth(
     schedule: schedule_lib.Schedule,
     birth: schedule_lib.Birth,
     view: loop.View,
-    picture: loop.Picture,
+    picture: loop.PictureFit,
     shown: list[Float[np.ndarray, 'h w c'] | None],
 ) -> None:
   state = picture.state
@@ -96,7 +96,7 @@ def _relocate(
     schedule: schedule_lib.Schedule,
     step: int,
     layers: Sequence[int],
-    picture: loop.Picture,
+    picture: loop.PictureFit,
     shown: list[Float[np.ndarray, 'h w c'] | None],
 ) -> None:
   state = picture.state
@@ -124,14 +124,14 @@ def _relocate(
 def roundings(
     config: config_lib.FitConfig,
     schedule: schedule_lib.Schedule,
-    rates: Mapping[loop.Picture, Rate],
+    rates: Mapping[loop.PictureFit, Rate],
 ) -> list[loop.Change]:
   """Step sizes are chosen and weak splats left out; then all is rounded.
 
   What has no stage of its own is rounded when the symbols are asked for.
   """
 
-  def begin(picture: loop.Picture, shown) -> None:
+  def begin(picture: loop.PictureFit, shown) -> None:
     del shown
     error = float(picture.errors[-1])
     layered = picture.snapshot().layered
@@ -139,7 +139,7 @@ def roundings(
     picture.state = picture.rounder.drop_weak(picture.state)
 
   def round_one(
-      event: schedule_lib.Rounding, picture: loop.Picture, shown
+      event: schedule_lib.Rounding, picture: loop.PictureFit, shown
   ) -> None:
     del shown
     picture.state = picture.rounder.round(picture.state, event)

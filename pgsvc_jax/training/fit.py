@@ -261,7 +261,7 @@ def _fit(
     devices: Sequence[jax.Device] | None,
     hooks: _Hooks,
     options: FitOptions,
-) -> list[loop_lib.Picture]:
+) -> list[loop_lib.PictureFit]:
   """The pictures, fitted and, with rates, rounded."""
   loss = _loss(config, options)
   images = _checked_images(images)
@@ -298,7 +298,7 @@ def _fit(
       num_pictures=len(images),
   )
   pictures = [
-      loop_lib.Picture(
+      loop_lib.PictureFit(
           image, schedule, pixel_weights=weights, num_bands=program.num_bands
       )
       for image, weights in zip(images, pixel_weights)
@@ -489,7 +489,7 @@ def _count(splats: types.Splats) -> int:
 
 
 def _restore(
-    pictures: list[loop_lib.Picture],
+    pictures: list[loop_lib.PictureFit],
     config: config_lib.FitConfig,
     checkpointer: checkpoint.Checkpointer | None,
     devices: Sequence[jax.Device],

@@ -1,6 +1,6 @@
 """The loop of every fit: of pictures, and of the frames of a video.
 
-A `Picture` is what is fitted, on the host; a `Program` holds the compiled
+A `PictureFit` is what is fitted, on the host; a `Program` holds the compiled
 steps; the `Loop` runs them, and between them what a list of `Change`s says:
 splats are born, move or are rounded. A fit differs from another by that list
 alone. `Loop.run` yields what happens, so that progress, checkpoints and
@@ -62,7 +62,7 @@ class Progress:
   psnr_db: tuple[float, ...]
 
 
-class Picture:
+class PictureFit:
   """A picture and, on the host, where its fit stands.
 
   Attributes:
@@ -149,7 +149,7 @@ class Picture:
     else:  # Of another number of devices.
       self.balance()
 
-  def cut(self) -> list[train.Band]:
+  def make_bands(self) -> list[train.Band]:
     """Its bands."""
     return train.make_bands(
         self.image, self.edges, self.pixel_weights, self.coarser
@@ -251,7 +251,10 @@ class Apply(Protocol):
   """What a change does."""
 
   def __call__(
-      self, picture: Picture, shown: list[Float[np.ndarray, 'h w c'] | None], /
+      self,
+      picture: PictureFit,
+      shown: list[Float[np.ndarray, 'h w c'] | None],
+      /,
   ) -> None:
     """Changes the state of a picture; called by a thread for each picture.
 
@@ -366,7 +369,7 @@ class Loop:
       self,
       program: Program,
       schedule: schedule_lib.Schedule,
-      pictures: Sequence[Picture],
+      pictures: Sequence[PictureFit],
       changes: Sequence[Change],
       pace: pace_lib.Pace | None = None,
   ):
@@ -466,7 +469,9 @@ class Loop:
     self._state = self._place(states)
     edges = [x.edges for x in self._pictures]
     if edges != self._edges:
-      self._bands = self._place([y for x in self._pictures for y in x.cut()])
+      self._bands = self._place(
+          [y for x in self._pictures for y in x.make_bands()]
+      )
       self._edges = edges
 
   def _to_host(self, arrays: Any = None) -> list[Any]:

@@ -49,7 +49,7 @@ _PARKED = -65536.0
 
 
 @flax.struct.dataclass
-class Anchor:
+class Prior:
   """What splats are predicted to be, and what departing from it costs.
 
   A change of u steps costs `weight` log2(1 + (u / 0.3)^2) / 2: about the bits
@@ -70,10 +70,10 @@ class Anchor:
 _CHANGE_SCALE = 0.3
 
 
-def _change_cost(params: types.Splats, anchor: Anchor) -> Float[Array, '']:
-  changes = lattice.coordinates(params, jnp) - anchor.coordinates
-  steps = changes * anchor.per_step / _CHANGE_SCALE
-  return anchor.weight * jnp.log2(1 + steps**2).sum() / 2
+def _change_cost(params: types.Splats, prior: Prior) -> Float[Array, '']:
+  changes = lattice.coordinates(params, jnp) - prior.coordinates
+  steps = changes * prior.per_step / _CHANGE_SCALE
+  return prior.weight * jnp.log2(1 + steps**2).sum() / 2
 
 
 @flax.struct.dataclass
@@ -87,7 +87,7 @@ class TrainState:
   # Attributes that are rounded and stay as they are, [n, 1] each.
   frozen: types.Splats
   # In the frames of a video that are predicted.
-  anchor: Anchor | None = None
+  prior: Prior | None = None
 
 
 @flax.struct.dataclass
@@ -286,9 +286,9 @@ def make_train_step(
         results.append(lax.cond(needed, loss, skip, params))
       losses, errors = zip(*results)
       loss = functools.reduce(jnp.add, losses)
-      if state.anchor is not None:
+      if state.prior is not None:
         # Once for all bands, whose gradients are summed.
-        loss += _change_cost(params, state.anchor) / num_bands
+        loss += _change_cost(params, state.prior) / num_bands
       return loss, jnp.concatenate(errors)
 
     grads, errors = jax.grad(loss_fn, has_aux=True)(state.params)

@@ -267,7 +267,7 @@ class GopFitter:
         self._schedule.layer_sizes, encoder, dead, channels
     )
     rounder = _Rounder(prediction, config, rng)
-    picture = loop.Picture(frame, self._schedule)
+    picture = loop.PictureFit(frame, self._schedule)
     picture.state = prediction.state(bit_error)
     picture.lowest_loss = 1.0  # It may begin as far off as frames can be.
     changes = self._changes(prediction, rounder, rng)
@@ -468,7 +468,7 @@ class _Prediction:
             *(np.where(alive, *x) for x in zip(predicted, state.params))
         ),
         active=self.survivors.copy(),
-        anchor=train.Anchor(
+        prior=train.Prior(
             np.float32(self.coordinates),
             np.where(alive, 1 / self.unit, 0).astype(np.float32),
             np.float32(bit_error),

@@ -18,7 +18,7 @@ _MAX_DENSE_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
+class Measurement:
   """A row to be.
 
   Attributes:
@@ -59,7 +59,7 @@ def table_jobs(
     implementations: Sequence[str] | None,
     case_names: Sequence[str],
     devices: Sequence[jax.Device],
-) -> list[Job]:
+) -> list[Measurement]:
   """Jobs of every case of every shape with every implementation.
 
   Args:
@@ -87,7 +87,7 @@ def table_jobs(
     return [name for name in names if not _is_too_dense(shape, name)]
 
   return [
-      Job(
+      Measurement(
           labels={
               'shape': name,
               'implementation': implementation,
@@ -108,7 +108,7 @@ def plot_jobs(
     shape: str,
     implementations: Sequence[str] | None,
     devices: Sequence[jax.Device],
-) -> list[Job]:
+) -> list[Measurement]:
   """Jobs of the sweeps around a shape; else as `table_jobs`."""
   centre = workloads.SHAPES[shape]
   points = workloads.make_sweeps(centre, len(devices))
@@ -117,7 +117,7 @@ def plot_jobs(
   )
   _check_implementations(names, [point.shape for point in points])
   return [
-      Job(
+      Measurement(
           labels={
               'sweep': point.sweep,
               'value': point.value,
@@ -135,7 +135,10 @@ def plot_jobs(
 
 
 def _run(
-    job: Job, devices: Sequence[jax.Device], samples: int, fit_steps: int
+    job: Measurement,
+    devices: Sequence[jax.Device],
+    samples: int,
+    fit_steps: int,
 ) -> dict:
   """Times one case and holds it against the ceilings."""
   devices = tuple(devices[: job.num_devices])
@@ -169,7 +172,7 @@ def _run(
 
 
 def measure(
-    jobs: Sequence[Job],
+    jobs: Sequence[Measurement],
     devices: Sequence[jax.Device],
     *,
     samples: int,

@@ -330,7 +330,7 @@ class Coder:
     schedule, program = self._plan(settings)
     begin = schedule.roundings[0].step
     order = np.random.default_rng(settings.seed).permutation(count)
-    picture = loop.Picture(frame, schedule)
+    picture = loop.PictureFit(frame, schedule)
     picture.lowest_loss = 1.0  # It may begin as far off as frames can be.
     picture.state = picture.state.replace(
         step=np.int32(begin if is_first else 0),

@@ -241,7 +241,7 @@ def published_set(document: dict, published: dict) -> dict:
   if title is None:
     return {'title': None, 'note': '', 'curves': [], 'by_splats': []}
   number = published['sets'][title]['num_pictures']
-  kind = 'clips' if results.is_video(document) else 'pictures'
+  kind = 'clips' if results.are_of_videos(document) else 'pictures'
   note = f'as published, mean of all {number} {kind}'
   if not complete:
     note = (

@@ -52,7 +52,7 @@ def fields(document: dict, published: dict, rate: str) -> dict:
   Returns:
     Values by name.
   """
-  is_video = results.is_video(document)
+  is_video = results.are_of_videos(document)
   compared = curves.compared(document)
   points = curves.points(document)
   mean = curves.means(document)
@@ -131,7 +131,7 @@ def _bd_table(
 
   A column for each of our own curves, a row for each curve compared with.
   """
-  kind = 'clips' if results.is_video(document) else 'pictures'
+  kind = 'clips' if results.are_of_videos(document) else 'pictures'
   points = [x for x in mean if x.kind == 'point']
   own = [x for x in mean if x.kind == 'front'] + curves.whole_files(points)
   # Files of few layers have too few prefixes to be compared alone.

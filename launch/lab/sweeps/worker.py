@@ -29,7 +29,7 @@ class _Failed(Exception):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Job:
+class Task:
   """What all trials of a sweep share.
 
   Attributes:
@@ -53,7 +53,7 @@ def trial_folder(study: pathlib.Path, slot: int) -> pathlib.Path:
 
 
 def encode_arguments(
-    job: Job, folder: pathlib.Path, params: dict[str, space.Value]
+    job: Task, folder: pathlib.Path, params: dict[str, space.Value]
 ) -> list[str]:
   """The flags of the `encode` of a trial."""
   output = folder
@@ -68,7 +68,7 @@ def encode_arguments(
   ]
 
 
-def run_trial(job: Job, trial: optuna.Trial) -> None:
+def run_trial(job: Task, trial: optuna.Trial) -> None:
   """Runs a trial and tells the study what came of it.
 
   Args:
